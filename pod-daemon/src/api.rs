@@ -1,0 +1,92 @@
+//! The control API: Kubernetes' core/v1 paths and shapes over a unix socket.
+//!
+//! Translates between HTTP and [`Operations`]; knows nothing about how pods run. Whoever may
+//! connect may do everything: access is the socket's file mode.
+
+mod config_maps;
+mod discovery;
+mod exec;
+mod log;
+mod operations;
+mod params;
+mod pods;
+mod selector;
+mod status;
+mod usage;
+mod watch;
+
+use std::io;
+
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    routing::{get, post},
+};
+use tokio::net::UnixListener;
+use tokio_util::sync::CancellationToken;
+
+pub use self::operations::Operations;
+use self::status::Failure;
+use crate::manifest::Unsupported;
+
+/// As in Kubernetes: larger than the largest config map by a margin.
+const MAX_BODY_BYTES: usize = 3 << 20;
+
+/// What every request handler needs.
+#[derive(Clone)]
+struct Api<N> {
+    node: N,
+    policy: Unsupported,
+    shutdown: CancellationToken,
+}
+
+/// Answers requests on `listener` until `shutdown`, then ends watches and streams and returns.
+pub async fn serve<N: Operations>(
+    listener: UnixListener,
+    node: N,
+    policy: Unsupported,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
+    let router = router(Api { node, policy, shutdown: shutdown.clone() });
+    axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await
+}
+
+fn router<N: Operations>(api: Api<N>) -> Router {
+    let pod = get(pods::read::<N>).delete(pods::delete::<N>);
+    let map =
+        get(config_maps::read::<N>).put(config_maps::replace::<N>).delete(config_maps::delete::<N>);
+    let namespaced = Router::new()
+        .route("/pods", get(pods::list::<N>).post(pods::create::<N>))
+        .route("/pods/{name}", pod)
+        .route("/pods/{name}/log", get(log::read::<N>))
+        .route("/pods/{name}/exec", get(exec::upgrade::<N>).merge(post(exec::refuse::<N>)))
+        .route("/configmaps", get(config_maps::list::<N>).post(config_maps::create::<N>))
+        .route("/configmaps/{name}", map);
+    let metrics = Router::new()
+        .route("/", get(discovery::metrics_resources))
+        .route("/pods", get(usage::list_all::<N>))
+        .route("/namespaces/{namespace}/pods", get(usage::list::<N>))
+        .route("/namespaces/{namespace}/pods/{name}", get(usage::read::<N>));
+    Router::new()
+        .route("/healthz", get("ok"))
+        .route("/livez", get("ok"))
+        .route("/readyz", get("ok"))
+        .route("/version", get(discovery::version))
+        .route("/api", get(discovery::core_versions))
+        .route("/api/v1", get(discovery::core_resources))
+        .route("/api/v1/pods", get(pods::list_all::<N>))
+        .route("/api/v1/configmaps", get(config_maps::list_all::<N>))
+        .nest("/api/v1/namespaces/{namespace}", namespaced)
+        .route("/apis", get(discovery::groups))
+        .route("/apis/metrics.k8s.io", get(discovery::metrics_group))
+        .nest("/apis/metrics.k8s.io/v1beta1", metrics)
+        .fallback(|| async { Failure::no_such_path() })
+        .method_not_allowed_fallback(|| async { Failure::no_such_method() })
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .with_state(api)
+}
+
+#[cfg(test)]
+pub(crate) mod fake;
+#[cfg(test)]
+mod tests;

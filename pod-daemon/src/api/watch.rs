@@ -1,0 +1,154 @@
+//! Watching pods: one JSON object per line, from a known state on without a gap.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use axum::{
+    body::{Body, Bytes},
+    http::header::CONTENT_TYPE,
+    response::{IntoResponse as _, Response},
+};
+use futures_util::{StreamExt as _, stream};
+use k8s_openapi::api::core::v1::Pod;
+use serde::Serialize;
+use serde_json::json;
+use tokio::{
+    sync::broadcast::{self, error::RecvError},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Api, Failure, Operations, params::Params, pods::Scope};
+use crate::node::{Event, EventKind};
+
+/// Stands for "no time limit"; about a century.
+const FOREVER: Duration = Duration::from_secs(3_000_000_000);
+
+/// Answers a watch.
+///
+/// Without a `resourceVersion` it begins with an `ADDED` event for each pod that exists; with
+/// `sendInitialEvents=true` a `BOOKMARK` tells where those end. With the version of a list it
+/// continues from that list, if nothing happened meanwhile; otherwise the list has expired, since
+/// past events are not kept.
+pub(super) fn pods<N: Operations>(
+    api: &Api<N>,
+    scope: Scope,
+    params: &Params,
+) -> Result<Response, Failure> {
+    // First the subscription, then the list: what happens in between is in both, and the version
+    // tells so. The other way round it would be in neither.
+    let events = api.node.watch();
+    let (pods, version) = api.node.pods(scope.namespace());
+    let bookmark = params.flag("sendInitialEvents")?;
+    let mut first = Vec::new();
+    match params.text("resourceVersion") {
+        Some(from) if from != "0" && !bookmark => {
+            if from != version.to_string() {
+                return Err(Failure::expired(format!(
+                    "too old resource version: {from} ({version}); list again"
+                )));
+            }
+        }
+        _ => {
+            for pod in pods.iter().filter(|pod| scope.contains(pod)) {
+                push_line(&mut first, "ADDED", &**pod);
+            }
+            if bookmark {
+                push_line(&mut first, "BOOKMARK", &bookmark_at(version));
+            }
+        }
+    }
+    let limit = params.parsed("timeoutSeconds")?.map_or(FOREVER, Duration::from_secs);
+    let watch = Watch {
+        events,
+        scope,
+        seen: version,
+        deadline: Instant::now() + limit.min(FOREVER),
+        shutdown: api.shutdown.clone(),
+        failed: false,
+    };
+    let first = stream::iter((!first.is_empty()).then(|| Bytes::from(first)));
+    let rest =
+        stream::unfold(
+            watch,
+            |mut watch| async move { watch.next().await.map(|line| (line, watch)) },
+        );
+    let body = Body::from_stream(first.chain(rest).map(Ok::<_, Infallible>));
+    Ok(([(CONTENT_TYPE, "application/json;stream=watch")], body).into_response())
+}
+
+struct Watch {
+    events: broadcast::Receiver<Arc<Event>>,
+    scope: Scope,
+    /// Version of the last change that the client knows.
+    seen: u64,
+    deadline: Instant,
+    shutdown: CancellationToken,
+    /// Whether the client was told that it missed something.
+    failed: bool,
+}
+
+impl Watch {
+    /// The next event that is news to the client.
+    async fn next(&mut self) -> Option<Bytes> {
+        while !self.failed {
+            let event = tokio::select! {
+                event = self.events.recv() => event,
+                () = self.shutdown.cancelled() => return None,
+                () = tokio::time::sleep_until(self.deadline) => return None,
+            };
+            let mut line = Vec::new();
+            match event {
+                Ok(event) if event.resource_version <= self.seen => continue,
+                Ok(event) => {
+                    self.seen = event.resource_version;
+                    if !self.scope.contains(&event.pod) {
+                        continue;
+                    }
+                    push_line(&mut line, name(event.kind), &*event.pod);
+                }
+                Err(RecvError::Lagged(missed)) => {
+                    self.failed = true;
+                    let failure =
+                        Failure::expired(format!("{missed} events were missed; list again"));
+                    push_line(&mut line, "ERROR", &failure.into_status());
+                }
+                Err(RecvError::Closed) => return None,
+            }
+            return Some(line.into());
+        }
+        None
+    }
+}
+
+fn name(kind: EventKind) -> &'static str {
+    match kind {
+        EventKind::Added => "ADDED",
+        EventKind::Modified => "MODIFIED",
+        EventKind::Deleted => "DELETED",
+    }
+}
+
+/// Tells that all pods which existed at the beginning have been sent.
+fn bookmark_at(version: u64) -> Pod {
+    let mut pod = Pod::default();
+    pod.metadata.resource_version = Some(version.to_string());
+    let end = ("k8s.io/initial-events-end".to_owned(), "true".to_owned());
+    pod.metadata.annotations = Some([end].into());
+    pod
+}
+
+fn push_line(buffer: &mut Vec<u8>, kind: &str, object: &impl Serialize) {
+    #[derive(Serialize)]
+    struct Line<'a, T> {
+        r#type: &'a str,
+        object: &'a T,
+    }
+    let start = buffer.len();
+    if let Err(error) = serde_json::to_writer(&mut *buffer, &Line { r#type: kind, object }) {
+        buffer.truncate(start);
+        let failure = Failure::internal(error.to_string()).into_status();
+        let line = json!({"type": "ERROR", "object": failure});
+        buffer.extend_from_slice(line.to_string().as_bytes());
+    }
+    buffer.push(b'\n');
+}

@@ -1,0 +1,186 @@
+//! The cgroup v2 tree below Podscope's own root, one directory at a time.
+//!
+//! The only module that writes under the cgroup filesystem. It knows nothing of pods or probes.
+
+pub mod hierarchy;
+pub mod limits;
+pub mod stats;
+
+use std::{
+    fs, io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+pub use self::{hierarchy::Hierarchy, limits::Limits};
+
+/// A cgroup that this daemon created. It is removed by [`Cgroup::remove`] only, never by dropping.
+#[derive(Debug)]
+pub struct Cgroup {
+    path: PathBuf,
+    directory: OwnedFd,
+    id: u64,
+}
+
+/// An operation on a cgroup failed.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to {action} `{}`", path.display())]
+pub struct Error {
+    action: &'static str,
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl Cgroup {
+    /// Creates the cgroup `name` below `parent`, which must exist.
+    pub fn create(parent: &Path, name: &str) -> Result<Self, Error> {
+        let path = parent.join(name);
+        fs::create_dir(&path).map_err(failed_to("create cgroup", &path))?;
+        Self::open(path)
+    }
+
+    /// Opens a cgroup that exists.
+    pub fn open(path: PathBuf) -> Result<Self, Error> {
+        let directory = fs::File::open(&path).map_err(failed_to("open cgroup", &path))?;
+        let id = directory.metadata().map_err(failed_to("stat cgroup", &path))?.ino();
+        Ok(Self { path, directory: directory.into(), id })
+    }
+
+    /// The id that the kernel and the probes know this cgroup by: its inode number.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes one control, e.g. `set("pids.max", "64")`.
+    pub fn set(&self, control: &str, value: &str) -> Result<(), Error> {
+        let path = self.path.join(control);
+        fs::write(&path, value).map_err(failed_to("write", &path))
+    }
+
+    /// Kills every process in this cgroup and below, and waits until they are gone or `patience`
+    /// is over.
+    pub fn kill(&self, patience: Duration) -> Result<(), Error> {
+        kill_all(&self.path, patience)
+    }
+
+    /// Removes the cgroup and those that a workload made below it. Everything in them must be dead.
+    pub fn remove(self) -> Result<(), Error> {
+        remove_tree(&self.path)
+    }
+}
+
+impl AsFd for Cgroup {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+}
+
+/// Whether any process lives in this cgroup or below.
+pub fn is_populated(path: &Path) -> bool {
+    fs::read_to_string(path.join("cgroup.events"))
+        .is_ok_and(|events| events.lines().any(|line| line == "populated 1"))
+}
+
+/// Kills every process in `path` and below; see [`Cgroup::kill`].
+pub fn kill_all(path: &Path, patience: Duration) -> Result<(), Error> {
+    let deadline = Instant::now() + patience;
+    let mut pause = Duration::from_micros(50);
+    while is_populated(path) {
+        // cgroup.kill is atomic against forks and exists since Linux 5.14; before that, signal
+        // what is there and look again.
+        if fs::write(path.join("cgroup.kill"), "1").is_err() {
+            for pid in processes(path) {
+                // A process that is gone already is what we want.
+                kill(pid, Signal::SIGKILL).ok();
+            }
+        }
+        if Instant::now() > deadline {
+            return Err(failed_to("kill the processes of", path)(io::ErrorKind::TimedOut.into()));
+        }
+        thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+/// The processes of a cgroup and of those below it.
+pub fn processes(path: &Path) -> Vec<Pid> {
+    let mut pids: Vec<Pid> = fs::read_to_string(path.join("cgroup.procs"))
+        .unwrap_or_default()
+        .lines()
+        .filter_map(|line| line.parse().ok().map(Pid::from_raw))
+        .collect();
+    for child in children(path) {
+        pids.extend(processes(&child));
+    }
+    pids
+}
+
+/// The cgroups directly below `path`.
+pub fn children(path: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(path) else { return Vec::new() };
+    entries
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect()
+}
+
+/// Removes a cgroup and everything below it, deepest first.
+pub fn remove_tree(path: &Path) -> Result<(), Error> {
+    for child in children(path) {
+        remove_tree(&child)?;
+    }
+    // A cgroup stays busy for a moment after its last process has been reaped.
+    let mut pause = Duration::from_micros(50);
+    for _ in 0..12 {
+        match fs::remove_dir(path) {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => thread::sleep(pause),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            result => return result.map_err(failed_to("remove cgroup", path)),
+        }
+        pause *= 2;
+    }
+    fs::remove_dir(path).map_err(failed_to("remove cgroup", path))
+}
+
+fn failed_to(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_path_buf();
+    move |source| Error { action, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_names_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = Cgroup::create(&directory.path().join("absent"), "pod").unwrap_err();
+        assert!(error.to_string().ends_with("absent/pod`"), "{error}");
+    }
+
+    #[test]
+    fn the_id_is_the_inode() {
+        let directory = tempfile::tempdir().unwrap();
+        let cgroup = Cgroup::create(directory.path(), "pod").unwrap();
+        assert_eq!(cgroup.id(), fs::metadata(cgroup.path()).unwrap().ino());
+    }
+}

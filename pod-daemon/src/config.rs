@@ -1,0 +1,275 @@
+//! The daemon's settings: flags, a file with the same keys, and defaults.
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::Parser;
+use ipnet::Ipv4Net;
+use serde::Deserialize;
+
+use crate::{manifest::Unsupported, node::UnenforcedLimits, probes::LogLevel};
+
+/// Runs pods and sees everything they do.
+#[derive(Debug, Default, Parser)]
+#[command(name = "pod-daemon", version)]
+pub struct Flags {
+    /// File with the same settings, as TOML with the flags' names
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// What can be set, wherever it is set.
+#[derive(Clone, Debug, Default, Deserialize, clap::Args)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct Settings {
+    /// Images and pods' files [default: /var/lib/podscope]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// The API socket, and what does not outlive a reboot [default: /run/podscope]
+    #[arg(long, value_name = "DIR")]
+    run_dir: Option<PathBuf>,
+    /// Containers' logs [default: /var/log/pods]
+    #[arg(long, value_name = "DIR")]
+    log_dir: Option<PathBuf>,
+    /// Podscope's part of the cgroup v2 tree [default: podscope, below the cgroup2 mount]
+    #[arg(long, value_name = "DIR")]
+    cgroup_root: Option<PathBuf>,
+    /// IPv4 range of the pods [default: 10.77.0.0/16]
+    #[arg(long, value_name = "CIDR")]
+    network: Option<Ipv4Net>,
+    /// Where /metrics is served [default: 127.0.0.1:9464]
+    #[arg(long, value_name = "ADDR")]
+    metrics_address: Option<SocketAddr>,
+    /// This node's name [default: the hostname]
+    #[arg(long, value_name = "NAME")]
+    node_name: Option<String>,
+    /// Pods whose limits this node cannot enforce [default: deny]
+    #[arg(long, value_enum, value_name = "WHAT")]
+    unenforced_limits: Option<UnenforcedLimits>,
+    /// Fields of manifests that Podscope does not support [default: deny]
+    #[arg(long, value_enum, value_name = "WHAT")]
+    unsupported_fields: Option<Policy>,
+    /// What the eBPF probes log [default: off]
+    #[arg(long, value_enum, value_name = "LEVEL")]
+    probe_log: Option<LogLevel>,
+    /// Milliseconds before a container's second restart; doubles up to thirty times as much
+    /// [default: 10000]
+    #[arg(long, value_name = "MS")]
+    restart_backoff_ms: Option<u64>,
+    /// Seconds that pods get when the daemon is told to stop [default: 10]
+    #[arg(long, value_name = "SECONDS")]
+    stop_seconds: Option<u32>,
+}
+
+/// What happens to something that is not as it should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Policy {
+    /// An error.
+    Deny,
+    /// A warning.
+    Warn,
+}
+
+/// Validated settings.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Images and pods' files.
+    pub data_dir: PathBuf,
+    /// The API socket, and what does not outlive a reboot.
+    pub run_dir: PathBuf,
+    /// Containers' logs.
+    pub log_dir: PathBuf,
+    /// Podscope's part of the cgroup v2 tree.
+    pub cgroup_root: PathBuf,
+    /// IPv4 range of the pods.
+    pub network: Ipv4Net,
+    /// Where /metrics is served.
+    pub metrics_address: SocketAddr,
+    /// This node's name.
+    pub node_name: String,
+    /// Pods whose limits this node cannot enforce.
+    pub unenforced_limits: UnenforcedLimits,
+    /// Fields of manifests that Podscope does not support.
+    pub unsupported_fields: Unsupported,
+    /// What the eBPF probes log.
+    pub probe_log: LogLevel,
+    /// Pause before a container's second restart.
+    pub restart_backoff: Duration,
+    /// Seconds that pods get when the daemon is told to stop.
+    pub stop_seconds: u32,
+}
+
+/// Settings that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read.
+    #[error("failed to read the config file `{}`", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("config file `{}` is not valid", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// A setting is out of range.
+    #[error("{setting}: {problem}")]
+    Value {
+        /// Its name.
+        setting: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
+    /// There is no cgroup v2.
+    #[error("failed to find the cgroup v2 mount")]
+    Cgroup(#[source] io::Error),
+}
+
+/// The run directory of a daemon that is not told otherwise.
+pub const DEFAULT_RUN_DIR: &str = "/run/podscope";
+
+impl Flags {
+    /// Puts flags, file and defaults together; flags win.
+    pub fn into_config(self) -> Result<Config, Error> {
+        let file = match &self.config {
+            Some(path) => read(path)?,
+            None => Settings::default(),
+        };
+        self.settings.or(file).validate()
+    }
+}
+
+fn read(path: &Path) -> Result<Settings, Error> {
+    let text = fs::read_to_string(path)
+        .map_err(|source| Error::Read { path: path.to_path_buf(), source })?;
+    toml::from_str(&text)
+        .map_err(|source| Error::Parse { path: path.to_path_buf(), source: Box::new(source) })
+}
+
+impl Settings {
+    fn or(self, other: Self) -> Self {
+        Self {
+            data_dir: self.data_dir.or(other.data_dir),
+            run_dir: self.run_dir.or(other.run_dir),
+            log_dir: self.log_dir.or(other.log_dir),
+            cgroup_root: self.cgroup_root.or(other.cgroup_root),
+            network: self.network.or(other.network),
+            metrics_address: self.metrics_address.or(other.metrics_address),
+            node_name: self.node_name.or(other.node_name),
+            unenforced_limits: self.unenforced_limits.or(other.unenforced_limits),
+            unsupported_fields: self.unsupported_fields.or(other.unsupported_fields),
+            probe_log: self.probe_log.or(other.probe_log),
+            restart_backoff_ms: self.restart_backoff_ms.or(other.restart_backoff_ms),
+            stop_seconds: self.stop_seconds.or(other.stop_seconds),
+        }
+    }
+
+    fn validate(self) -> Result<Config, Error> {
+        let network = self.network.unwrap_or_else(|| {
+            Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 77, 0, 0), 16)
+        });
+        if network.prefix_len() > 29 {
+            return Err(Error::Value {
+                setting: "network",
+                problem: format!("{network} has no room for pods; use a /29 or larger"),
+            });
+        }
+        let absolute = |setting: &'static str, path: Option<PathBuf>, default: &str| {
+            let path = path.unwrap_or_else(|| PathBuf::from(default));
+            if path.is_absolute() {
+                Ok(path)
+            } else {
+                Err(Error::Value { setting, problem: format!("`{}` is not absolute", path.display()) })
+            }
+        };
+        let cgroup_root = match self.cgroup_root {
+            Some(root) => absolute("cgroup-root", Some(root), "")?,
+            None => crate::cgroup::hierarchy::default_root().map_err(Error::Cgroup)?,
+        };
+        let hostname = || {
+            nix::unistd::gethostname()
+                .map_or_else(|_| "localhost".to_owned(), |name| name.to_string_lossy().into_owned())
+        };
+        Ok(Config {
+            data_dir: absolute("data-dir", self.data_dir, "/var/lib/podscope")?,
+            run_dir: absolute("run-dir", self.run_dir, DEFAULT_RUN_DIR)?,
+            log_dir: absolute("log-dir", self.log_dir, "/var/log/pods")?,
+            cgroup_root,
+            network: network.trunc(),
+            metrics_address: self
+                .metrics_address
+                .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 9464))),
+            node_name: self.node_name.unwrap_or_else(hostname),
+            unenforced_limits: self.unenforced_limits.unwrap_or_default(),
+            unsupported_fields: match self.unsupported_fields {
+                Some(Policy::Warn) => Unsupported::Warn,
+                Some(Policy::Deny) | None => Unsupported::Deny,
+            },
+            probe_log: self.probe_log.unwrap_or_default(),
+            restart_backoff: Duration::from_millis(self.restart_backoff_ms.unwrap_or(10_000)),
+            stop_seconds: self.stop_seconds.unwrap_or(10),
+        })
+    }
+}
+
+impl Config {
+    /// What tells this daemon's names from another's on the same node: empty with the default run
+    /// directory, else eight digits of a hash of it.
+    #[must_use]
+    pub fn instance(&self) -> String {
+        if self.run_dir == Path::new(DEFAULT_RUN_DIR) {
+            return String::new();
+        }
+        use sha2::{Digest as _, Sha256};
+        use std::os::unix::ffi::OsStrExt as _;
+        let hash = Sha256::digest(self.run_dir.as_os_str().as_bytes());
+        hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("config.toml");
+        fs::write(&file, "network = \"10.1.0.0/24\"\nstop-seconds = 3\nunenforced-limits = \"warn\"\n").unwrap();
+        let file = file.to_str().unwrap();
+        let flags =
+            Flags::parse_from(["pod-daemon", "--config", file, "--network", "10.2.0.0/24", "--cgroup-root", "/x"]);
+        let config = flags.into_config().unwrap();
+        assert_eq!(config.network.to_string(), "10.2.0.0/24");
+        assert_eq!(config.stop_seconds, 3);
+        assert_eq!(config.unenforced_limits, UnenforcedLimits::Warn);
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_that_names_it() {
+        let error = toml::from_str::<Settings>("net-work = 1").unwrap_err();
+        assert!(error.to_string().contains("net-work"), "{error}");
+    }
+
+    #[test]
+    fn the_default_has_the_plain_names() {
+        let flags = Flags::parse_from(["pod-daemon", "--cgroup-root", "/x"]);
+        let mut config = flags.into_config().unwrap();
+        assert_eq!(config.instance(), "");
+        config.run_dir = PathBuf::from("/run/other");
+        assert_eq!(config.instance().len(), 8);
+    }
+}

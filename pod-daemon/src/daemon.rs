@@ -1,0 +1,232 @@
+//! The daemon: start, serve, stop.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    net::SocketAddr,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use rustix::process::{DumpableBehavior, Resource, Rlimit};
+use tokio::net::{TcpListener, UnixListener};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    api,
+    cgroup::{self, Hierarchy},
+    config::Config,
+    image::Store,
+    metrics::{self, Metrics},
+    network::Network,
+    node::{Node, Settings, Shared},
+    probes::Probes,
+    sandbox::Sandboxes,
+};
+
+/// Name of the API socket in the run directory.
+pub const SOCKET: &str = "api.sock";
+
+/// The group whose members may use the API, if the node has it.
+const GROUP: &str = "podscope";
+
+/// How long the processes of an earlier daemon's pods may take to be gone.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The daemon cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file or directory is not to be had.
+    #[error("failed to {action} `{}`", path.display())]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Another daemon uses the same directory.
+    #[error("another daemon runs with the run directory `{}`; stop it, or start this one with --run-dir, --data-dir, --network and --metrics-address of its own", .0.display())]
+    Running(PathBuf),
+    /// The metrics address is taken or not to be had.
+    #[error("failed to listen on {address} for /metrics; choose another with --metrics-address")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The cgroup tree cannot be prepared.
+    #[error(transparent)]
+    Cgroup(#[from] cgroup::Error),
+    /// The network cannot be prepared.
+    #[error(transparent)]
+    Network(#[from] crate::network::Error),
+    /// The probes cannot be loaded.
+    #[error(transparent)]
+    Probes(#[from] crate::probes::Error),
+    /// The image store cannot be opened.
+    #[error(transparent)]
+    Images(#[from] crate::image::Error),
+    /// Sandboxes cannot be made.
+    #[error(transparent)]
+    Sandbox(#[from] crate::sandbox::Error),
+    /// The metrics cannot be set up.
+    #[error(transparent)]
+    Metrics(#[from] metrics::Error),
+}
+
+/// Runs until `shutdown`, then ends all pods and removes what was made for them.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
+    harden();
+    make_directory(&config.data_dir, 0o700)?;
+    make_directory(&config.run_dir, 0o755)?;
+    make_directory(&config.log_dir, 0o755)?;
+    let _lock = lock(&config.run_dir)?;
+    let address = config.metrics_address;
+    let listener =
+        TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
+
+    let hierarchy = Hierarchy::prepare(&config.cgroup_root)?;
+    let network = Network::prepare(config.network, &config.instance())?;
+    sweep(&config, &hierarchy, &network)?;
+    let node = make_node(&config, hierarchy.clone(), network)?;
+    let socket = config.run_dir.join(SOCKET);
+    let api = listen(&socket)?;
+
+    let build = metrics::Build { version: env!("CARGO_PKG_VERSION"), ..metrics::Build::default() };
+    let metrics = Metrics::new(node.clone(), Arc::clone(node.probes()), build)?;
+    metrics.mark_ready();
+    let stop = shutdown.clone();
+    let metrics_server = axum::serve(listener, metrics::router(metrics))
+        .with_graceful_shutdown(async move { stop.cancelled().await });
+    let metrics_server = tokio::spawn(metrics_server.into_future());
+    // The API goes on until the pods are gone, so that clients see them go.
+    let api_stop = CancellationToken::new();
+    let api_server =
+        tokio::spawn(api::serve(api, node.clone(), config.unsupported_fields, api_stop.clone()));
+    tracing::info!(socket = %socket.display(), metrics = %format!("http://{address}/metrics"), "ready");
+
+    shutdown.cancelled().await;
+    tracing::info!("stopping: ending all pods");
+    node.shut_down(config.stop_seconds).await;
+    api_stop.cancel();
+    for server in [metrics_server.abort_handle(), api_server.abort_handle()] {
+        server.abort();
+    }
+    drop(node);
+    fs::remove_file(&socket).ok();
+    if let Err(error) = hierarchy.remove() {
+        tracing::debug!(%error, "the cgroup root stays");
+    }
+    Ok(())
+}
+
+fn make_node(config: &Config, hierarchy: Hierarchy, network: Network) -> Result<Node, Error> {
+    let probes = Arc::new(Probes::load(hierarchy.container_level(), config.probe_log)?);
+    let images = Store::open(&config.data_dir.join("images"))?;
+    let sandboxes = Sandboxes::new(&config.data_dir, &config.run_dir)?;
+    let settings = Settings {
+        name: config.node_name.clone(),
+        data_dir: config.data_dir.clone(),
+        log_dir: config.log_dir.clone(),
+        restart_backoff: config.restart_backoff,
+        unenforced_limits: config.unenforced_limits,
+    };
+    Ok(Node::new(Shared::new(settings, images, sandboxes, hierarchy, network, probes)))
+}
+
+/// Keeps workloads out of the daemon's memory and binary, and makes room for many pods.
+fn harden() {
+    // Not even a process with the same capabilities may trace it or open its /proc/PID/exe, unless
+    // it may trace everything on the node.
+    if let Err(error) = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "the daemon can be traced");
+    }
+    let files = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: files.maximum, maximum: files.maximum };
+    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(%error, "open files stay limited");
+    }
+    // Kernels before 5.11 charge eBPF maps to this limit.
+    let unlimited = Rlimit { current: None, maximum: None };
+    if let Err(error) = rustix::process::setrlimit(Resource::Memlock, unlimited) {
+        tracing::debug!(%error, "locked memory stays limited");
+    }
+}
+
+fn make_directory(path: &Path, mode: u32) -> Result<(), Error> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path)
+        .map_err(failed_to("make", path))
+}
+
+/// One daemon per run directory; the kernel lets go of the lock however the daemon ends.
+fn lock(run_dir: &Path) -> Result<File, Error> {
+    let path = run_dir.join("lock");
+    let file = File::create(&path).map_err(failed_to("create", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::Running(run_dir.to_path_buf())),
+        Err(TryLockError::Error(source)) => Err(failed_to("lock", &path)(source)),
+    }
+}
+
+fn listen(socket: &Path) -> Result<UnixListener, Error> {
+    match fs::remove_file(socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(failed_to("remove the old socket", socket)(error));
+        }
+        _ => {}
+    }
+    let listener = UnixListener::bind(socket).map_err(failed_to("listen on", socket))?;
+    fs::set_permissions(socket, fs::Permissions::from_mode(0o660))
+        .map_err(failed_to("set the mode of", socket))?;
+    if let Ok(Some(group)) = nix::unistd::Group::from_name(GROUP) {
+        nix::unistd::chown(socket, None, Some(group.gid))
+            .map_err(|errno| failed_to("set the group of", socket)(errno.into()))?;
+    }
+    Ok(listener)
+}
+
+/// Ends what a daemon that was killed has left running, and removes what it has left behind.
+fn sweep(config: &Config, hierarchy: &Hierarchy, network: &Network) -> Result<(), Error> {
+    let mut pods = 0;
+    for path in cgroup::children(hierarchy.root()) {
+        cgroup::kill_all(&path, PATIENCE)?;
+        cgroup::remove_tree(&path)?;
+        pods += 1;
+    }
+    let interfaces = network.sweep()?;
+    let directory = config.data_dir.join("pods");
+    for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+        let uid = entry.file_name();
+        remove(&entry.path());
+        // Logs are named after the pod, and end in its uid.
+        for logs in fs::read_dir(&config.log_dir).into_iter().flatten().flatten() {
+            if logs.file_name().to_string_lossy().ends_with(&*uid.to_string_lossy()) {
+                remove(&logs.path());
+            }
+        }
+    }
+    if pods > 0 || interfaces > 0 {
+        tracing::warn!(pods, interfaces, "the daemon was killed: the pods that it left running were ended; apply their manifests again");
+    }
+    Ok(())
+}
+
+fn remove(path: &Path) {
+    if let Err(error) = fs::remove_dir_all(path) {
+        tracing::warn!(path = %path.display(), %error, "left-over files stay");
+    }
+}
+
+fn failed_to(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_path_buf();
+    move |source| Error::File { action, path, source }
+}

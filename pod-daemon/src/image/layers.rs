@@ -1,0 +1,297 @@
+//! Unpacked layers on disk, each made once.
+//!
+//! ```text
+//! layers/<id>          a layer, ready for overlayfs
+//! records/<id>.json    whose it is; written before the layer gets its name
+//! tmp/<pid>-<n>/       a layer in the making, locked by its maker
+//! lock                 held while any of these gets or loses its name
+//! ```
+//! An id is the start of the layer's chain id: short, because the options of an overlay mount must
+//! fit in a page for all layers together. A chain id also covers the layers below, because what a
+//! layer looks like depends on them where it has no entry for a directory.
+
+use std::{
+    collections::HashSet,
+    fs::{self, File, Permissions, TryLockError},
+    io,
+    os::{
+        fd::{AsFd as _, BorrowedFd},
+        unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    },
+    path::{Path, PathBuf},
+    process,
+    sync::{
+        Condvar, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    digest::Digest,
+    error::{Error, failed_to},
+    remove::remove_tree,
+};
+
+const LAYERS: &str = "layers";
+const RECORDS: &str = "records";
+const TMP: &str = "tmp";
+const LOCK: &str = "lock";
+
+/// 48 bits of the chain id; more if these are taken.
+const SHORTEST_ID: usize = 12;
+
+/// The layers in one directory.
+#[derive(Debug)]
+pub(super) struct Layers {
+    dir: PathBuf,
+    making: Mutex<HashSet<Digest>>,
+    made: Condvar,
+    next: AtomicU64,
+}
+
+/// Whose a layer is.
+#[derive(Serialize, Deserialize)]
+struct Record {
+    chain_id: Digest,
+}
+
+enum Slot {
+    Ready(PathBuf),
+    Free(String),
+}
+
+/// The right to make a layer within this process.
+struct Claim<'a> {
+    layers: &'a Layers,
+    chain_id: &'a Digest,
+}
+
+/// A directory that goes when its maker goes.
+struct Workshop {
+    tmp: File,
+    name: String,
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Layers {
+    /// Opens `dir`, which is created with mode 0700, and removes what nobody is making any more.
+    pub(super) fn open(dir: &Path) -> Result<Self, Error> {
+        let dir = std::path::absolute(dir).map_err(failed_to("resolve", dir))?;
+        for dir in [dir.clone(), dir.join(LAYERS), dir.join(RECORDS), dir.join(TMP)] {
+            let created = fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+            created.map_err(failed_to("create", &dir))?;
+        }
+        // Set-uid programs of images lie below; nobody but root may get there.
+        fs::set_permissions(&dir, Permissions::from_mode(0o700))
+            .map_err(failed_to("set the mode of", &dir))?;
+        let (making, made) = (Mutex::default(), Condvar::new());
+        let layers = Self { dir, making, made, next: AtomicU64::new(0) };
+        layers.sweep()?;
+        Ok(layers)
+    }
+
+    /// The layer's directory, if it is there.
+    pub(super) fn get(&self, chain_id: &Digest) -> Result<Option<PathBuf>, Error> {
+        match self.slot(chain_id)? {
+            Slot::Ready(path) => Ok(Some(path)),
+            Slot::Free(_) => Ok(None),
+        }
+    }
+
+    /// The layer's directory, which `make` fills if it is not there.
+    ///
+    /// Callers that ask for the same layer meanwhile wait for the first one.
+    pub(super) fn get_or_make(
+        &self,
+        chain_id: &Digest,
+        make: impl FnOnce(BorrowedFd<'_>) -> Result<(), Error>,
+    ) -> Result<PathBuf, Error> {
+        let _claim = self.claim(chain_id);
+        if let Some(path) = self.get(chain_id)? {
+            return Ok(path);
+        }
+        let workshop = self.workshop()?;
+        let root = workshop.path.join("root");
+        fs::create_dir(&root).map_err(failed_to("create", &root))?;
+        fs::set_permissions(&root, Permissions::from_mode(0o755))
+            .map_err(failed_to("set the mode of", &root))?;
+        let opened = File::open(&root).map_err(failed_to("open", &root))?;
+        make(opened.as_fd())?;
+
+        let record = workshop.path.join("record");
+        let json = serde_json::to_vec(&Record { chain_id: chain_id.clone() })
+            .map_err(failed_to("write", &record))?;
+        fs::write(&record, json).map_err(failed_to("write", &record))?;
+        // Once for all files: one by one they would take minutes. Only then may names appear that
+        // promise a whole layer.
+        rustix::fs::syncfs(&opened).map_err(failed_to("sync", &root))?;
+
+        let _lock = self.lock()?;
+        let id = match self.slot(chain_id)? {
+            // Another process was faster.
+            Slot::Ready(path) => return Ok(path),
+            Slot::Free(id) => id,
+        };
+        self.rename(&record, &self.record(&id))?;
+        let layer = self.dir.join(LAYERS).join(id);
+        self.rename(&root, &layer)?;
+        Ok(layer)
+    }
+
+    /// An empty file without a name, for bytes that are needed for a short time.
+    pub(super) fn scratch(&self) -> Result<File, Error> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let path = self.dir.join(TMP).join(format!("{}-{number}.scratch", process::id()));
+        let file = File::options().read(true).write(true).create(true).truncate(true).open(&path);
+        let file = file.map_err(failed_to("create", &path))?;
+        remove_file(&path)?;
+        Ok(file)
+    }
+
+    fn sweep(&self) -> Result<(), Error> {
+        let _lock = self.lock()?;
+        let tmp = self.dir.join(TMP);
+        for name in names(&tmp)? {
+            let path = tmp.join(&name);
+            if !path.is_dir() {
+                remove_file(&path)?;
+                continue;
+            }
+            let directory = File::open(&path).map_err(failed_to("open", &path))?;
+            match directory.try_lock() {
+                Ok(()) => {}
+                // Another daemon is at work there.
+                Err(TryLockError::WouldBlock) => continue,
+                Err(TryLockError::Error(error)) => return Err(failed_to("lock", &path)(error)),
+            }
+            tracing::info!(path = %path.display(), "removing a layer that was never finished");
+            let parent = File::open(&tmp).map_err(failed_to("open", &tmp))?;
+            remove_tree(parent.as_fd(), name.as_encoded_bytes())
+                .map_err(failed_to("remove", &path))?;
+        }
+        // Of a layer that did not get its name any more.
+        let records = self.dir.join(RECORDS);
+        for name in names(&records)? {
+            let id = Path::new(&name).with_extension("");
+            if !self.dir.join(LAYERS).join(id).is_dir() {
+                remove_file(&records.join(name))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The layer's place: the shortest id that is its own or nobody's.
+    fn slot(&self, chain_id: &Digest) -> Result<Slot, Error> {
+        for length in (SHORTEST_ID..=chain_id.hex().len()).step_by(4) {
+            let id = &chain_id.hex()[..length];
+            let layer = self.dir.join(LAYERS).join(id);
+            let record = self.record(id);
+            match fs::read(&record) {
+                Ok(json) => {
+                    let record: Option<Record> = serde_json::from_slice(&json).ok();
+                    if record.is_none_or(|record| record.chain_id != *chain_id) {
+                        continue;
+                    }
+                    let is_there = layer.is_dir();
+                    return Ok(if is_there { Slot::Ready(layer) } else { Slot::Free(id.into()) });
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    // Without a record a directory is nobody's, yet it may be in use.
+                    if !layer.exists() {
+                        return Ok(Slot::Free(id.into()));
+                    }
+                }
+                Err(error) => return Err(failed_to("read", &record)(error)),
+            }
+        }
+        let path = self.dir.join(LAYERS).join(chain_id.hex());
+        Err(failed_to("use", &path)(io::Error::from(io::ErrorKind::AlreadyExists)))
+    }
+
+    fn record(&self, id: &str) -> PathBuf {
+        self.dir.join(RECORDS).join(format!("{id}.json"))
+    }
+
+    fn claim<'a>(&'a self, chain_id: &'a Digest) -> Claim<'a> {
+        let making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut making = self
+            .made
+            .wait_while(making, |making| making.contains(chain_id))
+            .unwrap_or_else(PoisonError::into_inner);
+        making.insert(chain_id.clone());
+        Claim { layers: self, chain_id }
+    }
+
+    fn workshop(&self) -> Result<Workshop, Error> {
+        let _lock = self.lock()?;
+        loop {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            let name = format!("{}-{number}", process::id());
+            let tmp = self.dir.join(TMP);
+            let path = tmp.join(&name);
+            match fs::create_dir(&path) {
+                // Left by a daemon that had the same pid.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                created => created.map_err(failed_to("create", &path))?,
+            }
+            let lock = File::open(&path).map_err(failed_to("open", &path))?;
+            lock.lock().map_err(failed_to("lock", &path))?;
+            let tmp = File::open(&tmp).map_err(failed_to("open", &tmp))?;
+            return Ok(Workshop { tmp, name, path, _lock: lock });
+        }
+    }
+
+    /// Keeps other threads and other daemons out until dropped.
+    fn lock(&self) -> Result<File, Error> {
+        let path = self.dir.join(LOCK);
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+        let file = file.map_err(failed_to("open", &path))?;
+        file.lock().map_err(failed_to("lock", &path))?;
+        Ok(file)
+    }
+
+    /// Renames, and makes the new name survive a power cut.
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), Error> {
+        fs::rename(from, to).map_err(failed_to("create", to))?;
+        let parent = to.parent().unwrap_or(&self.dir);
+        let synced = File::open(parent).and_then(|parent| parent.sync_all());
+        synced.map_err(failed_to("sync", parent))
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        let mut making = self.layers.making.lock().unwrap_or_else(PoisonError::into_inner);
+        making.remove(self.chain_id);
+        self.layers.made.notify_all();
+    }
+}
+
+impl Drop for Workshop {
+    fn drop(&mut self) {
+        if let Err(error) = remove_tree(self.tmp.as_fd(), self.name.as_bytes()) {
+            let path = self.path.display();
+            tracing::warn!(%path, %error, "an unfinished layer stays until the next start");
+        }
+    }
+}
+
+/// Removes a file that another daemon may be removing too.
+fn remove_file(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(failed_to("remove", path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn names(directory: &Path) -> Result<Vec<std::ffi::OsString>, Error> {
+    let listed = fs::read_dir(directory).and_then(|entries| {
+        entries.map(|entry| entry.map(|entry| entry.file_name())).collect::<io::Result<_>>()
+    });
+    listed.map_err(failed_to("list", directory))
+}

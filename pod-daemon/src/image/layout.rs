@@ -1,0 +1,229 @@
+//! Finds an image in an OCI image layout: index, manifest, config, layers.
+//!
+//! A document is what its descriptor says it is or nothing: one that could be read as another kind
+//! too is refused, since two readers might then run two different images of the same digest.
+
+use oci_spec::image::{Descriptor, ImageIndex, ImageManifest};
+use serde::{Deserialize, de::IgnoredAny};
+
+use super::{
+    config::architecture,
+    digest::Digest,
+    error::Error,
+    files::{Files, Found, Layer},
+    unpack::Expected,
+};
+
+const INDEX: [&str; 2] = [
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+];
+const MANIFEST: [&str; 2] = [
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+];
+const CONFIG: [&str; 2] =
+    ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
+const LAYER: [&str; 10] = [
+    "application/vnd.oci.image.layer.v1.tar",
+    "application/vnd.oci.image.layer.v1.tar+gzip",
+    "application/vnd.oci.image.layer.v1.tar+zstd",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd",
+    "application/vnd.docker.image.rootfs.diff.tar",
+    "application/vnd.docker.image.rootfs.diff.tar.gzip",
+    "application/vnd.docker.image.rootfs.diff.tar.zstd",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+];
+
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// On buildx's attestations, which stand beside the images in an index.
+const ATTESTATION: &str = "vnd.docker.reference.type";
+/// Indexes within indexes.
+const MAX_NESTING: usize = 4;
+
+/// What kind of document this is, by its own account.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Shape {
+    schema_version: u32,
+    media_type: Option<String>,
+    manifests: Option<IgnoredAny>,
+    layers: Option<IgnoredAny>,
+    config: Option<IgnoredAny>,
+}
+
+/// Finds the image called `tag`, or the only one, for this machine.
+pub(super) fn find(files: &Files, tag: Option<&str>) -> Result<Found, Error> {
+    let Some(json) = files.document("index.json", None)? else {
+        let other = files.open("manifest.json")?.is_some();
+        return Err(files.invalid(if other {
+            "it has no index.json but a manifest.json; use docker-archive: instead"
+        } else {
+            "it has no index.json, so it is not an OCI image layout"
+        }));
+    };
+    let mut index: ImageIndex = parse(files, "index.json", &json, None, &INDEX)?;
+    let mut tag = tag;
+    for _ in 0..MAX_NESTING {
+        let descriptor = choose(files, &index, tag.take())?;
+        let media_type = descriptor.media_type().to_string();
+        let (name, json) = blob(files, descriptor)?;
+        if !INDEX.contains(&&*media_type) {
+            let manifest = parse(files, &name, &json, Some(&media_type), &MANIFEST)?;
+            return image(files, &manifest);
+        }
+        index = parse(files, &name, &json, Some(&media_type), &INDEX)?;
+    }
+    Err(files.invalid(format!("its indexes are nested more than {MAX_NESTING} deep")))
+}
+
+/// The one manifest or index in `index` that is meant.
+fn choose<'a>(
+    files: &Files,
+    index: &'a ImageIndex,
+    tag: Option<&str>,
+) -> Result<&'a Descriptor, Error> {
+    let mut images: Vec<&Descriptor> = index
+        .manifests()
+        .iter()
+        .filter(|descriptor| {
+            let media_type = descriptor.media_type().to_string();
+            INDEX.contains(&&*media_type) || MANIFEST.contains(&&*media_type)
+        })
+        .filter(|descriptor| annotation(descriptor, ATTESTATION).is_none())
+        .collect();
+    let tags = |images: &[&Descriptor]| {
+        let mut tags: Vec<_> =
+            images.iter().filter_map(|image| annotation(image, REF_NAME)).collect();
+        tags.sort_unstable();
+        tags.dedup();
+        if tags.is_empty() { String::from("no tags") } else { tags.join(", ") }
+    };
+    if let Some(tag) = tag {
+        let tagged: Vec<_> = images
+            .iter()
+            .copied()
+            .filter(|image| annotation(image, REF_NAME) == Some(tag))
+            .collect();
+        if tagged.is_empty() {
+            return Err(files.invalid(format!("no tag {tag:?}; it has: {}", tags(&images))));
+        }
+        images = tagged;
+    }
+
+    let for_this_machine = |image: &Descriptor| {
+        image.platform().as_ref().is_none_or(|platform| {
+            platform.os().to_string() == "linux"
+                && platform.architecture().to_string() == architecture()
+        })
+    };
+    let mut fitting: Vec<_> =
+        images.iter().copied().filter(|image| for_this_machine(image)).collect();
+    // The platforms of an image index, beside a copy without one.
+    if fitting.iter().any(|image| image.platform().is_some()) {
+        fitting.retain(|image| image.platform().is_some());
+    }
+    fitting.dedup_by_key(|image| image.digest());
+    match fitting[..] {
+        [image] => Ok(image),
+        [] if images.is_empty() => Err(files.invalid("its index lists no image")),
+        [] => {
+            let platforms: Vec<_> = images
+                .iter()
+                .filter_map(|image| image.platform().as_ref())
+                .map(|platform| format!("{}/{}", platform.os(), platform.architecture()))
+                .collect();
+            Err(files.invalid(format!(
+                "no image for linux/{}; it has: {}",
+                architecture(),
+                platforms.join(", "),
+            )))
+        }
+        _ => Err(files.invalid(format!(
+            "it contains several images; add one of its tags: {}",
+            tags(&fitting),
+        ))),
+    }
+}
+
+fn image(files: &Files, manifest: &ImageManifest) -> Result<Found, Error> {
+    let media_type = manifest.config().media_type().to_string();
+    if !CONFIG.contains(&&*media_type) {
+        return Err(files
+            .invalid(format!("it is not a container image: its config is of type {media_type}",)));
+    }
+    let (name, json) = blob(files, manifest.config())?;
+    let document = files.config(&name, &json)?;
+    let (layers, diff_ids) = (manifest.layers(), &document.diff_ids);
+    if layers.len() != diff_ids.len() {
+        return Err(files.invalid(format!(
+            "its manifest lists {} layers but its config {}",
+            layers.len(),
+            diff_ids.len(),
+        )));
+    }
+    let layers = layers.iter().zip(diff_ids).map(|(layer, diff_id)| {
+        let media_type = layer.media_type().to_string();
+        if !LAYER.contains(&&*media_type) {
+            return Err(files.invalid(format!("a layer of type {media_type} is not supported")));
+        }
+        let digest = digest(files, layer)?;
+        Ok(Layer {
+            file: blob_name(&digest),
+            expected: Expected { diff_id: diff_id.clone(), blob: Some((digest, layer.size())) },
+        })
+    });
+    let layers = layers.collect::<Result<_, _>>()?;
+    Ok(Found { id: digest(files, manifest.config())?, document, layers })
+}
+
+/// Parses a document after checking that it is of the kind it should be, and of no other.
+fn parse<T: serde::de::DeserializeOwned>(
+    files: &Files,
+    name: &str,
+    json: &[u8],
+    media_type: Option<&str>,
+    kinds: &[&str],
+) -> Result<T, Error> {
+    let shape: Shape = files.json(name, json)?;
+    let is_index = shape.manifests.is_some();
+    let is_manifest = shape.layers.is_some() || shape.config.is_some();
+    let should_be_index = *kinds == INDEX;
+    if shape.schema_version != 2 || is_index != should_be_index || is_manifest == should_be_index {
+        let kind = if should_be_index { "image index" } else { "image manifest" };
+        return Err(files.invalid(format!("{name} is not an {kind} of version 2")));
+    }
+    if let Some(own) = &shape.media_type
+        && (!kinds.contains(&&**own) || media_type.is_some_and(|given| given != own))
+    {
+        return Err(files.invalid(format!(
+            "{name} says it is of type {own} but should be {}",
+            media_type.unwrap_or(kinds[0]),
+        )));
+    }
+    files.json(name, json)
+}
+
+/// Name and verified content of what `descriptor` describes.
+fn blob(files: &Files, descriptor: &Descriptor) -> Result<(String, Vec<u8>), Error> {
+    let digest = digest(files, descriptor)?;
+    let name = blob_name(&digest);
+    match files.document(&name, Some((&digest, descriptor.size())))? {
+        Some(json) => Ok((name, json)),
+        None => Err(files.invalid(format!("{name} is missing; was the image copied in part?"))),
+    }
+}
+
+fn blob_name(digest: &Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
+}
+
+fn digest(files: &Files, descriptor: &Descriptor) -> Result<Digest, Error> {
+    descriptor.digest().as_ref().parse().map_err(|error| files.invalid(format!("{error}")))
+}
+
+fn annotation<'a>(descriptor: &'a Descriptor, name: &str) -> Option<&'a str> {
+    descriptor.annotations().as_ref()?.get(name).map(String::as_str)
+}

@@ -1,0 +1,7 @@
+//! Images made by hand: each transport, what a layer becomes on disk, and what must be refused.
+
+mod docker;
+mod fixtures;
+mod hostile;
+mod layers;
+mod transports;

@@ -1,0 +1,264 @@
+//! Which fields Podscope honours, as data.
+//!
+//! The names that Kubernetes knows come from the k8s-openapi types, so only what is honoured is
+//! listed here. Everything else that Kubernetes knows is "not supported yet", and the rest is
+//! unknown. Fields that are unset (`null`), or empty where empty means unset, are always accepted.
+//!
+//! Fields that change nothing on a node like this one, and that people's manifests carry:
+//!
+//! | field | accepted when | because |
+//! |---|---|---|
+//! | `status`, `metadata.{uid, resourceVersion, generation, creationTimestamp, managedFields, selfLink}` | always, dropped | exported manifests carry them, the daemon sets them |
+//! | `spec.automountServiceAccountToken` | `false` | there are no service accounts |
+//! | `spec.serviceAccountName`, `serviceAccount` | `default` | the same |
+//! | `spec.enableServiceLinks` | always | there are no services to link |
+//! | `spec.schedulerName` | `default-scheduler` | this node is the only candidate |
+//! | `spec.nodeName` | name of this host | it is where the pod runs |
+//! | `spec.nodeSelector` | `kubernetes.io/os`, `arch`, `hostname` that fit this host | the same |
+//! | `spec.tolerations` | always | the node has no taints |
+//! | `spec.priority`, `preemptionPolicy` | `0`, always | nothing is preempted |
+//! | `spec.dnsPolicy` | `ClusterFirst`, `Default` | without a cluster's DNS, both mean the host's |
+//! | `spec.os` | `linux` | |
+//! | `spec.hostPID`, `hostIPC`, `setHostnameAsFQDN` | `false` | that is how pods run |
+//! | `spec.hostUsers` | `true` | that is how pods run |
+//! | `securityContext.allowPrivilegeEscalation` | `false` | containers always run with no_new_privs |
+//! | `securityContext.privileged`, `readOnlyRootFilesystem`, `runAsNonRoot` | `false` | that is how containers run |
+//! | `terminationMessagePath`, `terminationMessagePolicy` | at their defaults | the file is not read yet |
+//! | `stdin`, `stdinOnce`, `tty` | `false` | that is how containers run |
+//! | `volumeMounts[].mountPropagation`, `recursiveReadOnly` | `None`, `Disabled` | that is how mounts are made |
+
+use k8s_openapi::{
+    api::core::v1::{
+        ConfigMap, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar,
+        HostPathVolumeSource, KeyToPath, Lifecycle, Pod, PodOS, PodSecurityContext, PodSpec,
+        ResourceRequirements, SecurityContext, Toleration, Volume, VolumeMount,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use serde_json::Value;
+
+use super::fields::{Known, known};
+
+/// The resource that limits how many processes a container may have.
+pub const PIDS: &str = "podscope.dev/pids";
+
+/// A kind of object: what Kubernetes knows of it and what is honoured.
+pub(super) struct Type {
+    /// Every field that Kubernetes knows.
+    pub(super) known: Known,
+    /// The fields that are honoured.
+    pub(super) fields: &'static [(&'static str, Rule)],
+    /// Whether `{}` counts as set: in a volume it chooses the kind of volume.
+    pub(super) empty_is_set: bool,
+}
+
+/// What a field may hold.
+pub(super) enum Rule {
+    Text,
+    Integer,
+    Bool,
+    TextList,
+    TextMap,
+    Quantities(&'static [&'static str]),
+    Object(&'static Type),
+    List(&'static Type),
+    /// Taken as it is.
+    Any,
+    /// Set by the daemon, so dropped.
+    Ours,
+    /// Honoured only where the test agrees; the text says for what.
+    Only(fn(&Value) -> bool, &'static str),
+}
+
+use Rule::{Any, Bool, Integer, List, Object, Only, Ours, Quantities, Text, TextList, TextMap};
+
+const fn of(known: Known, fields: &'static [(&'static str, Rule)]) -> Type {
+    Type { known, fields, empty_is_set: false }
+}
+
+const FALSE: Rule = Only(|value| value == false, "`false` is");
+const DEFAULT_ACCOUNT: Rule = Only(|value| value == "default", "`default` is");
+
+/// `v1.Pod`.
+pub(super) static POD: Type = of(
+    known::<Pod>,
+    &[
+        ("apiVersion", Text),
+        ("kind", Text),
+        ("metadata", Object(&METADATA)),
+        ("spec", Object(&POD_SPEC)),
+        ("status", Ours),
+    ],
+);
+
+/// `v1.ConfigMap`.
+pub(super) static CONFIG_MAP: Type = of(
+    known::<ConfigMap>,
+    &[
+        ("apiVersion", Text),
+        ("kind", Text),
+        ("metadata", Object(&METADATA)),
+        ("data", TextMap),
+        ("binaryData", TextMap),
+        ("immutable", Bool),
+    ],
+);
+
+static METADATA: Type = of(
+    known::<ObjectMeta>,
+    &[
+        ("name", Text),
+        ("namespace", Text),
+        ("labels", TextMap),
+        ("annotations", TextMap),
+        ("uid", Ours),
+        ("resourceVersion", Ours),
+        ("generation", Ours),
+        ("creationTimestamp", Ours),
+        ("managedFields", Ours),
+        ("selfLink", Ours),
+    ],
+);
+
+static POD_SPEC: Type = of(
+    known::<PodSpec>,
+    &[
+        ("containers", List(&CONTAINER)),
+        ("volumes", List(&VOLUME)),
+        ("restartPolicy", Text),
+        ("terminationGracePeriodSeconds", Integer),
+        ("hostname", Text),
+        ("shareProcessNamespace", Bool),
+        ("hostNetwork", Bool),
+        ("automountServiceAccountToken", FALSE),
+        ("serviceAccountName", DEFAULT_ACCOUNT),
+        ("serviceAccount", DEFAULT_ACCOUNT),
+        ("enableServiceLinks", Bool),
+        ("schedulerName", Only(|value| value == "default-scheduler", "`default-scheduler` is")),
+        ("nodeName", Only(is_this_host, "the name of this host is")),
+        ("nodeSelector", Only(selects_this_host, "the os, arch and hostname of this host are")),
+        ("tolerations", List(&TOLERATION)),
+        ("priority", Only(|value| value == 0, "`0` is")),
+        ("preemptionPolicy", Text),
+        (
+            "dnsPolicy",
+            Only(|value| value == "ClusterFirst" || value == "Default", "`ClusterFirst` is"),
+        ),
+        ("os", Object(&OS)),
+        ("hostPID", FALSE),
+        ("hostIPC", FALSE),
+        ("setHostnameAsFQDN", FALSE),
+        ("hostUsers", Only(|value| value == true, "`true` is")),
+        ("securityContext", Object(&POD_SECURITY)),
+    ],
+);
+
+static OS: Type = of(known::<PodOS>, &[("name", Only(|value| value == "linux", "`linux` is"))]);
+
+static POD_SECURITY: Type = of(known::<PodSecurityContext>, &[("runAsNonRoot", FALSE)]);
+
+static TOLERATION: Type = of(
+    known::<Toleration>,
+    &[("effect", Any), ("key", Any), ("operator", Any), ("tolerationSeconds", Any), ("value", Any)],
+);
+
+static CONTAINER: Type = of(
+    known::<Container>,
+    &[
+        ("name", Text),
+        ("image", Text),
+        ("imagePullPolicy", Text),
+        ("command", TextList),
+        ("args", TextList),
+        ("env", List(&ENV)),
+        ("workingDir", Text),
+        ("volumeMounts", List(&MOUNT)),
+        ("ports", List(&PORT)),
+        ("resources", Object(&RESOURCES)),
+        ("lifecycle", Object(&LIFECYCLE)),
+        ("securityContext", Object(&SECURITY)),
+        (
+            "terminationMessagePath",
+            Only(|value| value == "/dev/termination-log", "`/dev/termination-log` is"),
+        ),
+        ("terminationMessagePolicy", Only(|value| value == "File", "`File` is")),
+        ("stdin", FALSE),
+        ("stdinOnce", FALSE),
+        ("tty", FALSE),
+    ],
+);
+
+static LIFECYCLE: Type = of(known::<Lifecycle>, &[]);
+
+static SECURITY: Type = of(
+    known::<SecurityContext>,
+    &[
+        ("allowPrivilegeEscalation", FALSE),
+        ("privileged", FALSE),
+        ("readOnlyRootFilesystem", FALSE),
+        ("runAsNonRoot", FALSE),
+    ],
+);
+
+static ENV: Type = of(known::<EnvVar>, &[("name", Text), ("value", Text)]);
+
+static MOUNT: Type = of(
+    known::<VolumeMount>,
+    &[
+        ("name", Text),
+        ("mountPath", Text),
+        ("readOnly", Bool),
+        ("mountPropagation", Only(|value| value == "None", "`None` is")),
+        ("recursiveReadOnly", Only(|value| value == "Disabled", "`Disabled` is")),
+    ],
+);
+
+static PORT: Type =
+    of(known::<ContainerPort>, &[("name", Text), ("containerPort", Integer), ("protocol", Text)]);
+
+const AMOUNTS: Rule = Quantities(&["cpu", "memory", PIDS]);
+
+static RESOURCES: Type =
+    of(known::<ResourceRequirements>, &[("limits", AMOUNTS), ("requests", AMOUNTS)]);
+
+static VOLUME: Type = Type {
+    known: known::<Volume>,
+    fields: &[
+        ("name", Text),
+        ("emptyDir", Object(&EMPTY_DIR)),
+        ("hostPath", Object(&HOST_PATH)),
+        ("configMap", Object(&CONFIG_VOLUME)),
+    ],
+    empty_is_set: true,
+};
+
+static EMPTY_DIR: Type = of(known::<EmptyDirVolumeSource>, &[]);
+
+static HOST_PATH: Type = of(known::<HostPathVolumeSource>, &[("path", Text), ("type", Text)]);
+
+static CONFIG_VOLUME: Type = of(
+    known::<ConfigMapVolumeSource>,
+    &[("name", Text), ("items", List(&ITEM)), ("defaultMode", Integer), ("optional", Bool)],
+);
+
+static ITEM: Type = of(known::<KeyToPath>, &[("key", Text), ("path", Text), ("mode", Integer)]);
+
+fn is_this_host(value: &Value) -> bool {
+    nix::unistd::gethostname().is_ok_and(|name| name.to_str() == value.as_str())
+}
+
+fn selects_this_host(value: &Value) -> bool {
+    let arch = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    value.as_object().is_some_and(|selector| {
+        selector.iter().all(|(key, value)| match key.as_str() {
+            "kubernetes.io/os" => value == "linux",
+            "kubernetes.io/arch" => value == arch,
+            "kubernetes.io/hostname" => is_this_host(value),
+            _ => false,
+        })
+    })
+}

@@ -1,0 +1,225 @@
+//! /metrics: every number of every pod, read when it is asked for.
+//!
+//! Nothing is sampled and nothing is kept between two scrapes: a scrape reads the probes' maps and
+//! the cgroups' files, and writes them out. Only these modules know the `prometheus` crate; how a
+//! number is counted is the business of the probes, and what a pod is that of the node.
+
+mod completed;
+mod daemon;
+#[cfg(test)]
+mod dashboards;
+mod document;
+mod family;
+mod file;
+mod net;
+mod own;
+mod pod;
+mod process;
+mod reading;
+mod resource;
+#[cfg(test)]
+mod sample;
+mod sheet;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    slice,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use prometheus::{
+    Encoder, TextEncoder,
+    core::{Collector, Desc},
+    proto::MetricFamily,
+};
+
+pub use self::document::documentation;
+use self::{
+    family::Domain,
+    own::Own,
+    reading::{Reading, Scrapes},
+};
+use crate::{node::Node, probes::Probes};
+
+static DOMAINS: [Domain; 13] = [
+    pod::DOMAIN,
+    process::DOMAIN,
+    net::NETWORK,
+    net::TCP,
+    file::DOMAIN,
+    resource::CPU,
+    resource::MEMORY,
+    resource::PIDS,
+    resource::IO,
+    resource::PRESSURE,
+    completed::DOMAIN,
+    daemon::DOMAIN,
+    own::DOMAIN,
+];
+
+/// Collects the metrics of a node and of the daemon; clones share one state.
+#[derive(Clone)]
+pub struct Metrics {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    node: Node,
+    probes: Arc<Probes>,
+    build: Build,
+    start_seconds: f64,
+    descriptors: Vec<Desc>,
+    is_ready: AtomicBool,
+    /// Held for a whole scrape, so that several scrapers at once take no more memory than one.
+    scrapes: Mutex<Scrapes>,
+}
+
+/// What was built, for `podscope_build_info`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Build {
+    /// Version of the crate.
+    pub version: &'static str,
+    /// Commit; empty if unknown.
+    pub revision: &'static str,
+    /// Compiler; empty if unknown.
+    pub rustc: &'static str,
+}
+
+/// The `prometheus` crate refused a metric.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to {action} metrics")]
+pub struct Error {
+    action: &'static str,
+    source: prometheus::Error,
+}
+
+impl Metrics {
+    /// Metrics of what `node` runs and `probes` count.
+    pub fn new(node: Node, probes: Arc<Probes>, build: Build) -> Result<Self, Error> {
+        let descriptors = descriptors().map_err(failed_to("describe"))?;
+        let inner = Inner {
+            node,
+            probes,
+            build,
+            start_seconds: own::start_seconds(),
+            descriptors,
+            is_ready: AtomicBool::new(false),
+            scrapes: Mutex::default(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Lets /readyz say so: the node takes pods now.
+    pub fn mark_ready(&self) {
+        self.inner.is_ready.store(true, Ordering::Relaxed);
+    }
+
+    /// Everything, in Prometheus' text format.
+    pub fn render(&self) -> Result<String, Error> {
+        let mut scrapes = self.inner.scrapes.lock().unwrap_or_else(PoisonError::into_inner);
+        let start = Instant::now();
+        let reading = self.inner.read(*scrapes);
+        // Not through a `Registry`, which would hold all families at once: see `sheet`.
+        let text = render(&reading, scrapes.bytes)?;
+        scrapes.count += 1;
+        scrapes.bytes = text.len();
+        scrapes.last = Some(start.elapsed());
+        Ok(text)
+    }
+}
+
+impl Inner {
+    fn read(&self, scrapes: Scrapes) -> Reading {
+        let own = Own::read(self.start_seconds);
+        Reading::take(&self.node, &self.probes, self.build, own, scrapes)
+    }
+}
+
+/// For programs that gather Podscope's metrics together with their own.
+impl Collector for Metrics {
+    fn desc(&self) -> Vec<&Desc> {
+        self.inner.descriptors.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let scrapes = *self.inner.scrapes.lock().unwrap_or_else(PoisonError::into_inner);
+        collect(&self.inner.read(scrapes))
+    }
+}
+
+/// Routes of the metrics address.
+pub fn router(metrics: Metrics) -> Router {
+    Router::new()
+        .route("/metrics", get(scrape))
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .with_state(metrics)
+}
+
+async fn scrape(State(metrics): State<Metrics>) -> Response {
+    // Thousands of small files are read: not on a thread that serves sockets.
+    match tokio::task::spawn_blocking(move || metrics.render()).await {
+        Ok(Ok(text)) => {
+            ([(CONTENT_TYPE, TextEncoder.format_type().to_owned())], text).into_response()
+        }
+        Ok(Err(error)) => failure(&error),
+        Err(error) => failure(&error),
+    }
+}
+
+fn failure(error: &(dyn std::error::Error + 'static)) -> Response {
+    tracing::error!(error, "a scrape failed");
+    (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response()
+}
+
+async fn ready(State(metrics): State<Metrics>) -> (StatusCode, &'static str) {
+    if metrics.inner.is_ready.load(Ordering::Relaxed) {
+        (StatusCode::OK, "ok\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "the node is still starting\n")
+    }
+}
+
+fn descriptors() -> Result<Vec<Desc>, prometheus::Error> {
+    let families = DOMAINS.iter().flat_map(|domain| domain.families);
+    let desc = families.map(|family| {
+        let labels = family.label_names().map(str::to_owned).collect();
+        Desc::new(family.name.to_owned(), family.help.to_owned(), labels, Default::default())
+    });
+    desc.collect()
+}
+
+fn render(reading: &Reading, expected_bytes: usize) -> Result<String, Error> {
+    // A little more than the last time: doubling a buffer of megabytes costs as much again.
+    let mut text = String::with_capacity(expected_bytes + expected_bytes / 16);
+    sheet::fill(&DOMAINS, reading, |family| {
+        TextEncoder.encode_utf8(slice::from_ref(family), &mut text)
+    })
+    .map_err(failed_to("encode"))?;
+    Ok(text)
+}
+
+fn collect(reading: &Reading) -> Vec<MetricFamily> {
+    let mut families = Vec::new();
+    let Ok(()) = sheet::fill::<std::convert::Infallible>(&DOMAINS, reading, |family| {
+        families.push(family.clone());
+        Ok(())
+    });
+    families
+}
+
+fn failed_to(action: &'static str) -> impl FnOnce(prometheus::Error) -> Error {
+    move |source| Error { action, source }
+}

@@ -1,0 +1,106 @@
+//! Podscope itself: what it can see, what that costs, and what it lost.
+
+use super::family::{Domain, Family, Label, Source::Node};
+
+const PROGRAM: Label = Label::free("program", "name of the eBPF program");
+const MAP: Label = Label::free("map", "name of the eBPF map");
+
+pub(super) const DOMAIN: Domain = Domain {
+    title: "Podscope itself",
+    text: "A probe that this kernel does not allow is never silently absent: \
+           `podscope_probe_info` names it, and the metrics that it would count are not exported.",
+    families: &[
+        Family::gauge(
+            "podscope_build_info",
+            "What runs here; always 1.",
+            Node(|reading, sheet| {
+                let build = reading.build;
+                sheet.count(&[build.version, build.revision, build.rustc], 1);
+            }),
+        )
+        .by(&[
+            Label::free("version", "version of Podscope"),
+            Label::free("revision", "commit that it was built from"),
+            Label::free("rustc", "compiler that built it"),
+        ]),
+        Family::gauge(
+            "podscope_probe_info",
+            "How each probe is attached on this kernel; always 1.",
+            Node(|reading, sheet| {
+                for status in &reading.probes {
+                    sheet.count(&[status.probe, status.mode, &status.reason], 1);
+                }
+            }),
+        )
+        .by(&[
+            Label::free("probe", "name of the probe"),
+            Label::one_of("mode", &["tracepoint", "cgroup", "fexit", "syscall", "off"]),
+            Label::free("reason", "why it is not the best mode; empty when it is"),
+        ]),
+        Family::counter(
+            "podscope_bpf_program_runs_total",
+            "Runs of each eBPF program.",
+            Node(|reading, sheet| {
+                for cost in &reading.costs {
+                    sheet.count(&[&cost.program], cost.runs);
+                }
+            }),
+        )
+        .by(&[PROGRAM]),
+        Family::counter(
+            "podscope_bpf_program_seconds_total",
+            "Time spent in each eBPF program, by the kernel's own account.",
+            Node(|reading, sheet| {
+                for cost in &reading.costs {
+                    sheet.value(&[&cost.program], cost.seconds);
+                }
+            }),
+        )
+        .by(&[PROGRAM]),
+        Family::gauge(
+            "podscope_bpf_map_entries",
+            "Entries in use of each eBPF map that can run full.",
+            Node(|reading, sheet| {
+                for map in &reading.maps {
+                    sheet.count(&[map.map], map.entries);
+                }
+            }),
+        )
+        .by(&[MAP]),
+        Family::gauge(
+            "podscope_bpf_map_capacity",
+            "Entries that each eBPF map can hold.",
+            Node(|reading, sheet| {
+                for map in &reading.maps {
+                    sheet.count(&[map.map], map.capacity);
+                }
+            }),
+        )
+        .by(&[MAP]),
+        Family::counter(
+            "podscope_events_lost_total",
+            "What could not be counted or reported, by kind. Anything but 0 makes other numbers \
+             too low.",
+            Node(|reading, sheet| {
+                for (kind, count) in &reading.lost {
+                    sheet.count(&[kind], *count);
+                }
+            }),
+        )
+        .by(&[Label::free("kind", "what was lost")]),
+        Family::counter(
+            "podscope_scrapes_total",
+            "Scrapes of /metrics before this one.",
+            Node(|reading, sheet| sheet.count(&[], reading.scrapes.count)),
+        ),
+        Family::gauge(
+            "podscope_scrape_duration_seconds",
+            "How long the scrape before this one took to read and write; absent in the first.",
+            Node(|reading, sheet| {
+                if let Some(last) = reading.scrapes.last {
+                    sheet.value(&[], last.as_secs_f64());
+                }
+            }),
+        ),
+    ],
+};

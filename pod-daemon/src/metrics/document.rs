@@ -1,0 +1,161 @@
+//! docs/metrics.md, from the same tables as /metrics.
+
+use std::fmt::Write as _;
+
+use super::{
+    DOMAINS,
+    family::{Family, Kind, Label, Source, Values},
+    net::BOUNDS,
+};
+
+const HEAD: &str = "\
+# Metrics
+
+<!-- Made from the code. To make it again: PODSCOPE_BLESS=1 cargo test -p pod-daemon metrics_doc -->
+
+`http://127.0.0.1:9464/metrics` (`--metrics-address`) serves everything below in Prometheus' text
+format; `/healthz` and `/readyz` stand beside it. Names have base units and counters end in
+`_total`. A counter starts at 0 when its container is created, so `rate()` and `increase()` see the
+first event; it goes on counting when the container restarts.
+
+";
+
+/// The text of docs/metrics.md.
+#[must_use]
+pub fn documentation() -> String {
+    let mut text = HEAD.to_owned();
+    text.push_str(&series());
+    for domain in &DOMAINS {
+        push(&mut text, format_args!("\n## {}\n\n{}\n\n", domain.title, domain.text));
+        text.push_str("| metric | type | labels | meaning |\n|---|---|---|---|\n");
+        for family in domain.families {
+            push(
+                &mut text,
+                format_args!(
+                    "| `{}` | {} | {} | {}{} |\n",
+                    family.name,
+                    family.kind.label(),
+                    code(family.label_names()),
+                    family.help,
+                    probes(family),
+                ),
+            );
+        }
+        let mut described = Vec::new();
+        for label in domain.families.iter().flat_map(|family| family.labels) {
+            if described.is_empty() {
+                text.push('\n');
+            }
+            if !described.contains(&label.name) {
+                described.push(label.name);
+                text.push_str(&description(label));
+            }
+        }
+    }
+    text
+}
+
+/// How many series there are at most.
+fn series() -> String {
+    let bound = Bound::new();
+    format!(
+        "## How many series\n\n\
+         At most {} for each pod, {} for each container and {} for each of its volumes (`rootfs` \
+         and `other` are two of them), and one for each signal that ended a process of it. A pod \
+         of two containers that share one volume has at most {}. A limit, a request or a \
+         controller that is not there has no series.\n",
+        bound.pod,
+        bound.container,
+        bound.volume,
+        bound.pod + 2 * (bound.container + 3 * bound.volume),
+    )
+}
+
+/// The most series that one of each can have, signals aside.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Bound {
+    pub(super) pod: usize,
+    pub(super) container: usize,
+    pub(super) volume: usize,
+}
+
+impl Bound {
+    pub(super) fn new() -> Self {
+        let mut bound = Self { pod: 0, container: 0, volume: 0 };
+        for family in DOMAINS.iter().flat_map(|domain| domain.families) {
+            let has = |name| family.labels.iter().any(|label| label.name == name);
+            match family.source {
+                Source::Pod(_) => bound.pod += size(family),
+                Source::Container(_) if has("volume") => bound.volume += size(family),
+                Source::Container(_) if has("signal") && family.kind == Kind::Counter => {}
+                Source::Container(_) => bound.container += size(family),
+                Source::Node(_) => {}
+            }
+        }
+        bound
+    }
+}
+
+/// Series of one family for one set of free labels.
+fn size(family: &Family) -> usize {
+    let of_labels: usize = family.labels.iter().map(Label::size).product();
+    // A histogram has its bounds, +Inf, sum and count.
+    if family.kind == Kind::Histogram { of_labels * (BOUNDS + 3) } else { of_labels }
+}
+
+impl Label {
+    const fn size(&self) -> usize {
+        match self.values {
+            Values::Each(values) => values.len(),
+            Values::OneOf(_) | Values::Free(_) => 1,
+        }
+    }
+}
+
+fn probes(family: &Family) -> String {
+    match family.probes {
+        [] => String::new(),
+        [_] => format!(" Probe: {}.", code(family.probes.iter().copied())),
+        _ => format!(" Probes: {}.", code(family.probes.iter().copied())),
+    }
+}
+
+fn description(label: &Label) -> String {
+    let values = match label.values {
+        Values::Each(values) | Values::OneOf(values) => code(values.iter().copied()),
+        Values::Free(description) => description.to_owned(),
+    };
+    format!("- `{}`: {values}\n", label.name)
+}
+
+fn code<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let quoted: Vec<_> = names.map(|name| format!("`{name}`")).collect();
+    quoted.join(", ")
+}
+
+fn push(text: &mut String, arguments: std::fmt::Arguments<'_>) {
+    // Writing to a string cannot fail.
+    _ = text.write_fmt(arguments);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{env, fs};
+
+    use super::*;
+
+    const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
+
+    #[test]
+    fn metrics_doc_is_what_the_code_says() {
+        let expected = documentation();
+        if env::var_os("PODSCOPE_BLESS").is_some() {
+            fs::write(PATH, &expected).unwrap();
+        }
+        let found = fs::read_to_string(PATH).unwrap_or_default();
+        assert!(
+            found == expected,
+            "docs/metrics.md is out of date: PODSCOPE_BLESS=1 cargo test -p pod-daemon metrics_doc",
+        );
+    }
+}

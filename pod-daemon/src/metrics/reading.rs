@@ -1,0 +1,151 @@
+//! All numbers of one scrape, read once and close together in time.
+
+use std::{collections::HashMap, mem, num::NonZero, thread, time::Duration};
+
+use pod_ebpf::{
+    NO_SLOT,
+    file::FileStats,
+    net::{NetStats, TcpStats},
+    process::ProcessStats,
+};
+
+use super::{Build, family::Family, own::Own};
+use crate::{
+    cgroup::stats::{self, Stats},
+    node::{Completed, ContainerSnapshot, Node, PodSnapshot},
+    probes::{MapFill, ProbeStatus, Probes, ProgramCost},
+};
+
+/// Most of a scrape is waiting for system calls on thousands of small files, which threads share
+/// well; more than these would only get into the pods' way.
+const MAX_THREADS: usize = 4;
+
+/// As many pods as are worth a thread.
+const PODS_PER_THREAD: usize = 16;
+
+/// What one scrape tells.
+pub(super) struct Reading {
+    pub(super) pods: Vec<Pod>,
+    /// Totals of deleted pods, by namespace.
+    pub(super) completed: Vec<(String, Completed)>,
+    pub(super) probes: Vec<ProbeStatus>,
+    pub(super) costs: Vec<ProgramCost>,
+    pub(super) maps: Vec<MapFill>,
+    pub(super) lost: Vec<(&'static str, u64)>,
+    pub(super) build: Build,
+    pub(super) own: Own,
+    pub(super) scrapes: Scrapes,
+}
+
+/// The scrapes before this one.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Scrapes {
+    pub(super) count: u64,
+    pub(super) last: Option<Duration>,
+    /// Length of the last one.
+    pub(super) bytes: usize,
+}
+
+/// One pod; its containers have moved from the snapshot to `containers`.
+pub(super) struct Pod {
+    pub(super) about: PodSnapshot,
+    pub(super) containers: Vec<Container>,
+    /// Controllers of its limits that the node cannot enforce.
+    pub(super) unenforced: Vec<String>,
+}
+
+/// One container and all that was counted for it.
+pub(super) struct Container {
+    pub(super) about: ContainerSnapshot,
+    pub(super) process: ProcessStats,
+    pub(super) net: NetStats,
+    pub(super) tcp: TcpStats,
+    /// By name of the volume.
+    pub(super) files: Vec<(String, FileStats)>,
+    pub(super) cgroup: Stats,
+}
+
+impl Reading {
+    pub(super) fn take(
+        node: &Node,
+        probes: &Probes,
+        build: Build,
+        own: Own,
+        scrapes: Scrapes,
+    ) -> Self {
+        let mut unenforced: HashMap<_, Vec<_>> = HashMap::new();
+        for (namespace, pod, controller) in node.unenforced_limits() {
+            unenforced.entry((namespace, pod)).or_default().push(controller);
+        }
+        let pods = node.snapshot().into_iter().map(|about| {
+            let key = (about.namespace.clone(), about.name.clone());
+            Pod {
+                about,
+                containers: Vec::new(),
+                unenforced: unenforced.remove(&key).unwrap_or_default(),
+            }
+        });
+        let mut pods: Vec<Pod> = pods.collect();
+        let threads = thread::available_parallelism().map_or(1, NonZero::get).min(MAX_THREADS);
+        let share = pods.len().div_ceil(threads).max(PODS_PER_THREAD);
+        thread::scope(|scope| {
+            for pods in pods.chunks_mut(share) {
+                scope.spawn(move || pods.iter_mut().for_each(|pod| pod.read(probes)));
+            }
+        });
+        Self {
+            pods,
+            completed: node.completed(),
+            probes: probes.status(),
+            costs: probes.costs(),
+            maps: probes.maps(),
+            lost: probes.lost(),
+            build,
+            own,
+            scrapes,
+        }
+    }
+
+    /// Whether everything that counts `family` is on.
+    pub(super) fn has(&self, family: &Family) -> bool {
+        let is_off = |status: &ProbeStatus| status.mode == "off";
+        !self.probes.iter().any(|probe| is_off(probe) && family.probes.contains(&probe.probe))
+    }
+}
+
+impl Pod {
+    fn read(&mut self, probes: &Probes) {
+        let containers = mem::take(&mut self.about.containers).into_iter();
+        self.containers = containers.map(|about| Container::read(about, probes)).collect();
+    }
+}
+
+impl Container {
+    fn read(mut about: ContainerSnapshot, probes: &Probes) -> Self {
+        let mut files: Vec<(String, FileStats)> = Vec::with_capacity(about.volumes.len());
+        for (volume, cell) in mem::take(&mut about.volumes) {
+            // Cell 0 is everybody else's.
+            let stats = if cell == NO_SLOT { FileStats::ZERO } else { probes.file(cell) };
+            // A volume that is called like one of ours shares its series with it: two series of
+            // the same labels would make Prometheus refuse the whole scrape.
+            match files.iter_mut().find(|(name, _)| *name == volume) {
+                Some((_, sum)) => add(sum, &stats),
+                None => files.push((volume, stats)),
+            }
+        }
+        let cgroup = about.cgroup.as_deref().map(stats::read).unwrap_or_default();
+        // A container has series from its birth on, and no slot before it is first started.
+        let (process, net, tcp) = match about.slot {
+            NO_SLOT => (ProcessStats::ZERO, NetStats::ZERO, TcpStats::ZERO),
+            slot => (probes.process(slot), probes.net(slot), probes.tcp(slot)),
+        };
+        Self { about, process, net, tcp, files, cgroup }
+    }
+}
+
+fn add(sum: &mut FileStats, stats: &FileStats) {
+    sum.read_bytes += stats.read_bytes;
+    sum.reads += stats.reads;
+    sum.written_bytes += stats.written_bytes;
+    sum.writes += stats.writes;
+}

@@ -1,0 +1,257 @@
+//! What the kernel accounts for a container's cgroup, beside its limits.
+
+use super::{
+    family::{Domain, Family, Label, Source::Container},
+    file::OPERATIONS,
+    sheet::Sheet,
+};
+use crate::cgroup::stats::Pressure;
+
+const OPERATION: Label = Label::each("operation", &OPERATIONS);
+
+pub(super) const CPU: Domain = Domain {
+    title: "CPU",
+    text: "From the container's cgroup. Throttling needs the `cpu` controller, and is absent on a \
+           node that has it not.",
+    families: &[
+        Family::gauge(
+            "podscope_cpu_limit_cores",
+            "CPU limit; absent when there is none.",
+            Container(|c, sheet| cores(sheet, c.about.limits.cpu_millicores)),
+        ),
+        Family::gauge(
+            "podscope_cpu_request_cores",
+            "CPU request; absent when there is none.",
+            Container(|c, sheet| cores(sheet, c.about.requests.cpu_millicores)),
+        ),
+        Family::counter(
+            "podscope_cpu_periods_total",
+            "Enforcement periods of the CPU limit in which the container wanted to run.",
+            Container(|c, sheet| count(sheet, c.cgroup.throttling.map(|t| t.periods))),
+        ),
+        Family::counter(
+            "podscope_cpu_throttled_periods_total",
+            "Enforcement periods in which the container ran out of its CPU limit.",
+            Container(|c, sheet| count(sheet, c.cgroup.throttling.map(|t| t.throttled_periods))),
+        ),
+        Family::counter(
+            "podscope_cpu_throttled_seconds_total",
+            "Time that runnable threads were held back by the CPU limit.",
+            Container(|c, sheet| {
+                if let Some(throttling) = c.cgroup.throttling {
+                    sheet.value(&[], seconds(throttling.throttled_us));
+                }
+            }),
+        ),
+        Family::counter(
+            "podscope_cpu_seconds_total",
+            "CPU time.",
+            Container(|c, sheet| {
+                if let Some(cpu) = c.cgroup.cpu {
+                    sheet.value(&["user"], seconds(cpu.user_us));
+                    sheet.value(&["system"], seconds(cpu.system_us));
+                }
+            }),
+        )
+        .by(&[Label::each("mode", &["user", "system"])]),
+    ],
+};
+
+pub(super) const MEMORY: Domain = Domain {
+    title: "Memory",
+    text: "From the container's cgroup, with the `memory` controller. On a node that has it not, \
+           there are the limits and `podscope_memory_resident_bytes`.",
+    families: &[
+        Family::gauge(
+            "podscope_memory_limit_bytes",
+            "Memory limit; absent when there is none.",
+            Container(|c, sheet| count(sheet, c.about.limits.memory_bytes)),
+        ),
+        Family::gauge(
+            "podscope_memory_request_bytes",
+            "Memory request; absent when there is none.",
+            Container(|c, sheet| count(sheet, c.about.requests.memory_bytes)),
+        ),
+        Family::gauge(
+            "podscope_memory_current_bytes",
+            "All memory that is charged to the container, page cache included.",
+            Container(|c, sheet| count(sheet, c.cgroup.memory.map(|m| m.current))),
+        ),
+        Family::gauge(
+            "podscope_memory_working_set_bytes",
+            "Memory that cannot be had back cheaply: current less inactive page cache.",
+            Container(|c, sheet| count(sheet, c.cgroup.memory.and_then(|m| m.working_set))),
+        ),
+        Family::gauge(
+            "podscope_memory_peak_bytes",
+            "The most memory that was ever charged at once (Linux 5.19).",
+            Container(|c, sheet| count(sheet, c.cgroup.memory.and_then(|m| m.peak))),
+        ),
+        Family::gauge(
+            "podscope_memory_anonymous_bytes",
+            "Anonymous memory: heaps, stacks, shared anonymous mappings.",
+            Container(|c, sheet| count(sheet, c.cgroup.memory.map(|m| m.anonymous))),
+        ),
+        Family::gauge(
+            "podscope_memory_file_bytes",
+            "Page cache, and memory of tmpfs files.",
+            Container(|c, sheet| count(sheet, c.cgroup.memory.map(|m| m.file))),
+        ),
+        Family::gauge(
+            "podscope_memory_kernel_bytes",
+            "Memory that the kernel uses on behalf of the container (Linux 5.18).",
+            Container(|c, sheet| count(sheet, c.cgroup.memory.and_then(|m| m.kernel))),
+        ),
+        Family::gauge(
+            "podscope_memory_swap_bytes",
+            "Memory that is swapped out.",
+            Container(|c, sheet| count(sheet, c.cgroup.memory.and_then(|m| m.swap))),
+        ),
+        Family::gauge(
+            "podscope_memory_resident_bytes",
+            "Resident memory of the container's processes, where a page that several share counts \
+             for each. Only on a node without the `memory` controller.",
+            Container(|c, sheet| count(sheet, c.cgroup.resident)),
+        ),
+        Family::counter(
+            "podscope_memory_refaults_total",
+            "Pages that were evicted and soon needed again.",
+            Container(|c, sheet| count(sheet, c.cgroup.memory.map(|m| m.refaults))),
+        ),
+        Family::counter(
+            "podscope_memory_page_faults_total",
+            "Page faults: the major ones waited for a disk.",
+            Container(|c, sheet| {
+                if let Some(memory) = c.cgroup.memory {
+                    sheet.count(&["minor"], memory.faults.saturating_sub(memory.major_faults));
+                    sheet.count(&["major"], memory.major_faults);
+                }
+            }),
+        )
+        .by(&[Label::each("type", &["minor", "major"])]),
+        Family::counter(
+            "podscope_memory_events_total",
+            "What happened at the memory limits: reclaims below the request (`low`), throttling \
+             (`high`), reclaims at the limit (`max`), allocations that failed even so (`oom`), and \
+             processes that the OOM killer ended (`oom_kill`).",
+            Container(|c, sheet| {
+                if let Some(events) = c.cgroup.memory.map(|m| m.events) {
+                    sheet.count(&["low"], events.low);
+                    sheet.count(&["high"], events.high);
+                    sheet.count(&["max"], events.max);
+                    sheet.count(&["oom"], events.oom);
+                    sheet.count(&["oom_kill"], events.oom_kill);
+                }
+            }),
+        )
+        .by(&[Label::each("event", &["low", "high", "max", "oom", "oom_kill"])]),
+    ],
+};
+
+pub(super) const PIDS: Domain = Domain {
+    title: "Processes and threads at a time",
+    text: "From the container's cgroup; apart from the limit, it needs the `pids` controller, and \
+           is absent on a node that has it not.",
+    families: &[
+        Family::gauge(
+            "podscope_pids_limit",
+            "The most processes and threads that there may be at once; absent when there is no \
+             limit.",
+            Container(|c, sheet| count(sheet, c.about.limits.pids)),
+        ),
+        Family::gauge(
+            "podscope_pids_current",
+            "Processes and threads now.",
+            Container(|c, sheet| count(sheet, c.cgroup.pids.map(|p| p.current))),
+        ),
+        Family::gauge(
+            "podscope_pids_peak",
+            "The most processes and threads that there ever were at once (Linux 6.10).",
+            Container(|c, sheet| count(sheet, c.cgroup.pids.and_then(|p| p.peak))),
+        ),
+        Family::counter(
+            "podscope_pids_refused_total",
+            "Forks that the limit refused.",
+            Container(|c, sheet| count(sheet, c.cgroup.pids.map(|p| p.refused))),
+        ),
+    ],
+};
+
+pub(super) const IO: Domain = Domain {
+    title: "Block devices",
+    text: "From the container's cgroup, summed over the devices; it needs the `io` controller, and \
+           is absent on a node that has it not. This is what reached a disk, often later than the \
+           write that caused it; for what the container asked for, see Files.",
+    families: &[
+        Family::counter(
+            "podscope_io_bytes_total",
+            "Bytes that block devices transferred for the container.",
+            Container(|c, sheet| {
+                if let Some(io) = c.cgroup.io {
+                    sheet.count(&[OPERATIONS[0]], io.read_bytes);
+                    sheet.count(&[OPERATIONS[1]], io.written_bytes);
+                }
+            }),
+        )
+        .by(&[OPERATION]),
+        Family::counter(
+            "podscope_io_operations_total",
+            "Requests that block devices served for the container.",
+            Container(|c, sheet| {
+                if let Some(io) = c.cgroup.io {
+                    sheet.count(&[OPERATIONS[0]], io.reads);
+                    sheet.count(&[OPERATIONS[1]], io.writes);
+                }
+            }),
+        )
+        .by(&[OPERATION]),
+    ],
+};
+
+pub(super) const PRESSURE: Domain = Domain {
+    title: "Pressure",
+    text: "Pressure stall information of the container's cgroup: it needs no controller, only a \
+           kernel with PSI switched on.",
+    families: &[Family::counter(
+        "podscope_pressure_seconds_total",
+        "Time that some or all (`full`) of the container's threads waited for a resource. \
+             `full` for `cpu` needs Linux 5.13.",
+        Container(|c, sheet| {
+            for (resource, pressure) in [
+                ("cpu", c.cgroup.cpu_pressure),
+                ("memory", c.cgroup.memory_pressure),
+                ("io", c.cgroup.io_pressure),
+            ] {
+                stalls(sheet, resource, pressure);
+            }
+        }),
+    )
+    .by(&[
+        Label::each("resource", &["cpu", "memory", "io"]),
+        Label::each("kind", &["some", "full"]),
+    ])],
+};
+
+fn stalls(sheet: &mut Sheet<'_>, resource: &str, pressure: Option<Pressure>) {
+    let Some(pressure) = pressure else { return };
+    sheet.value(&[resource, "some"], seconds(pressure.some_us));
+    if let Some(full_us) = pressure.full_us {
+        sheet.value(&[resource, "full"], seconds(full_us));
+    }
+}
+
+fn count(sheet: &mut Sheet<'_>, count: Option<u64>) {
+    if let Some(count) = count {
+        sheet.count(&[], count);
+    }
+}
+
+fn cores(sheet: &mut Sheet<'_>, millicores: Option<u64>) {
+    if let Some(millicores) = millicores {
+        sheet.value(&[], millicores as f64 / 1e3);
+    }
+}
+
+fn seconds(microseconds: u64) -> f64 {
+    microseconds as f64 / 1e6
+}

@@ -1,0 +1,235 @@
+//! The pods' network: one bridge on the node, and for each pod an address and a veth pair.
+//!
+//! IPv4 for now. Everything that is made carries the daemon's own names, so that several daemons
+//! can live on one node and a later start finds what a crash left behind.
+
+mod netlink;
+mod pool;
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    net::Ipv4Addr,
+    os::fd::BorrowedFd,
+    path::Path,
+    process::{Command, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use ipnet::Ipv4Net;
+
+use self::{netlink::Netlink, pool::Pool};
+
+/// The bridge of a daemon with the default run directory.
+const DEFAULT_BRIDGE: &str = "podscope0";
+
+/// The interface of every pod.
+const POD_INTERFACE: &str = "eth0";
+
+/// The pods' network on this node.
+#[derive(Debug)]
+pub struct Network {
+    range: Ipv4Net,
+    bridge: String,
+    table: String,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// A socket in the host's network namespace.
+    host: Netlink,
+    bridge_index: u32,
+    pool: Pool,
+    /// Pod uid to its address.
+    leases: HashMap<String, Ipv4Addr>,
+}
+
+/// The network cannot be set up.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to {action}")]
+pub struct Error {
+    action: String,
+    source: io::Error,
+}
+
+impl Network {
+    /// Makes the bridge and the masquerading for pods with addresses in `range`.
+    ///
+    /// `instance` tells this daemon's names from another's on the same node; empty for the default.
+    pub fn prepare(range: Ipv4Net, instance: &str) -> Result<Self, Error> {
+        let bridge = if instance.is_empty() {
+            DEFAULT_BRIDGE.to_owned()
+        } else {
+            format!("ps-{instance}")
+        };
+        let table =
+            if instance.is_empty() { "podscope".to_owned() } else { format!("podscope_{instance}") };
+        let mut host = Netlink::open().map_err(failed_to("open a netlink socket"))?;
+        let pool = Pool::new(range);
+        let bridge_index = host
+            .ensure_bridge(&bridge, pool.gateway(), range.prefix_len())
+            .map_err(failed_to(format!("set up the bridge `{bridge}`")))?;
+        let network = Self {
+            range,
+            bridge,
+            table,
+            state: Mutex::new(State { host, bridge_index, pool, leases: HashMap::new() }),
+        };
+        network.forward();
+        Ok(network)
+    }
+
+    /// Lets pods reach what is behind the node. A node that cannot still runs pods, which reach
+    /// each other and the node.
+    fn forward(&self) {
+        if let Err(error) = fs::write("/proc/sys/net/ipv4/ip_forward", "1") {
+            tracing::warn!(%error, "IP forwarding is off; pods cannot reach beyond this node");
+        }
+        let Self { table, bridge, range, .. } = self;
+        let rules = format!(
+            "table ip {table}\ndelete table ip {table}\ntable ip {table} {{\n chain postrouting {{\n \
+             type nat hook postrouting priority srcnat; policy accept;\n \
+             ip saddr {range} oifname != \"{bridge}\" masquerade\n }}\n}}\n"
+        );
+        if let Err(error) = nft(&rules) {
+            tracing::warn!(%error, "no masquerading (is nftables installed?); pods cannot reach beyond this node");
+        }
+    }
+
+    /// Reserves an address for the pod `uid`; the same one if it has one already.
+    pub fn allocate(&self, uid: &str) -> Result<Ipv4Addr, Error> {
+        let mut state = self.state();
+        if let Some(address) = state.leases.get(uid) {
+            return Ok(*address);
+        }
+        let address = state.pool.take().ok_or_else(|| {
+            failed_to(format!("find a free address in {} for another pod", self.range))(
+                io::ErrorKind::AddrNotAvailable.into(),
+            )
+        })?;
+        state.leases.insert(uid.to_owned(), address);
+        Ok(address)
+    }
+
+    /// Connects the network namespace `namespace`, which the calling thread must be in, to the
+    /// bridge, with the address that the pod `uid` has.
+    pub fn connect(&self, uid: &str, namespace: BorrowedFd<'_>) -> io::Result<()> {
+        let mut inside = Netlink::open()?;
+        let (address, gateway) = {
+            let mut state = self.state();
+            let address = *state.leases.get(uid).ok_or(io::ErrorKind::AddrNotAvailable)?;
+            let bridge_index = state.bridge_index;
+            state.host.add_veth(&host_interface(uid), bridge_index, POD_INTERFACE, namespace)?;
+            (address, state.pool.gateway())
+        };
+        inside.configure(POD_INTERFACE, address, self.range.prefix_len(), gateway)
+    }
+
+    /// Takes a pod off the bridge. Its veth may be gone already.
+    pub fn disconnect(&self, uid: &str) -> Result<(), Error> {
+        let name = host_interface(uid);
+        let result = self.state().host.remove_link(&name);
+        result.map_err(failed_to(format!("remove the interface `{name}`")))
+    }
+
+    /// Gives a pod's address back.
+    pub fn release(&self, uid: &str) {
+        let mut state = self.state();
+        if let Some(address) = state.leases.remove(uid) {
+            state.pool.give_back(address);
+        }
+    }
+
+    /// Removes the interfaces of pods that an earlier daemon left on the bridge; says how many.
+    pub fn sweep(&self) -> Result<usize, Error> {
+        let mut state = self.state();
+        let index = state.bridge_index;
+        state.host.remove_ports(index).map_err(failed_to("remove left-over interfaces"))
+    }
+
+    /// Removes the bridge and the masquerading.
+    pub fn remove(&self) -> Result<(), Error> {
+        let Self { table, bridge, .. } = self;
+        // Declared first, so that a table that was never made is no error.
+        if let Err(error) = nft(&format!("table ip {table}\ndelete table ip {table}\n")) {
+            tracing::debug!(%error, "no masquerading to remove");
+        }
+        let result = self.state().host.remove_link(bridge);
+        result.map_err(failed_to(format!("remove the bridge `{bridge}`")))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The host's end of a pod's veth pair, named after the pod's uid.
+fn host_interface(uid: &str) -> String {
+    let digits: String = uid.chars().filter(char::is_ascii_hexdigit).take(11).collect();
+    format!("veth{digits}")
+}
+
+/// Gives rules to nftables.
+fn nft(rules: &str) -> io::Result<()> {
+    use std::io::Write as _;
+
+    let mut child = Command::new("nft")
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    if let Some(mut input) = child.stdin.take() {
+        input.write_all(rules.as_bytes())?;
+    }
+    let output = child.wait_with_output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let message = String::from_utf8_lossy(&output.stderr);
+    Err(io::Error::other(format!("nft: {}", message.lines().next().unwrap_or_default())))
+}
+
+/// `resolv.conf` for pods with a network of their own: a resolver on the host's loopback is out of
+/// their reach, so the list behind systemd's stub is taken where there is one.
+pub fn resolv_conf() -> String {
+    let host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    if !only_loopback(&host) {
+        return host;
+    }
+    fs::read_to_string(Path::new("/run/systemd/resolve/resolv.conf")).unwrap_or(host)
+}
+
+fn only_loopback(resolv_conf: &str) -> bool {
+    let mut servers = resolv_conf
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("nameserver"))
+        .map(str::trim)
+        .peekable();
+    servers.peek().is_some() && servers.all(|server| server.starts_with("127.") || server == "::1")
+}
+
+fn failed_to(action: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
+    let action = action.into();
+    move |source| Error { action, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interface_name_fits_the_kernel() {
+        let name = host_interface("0f9d6c3e-1a2b-4c5d-8e6f-a1b2c3d4e5f6");
+        assert_eq!(name, "veth0f9d6c3e1a2");
+        assert!(name.len() < 16);
+    }
+
+    #[test]
+    fn a_stub_resolver_is_recognised() {
+        assert!(only_loopback("nameserver 127.0.0.53\noptions edns0\n"));
+        assert!(!only_loopback("nameserver 127.0.0.53\nnameserver 9.9.9.9\n"));
+        assert!(!only_loopback(""));
+    }
+}

@@ -1,0 +1,469 @@
+//! The node's operations on pods, containers and config maps.
+//!
+//! Free of HTTP and command-line concerns: the control API calls these as they are, and a CRI
+//! server can. The table of pods is written by the pods' own workers only.
+
+mod sample;
+mod snapshot;
+mod table;
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::{ConfigMap, Pod},
+    apimachinery::pkg::apis::meta::v1::Time,
+};
+use tokio::{
+    net::unix::pipe,
+    sync::{broadcast, mpsc, oneshot},
+};
+
+pub use self::snapshot::{
+    Completed, ContainerSnapshot, ContainerUsage, Exit, PodSnapshot, PodUsage, State,
+};
+use self::table::Table;
+use crate::{
+    cgroup::Hierarchy,
+    image::Store,
+    network::Network,
+    pod::{self, Key},
+    probes::Probes,
+    sandbox::Sandboxes,
+};
+
+/// A node that runs pods: a handle, cheap to clone.
+#[derive(Clone)]
+pub struct Node {
+    shared: Arc<Shared>,
+}
+
+/// What the node is made of; the pods' workers use it.
+pub struct Shared {
+    /// The node's name.
+    pub name: String,
+    /// Where pods' files are: `pods/<uid>` and images, below the data directory.
+    pub data_dir: PathBuf,
+    /// Where containers' logs are.
+    pub log_dir: PathBuf,
+    /// First pause between restarts; it doubles up to 30 times itself.
+    pub restart_backoff: Duration,
+    /// Whether a pod with limits that this node cannot enforce may run.
+    pub unenforced_limits: UnenforcedLimits,
+    /// The images.
+    pub images: Store,
+    /// Starts processes.
+    pub sandboxes: Sandboxes,
+    /// Podscope's cgroups.
+    pub hierarchy: Hierarchy,
+    /// The pods' network.
+    pub network: Network,
+    /// The probes.
+    pub probes: Arc<Probes>,
+    table: Table,
+}
+
+/// What happens to a pod whose limits this node cannot enforce.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnenforcedLimits {
+    /// It is refused.
+    #[default]
+    Deny,
+    /// It runs, with a warning and a metric.
+    Warn,
+}
+
+/// A change of a pod.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// What happened.
+    pub kind: EventKind,
+    /// The pod after it.
+    pub pod: Arc<Pod>,
+    /// The node's version after it; grows with every change.
+    pub resource_version: u64,
+}
+
+/// What happened to a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// It is new.
+    Added,
+    /// It changed.
+    Modified,
+    /// It is gone.
+    Deleted,
+}
+
+/// Why an operation was refused.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no such thing.
+    #[error("{kind} \"{name}\" not found")]
+    NotFound {
+        /// e.g. `pods`.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// There is one already.
+    #[error("{kind} \"{name}\" already exists")]
+    AlreadyExists {
+        /// e.g. `pods`.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// The object cannot be as it is.
+    #[error("{field}: {message}")]
+    Invalid {
+        /// Path of the field.
+        field: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// Not now.
+    #[error("{message}")]
+    Conflict {
+        /// Why not.
+        message: String,
+    },
+    /// The node failed.
+    #[error("{message}")]
+    Internal {
+        /// How.
+        message: String,
+    },
+}
+
+/// A command that runs in a container. Dropping it kills the command.
+#[derive(Debug)]
+pub struct Exec {
+    /// To the command, if asked for.
+    pub stdin: Option<pipe::Sender>,
+    /// From the command.
+    pub stdout: pipe::Receiver,
+    /// From the command.
+    pub stderr: pipe::Receiver,
+    /// Exit code, or 128 plus the signal; comes when the command has ended.
+    pub status: oneshot::Receiver<i32>,
+    /// Its other end ends the command when this one is gone.
+    pub(crate) _alive: oneshot::Sender<()>,
+}
+
+/// Log files of a container, oldest first, in the CRI format.
+#[derive(Clone, Debug)]
+pub struct LogSource {
+    /// The files.
+    pub files: Vec<PathBuf>,
+    /// Whether more may come.
+    pub live: bool,
+}
+
+impl Node {
+    /// A node without pods.
+    #[must_use]
+    pub fn new(shared: Shared) -> Self {
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Stores a validated pod and starts it.
+    pub async fn create_pod(&self, mut pod: Pod) -> Result<Pod, Error> {
+        let key = Key::of(&pod);
+        self.check_limits(&pod)?;
+        let metadata = &mut pod.metadata;
+        metadata.namespace = Some(key.namespace.clone());
+        let uid = uuid::Uuid::new_v4().to_string();
+        metadata.uid = Some(uid.clone());
+        metadata.creation_timestamp = Some(Time(Timestamp::now()));
+        let (commands, receiver) = mpsc::channel(16);
+        let worker = pod::Worker::new(Arc::clone(&self.shared), key.clone(), uid, pod.clone());
+        let stored = self.shared.table.insert(&key, pod, worker.snapshot(), commands)?;
+        tokio::spawn(worker.run(receiver));
+        Ok(Pod::clone(&stored))
+    }
+
+    /// A limit that cannot be enforced is not a limit: refused unless the node's owner said that
+    /// it may be ignored.
+    fn check_limits(&self, pod: &Pod) -> Result<(), Error> {
+        let missing = pod::unenforceable(pod, self.shared.hierarchy.controllers())?;
+        if let (Some((field, controller)), UnenforcedLimits::Deny) =
+            (missing.first(), self.shared.unenforced_limits)
+        {
+            return Err(Error::Invalid {
+                field: field.clone(),
+                message: format!(
+                    "this node cannot enforce the limit, since the cgroup v2 controller `{controller}` is not \
+                     available below {}; boot with systemd.unified_cgroup_hierarchy=1 (and cgroup_no_v1=all), or start \
+                     the daemon with --unenforced-limits=warn to run the pod without it",
+                    self.shared.hierarchy.root().display()
+                ),
+            });
+        }
+        for (field, controller) in missing {
+            tracing::warn!(pod = %Key::of(pod), %field, controller, "limit is not enforced");
+        }
+        Ok(())
+    }
+
+    /// One pod.
+    pub fn pod(&self, namespace: &str, name: &str) -> Result<Arc<Pod>, Error> {
+        self.shared.table.pod(&Key::new(namespace, name))
+    }
+
+    /// All pods, or those of a namespace, and the version of that list.
+    #[must_use]
+    pub fn pods(&self, namespace: Option<&str>) -> (Vec<Arc<Pod>>, u64) {
+        self.shared.table.pods(namespace)
+    }
+
+    /// Begins to delete a pod. Its containers get `grace_seconds` to leave by themselves; the
+    /// manifest's own period if `None`. The watch tells when the pod is gone.
+    pub async fn delete_pod(
+        &self,
+        namespace: &str,
+        name: &str,
+        grace_seconds: Option<u32>,
+    ) -> Result<Arc<Pod>, Error> {
+        let key = Key::new(namespace, name);
+        let pod = self.shared.table.mark_deleted(&key, grace_seconds)?;
+        self.send(&key, pod::Command::Delete { grace_seconds }).await?;
+        Ok(pod)
+    }
+
+    /// Stores a config map, new or changed.
+    pub fn apply_config_map(&self, map: ConfigMap) -> Result<ConfigMap, Error> {
+        Ok(self.shared.table.apply_config_map(map))
+    }
+
+    /// One config map.
+    pub fn config_map(&self, namespace: &str, name: &str) -> Result<ConfigMap, Error> {
+        self.shared.table.config_map(&Key::new(namespace, name))
+    }
+
+    /// All config maps, or those of a namespace.
+    #[must_use]
+    pub fn config_maps(&self, namespace: Option<&str>) -> Vec<ConfigMap> {
+        self.shared.table.config_maps(namespace)
+    }
+
+    /// Deletes a config map. Pods that have it keep the files that they have.
+    pub fn delete_config_map(&self, namespace: &str, name: &str) -> Result<ConfigMap, Error> {
+        self.shared.table.delete_config_map(&Key::new(namespace, name))
+    }
+
+    /// Changes of pods from now on.
+    #[must_use]
+    pub fn watch(&self) -> broadcast::Receiver<Arc<Event>> {
+        self.shared.table.watch()
+    }
+
+    /// Runs a command in a container; in the only one if `container` is `None`.
+    pub async fn exec(
+        &self,
+        namespace: &str,
+        name: &str,
+        container: Option<&str>,
+        command: Vec<String>,
+        stdin: bool,
+    ) -> Result<Exec, Error> {
+        let key = Key::new(namespace, name);
+        let container = self.container(&key, container)?;
+        let (reply, answer) = oneshot::channel();
+        self.send(&key, pod::Command::Exec { container, command, stdin, reply }).await?;
+        answer.await.map_err(|_gone| Error::NotFound { kind: "pods", name: name.to_owned() })?
+    }
+
+    /// Log files of a container; `previous` means its last run that has ended.
+    pub fn logs(
+        &self,
+        namespace: &str,
+        name: &str,
+        container: Option<&str>,
+        previous: bool,
+    ) -> Result<LogSource, Error> {
+        let key = Key::new(namespace, name);
+        let container = self.container(&key, container)?;
+        let snapshot = self.shared.table.snapshot(&key)?;
+        let directory =
+            pod::logs::directory(&self.shared.log_dir, &key, &snapshot.uid).join(&container);
+        let state = snapshot.containers.iter().find(|candidate| candidate.name == container);
+        let Some(state) = state else {
+            return Err(Error::NotFound { kind: "containers", name: container });
+        };
+        let ended = !matches!(state.state, State::Running { .. });
+        // A container that waits for its restart has no current log but that of its last run.
+        let run = match (previous, state.restarts) {
+            (false, restarts) => restarts,
+            (true, restarts) if ended && state.last_exit.is_some() => restarts,
+            (true, 0) => {
+                return Err(Error::Invalid {
+                    field: "previous".to_owned(),
+                    message: format!("container {container:?} in pod {key} has not been restarted"),
+                });
+            }
+            (true, restarts) => restarts - 1,
+        };
+        let files = pod::logs::files(&directory, run);
+        let live = !previous && matches!(state.state, State::Running { .. });
+        Ok(LogSource { files, live })
+    }
+
+    /// What pods use now; takes a short while, since CPU use is a difference.
+    pub async fn usage(&self, namespace: Option<&str>) -> Vec<PodUsage> {
+        sample::usage(self, namespace).await
+    }
+
+    /// What the node runs at this instant.
+    #[must_use]
+    pub fn snapshot(&self) -> Vec<PodSnapshot> {
+        self.shared.table.snapshots()
+    }
+
+    /// Namespace, pod and controller of every limit that is not enforced.
+    #[must_use]
+    pub fn unenforced_limits(&self) -> Vec<(String, String, String)> {
+        let controllers = self.shared.hierarchy.controllers();
+        let mut all = Vec::new();
+        for pod in self.shared.table.snapshots() {
+            let mut missing: Vec<_> = pod
+                .containers
+                .iter()
+                .flat_map(|container| container.limits.unenforceable(controllers))
+                .collect();
+            missing.sort_unstable();
+            missing.dedup();
+            for controller in missing {
+                all.push((pod.namespace.clone(), pod.name.clone(), controller.to_owned()));
+            }
+        }
+        all
+    }
+
+    /// Totals of deleted pods by namespace.
+    #[must_use]
+    pub fn completed(&self) -> Vec<(String, Completed)> {
+        self.shared.table.completed()
+    }
+
+    /// The probes of this node.
+    #[must_use]
+    pub fn probes(&self) -> &Arc<Probes> {
+        &self.shared.probes
+    }
+
+    /// Deletes every pod, giving each at most `grace_seconds`, and waits until they are gone.
+    pub async fn shut_down(&self, grace_seconds: u32) {
+        let mut events = self.watch();
+        let (pods, _) = self.pods(None);
+        for pod in pods {
+            let key = Key::of(&pod);
+            let own = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
+            let own = own.and_then(|seconds| u32::try_from(seconds).ok()).unwrap_or(grace_seconds);
+            self.delete_pod(&key.namespace, &key.name, Some(own.min(grace_seconds))).await.ok();
+        }
+        while !self.pods(None).0.is_empty() {
+            // A lagging receiver is no harm: the table is what counts.
+            tokio::time::timeout(Duration::from_millis(200), events.recv()).await.ok();
+        }
+        if let Err(error) = self.shared.network.remove() {
+            tracing::warn!(%error, "the pods' network is not removed");
+        }
+    }
+
+    async fn send(&self, key: &Key, command: pod::Command) -> Result<(), Error> {
+        let commands = self.shared.table.commands(key)?;
+        commands.send(command).await.map_err(|_gone| key.not_found())
+    }
+
+    /// The container of that name, or the only one.
+    fn container(&self, key: &Key, container: Option<&str>) -> Result<String, Error> {
+        let pod = self.shared.table.pod(key)?;
+        let names: Vec<_> = pod
+            .spec
+            .iter()
+            .flat_map(|spec| &spec.containers)
+            .map(|container| container.name.as_str())
+            .collect();
+        match (container, names.as_slice()) {
+            (Some(name), names) if names.contains(&name) => Ok(name.to_owned()),
+            (Some(name), names) => Err(Error::Invalid {
+                field: "container".to_owned(),
+                message: format!("pod {key} has no container {name:?}; it has: {}", names.join(", ")),
+            }),
+            (None, [only]) => Ok((*only).to_owned()),
+            (None, names) => Err(Error::Invalid {
+                field: "container".to_owned(),
+                message: format!("pod {key} has several containers, choose one of: {}", names.join(", ")),
+            }),
+        }
+    }
+}
+
+impl Shared {
+    /// Builds what the workers share.
+    #[expect(clippy::too_many_arguments, reason = "each part is made by its own module, in this order")]
+    #[must_use]
+    pub fn new(
+        settings: Settings,
+        images: Store,
+        sandboxes: Sandboxes,
+        hierarchy: Hierarchy,
+        network: Network,
+        probes: Arc<Probes>,
+    ) -> Self {
+        let Settings { name, data_dir, log_dir, restart_backoff, unenforced_limits } = settings;
+        Self {
+            name,
+            data_dir,
+            log_dir,
+            restart_backoff,
+            unenforced_limits,
+            images,
+            sandboxes,
+            hierarchy,
+            network,
+            probes,
+            table: Table::default(),
+        }
+    }
+
+    /// Publishes what a pod has become.
+    pub(crate) fn publish(&self, key: &Key, change: impl FnOnce(&mut Pod), snapshot: PodSnapshot) {
+        self.table.update(key, change, snapshot);
+    }
+
+    /// Removes a pod that is gone, and keeps its totals.
+    pub(crate) fn retire(&self, key: &Key, totals: &Completed) {
+        self.table.remove(key, totals);
+    }
+
+    /// A config map's entries, if it exists.
+    pub(crate) fn config_map(&self, namespace: &str, name: &str) -> Option<ConfigMap> {
+        self.table.config_map(&Key::new(namespace, name)).ok()
+    }
+}
+
+/// What the node's owner decides.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The node's name.
+    pub name: String,
+    /// See [`Shared::data_dir`].
+    pub data_dir: PathBuf,
+    /// See [`Shared::log_dir`].
+    pub log_dir: PathBuf,
+    /// See [`Shared::restart_backoff`].
+    pub restart_backoff: Duration,
+    /// See [`Shared::unenforced_limits`].
+    pub unenforced_limits: UnenforcedLimits,
+}
+
+type Commands = mpsc::Sender<pod::Command>;
+type ByKey<T> = BTreeMap<Key, T>;

@@ -1,0 +1,76 @@
+//! What pods use at the moment: two readings of the cgroup files and a division.
+
+use std::{collections::HashMap, path::Path, time::Duration};
+
+use tokio::time::{Instant, sleep};
+
+use super::{ContainerSnapshot, ContainerUsage, Node, PodUsage};
+use crate::{cgroup::stats, probes::Probes};
+
+/// Time between the two readings.
+const INTERVAL: Duration = Duration::from_millis(500);
+
+pub(super) async fn usage(node: &Node, namespace: Option<&str>) -> Vec<PodUsage> {
+    let cpu_of = |node: &Node| -> HashMap<u32, u64> {
+        node.snapshot()
+            .iter()
+            .flat_map(|pod| &pod.containers)
+            .filter_map(|container| Some((container.slot, cpu_us(container.cgroup.as_deref()?)?)))
+            .collect()
+    };
+    let began = Instant::now();
+    let before = cpu_of(node);
+    sleep(INTERVAL).await;
+    let after = cpu_of(node);
+    let elapsed_us = began.elapsed().as_secs_f64() * 1e6;
+    node.snapshot()
+        .into_iter()
+        .filter(|pod| namespace.is_none_or(|namespace| pod.namespace == namespace))
+        .map(|pod| PodUsage {
+            containers: pod
+                .containers
+                .iter()
+                .map(|container| {
+                    let cpu = |at: &HashMap<u32, u64>| at.get(&container.slot).copied().unwrap_or(0);
+                    let used_us = cpu(&after).saturating_sub(cpu(&before));
+                    of_container(node.probes(), container, used_us as f64 / elapsed_us)
+                })
+                .collect(),
+            namespace: pod.namespace,
+            name: pod.name,
+        })
+        .collect()
+}
+
+fn of_container(probes: &Probes, container: &ContainerSnapshot, cpu_cores: f64) -> ContainerUsage {
+    let net = probes.net(container.slot);
+    let (mut read_bytes, mut written_bytes) = (0, 0);
+    for (_, cell) in &container.volumes {
+        let stats = probes.file(*cell);
+        read_bytes += stats.read_bytes;
+        written_bytes += stats.written_bytes;
+    }
+    ContainerUsage {
+        name: container.name.clone(),
+        cpu_cores,
+        memory_bytes: container.cgroup.as_deref().and_then(memory_bytes),
+        execs: probes.process(container.slot).execs,
+        received_bytes: net.bytes[0],
+        transmitted_bytes: net.bytes[1],
+        read_bytes,
+        written_bytes,
+    }
+}
+
+fn cpu_us(cgroup: &Path) -> Option<u64> {
+    stats::read(cgroup).cpu.map(|cpu| cpu.usage_us)
+}
+
+/// The working set; without the memory controller, the processes' resident memory.
+fn memory_bytes(cgroup: &Path) -> Option<u64> {
+    let stats = stats::read(cgroup);
+    match stats.memory {
+        Some(memory) => memory.working_set.or(Some(memory.current)),
+        None => stats.resident,
+    }
+}

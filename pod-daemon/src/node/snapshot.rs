@@ -1,0 +1,154 @@
+//! What the node runs at one instant, as metrics and `top` need it.
+
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+
+use crate::cgroup::Limits;
+
+/// One pod.
+#[derive(Clone, Debug)]
+pub struct PodSnapshot {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+    /// Its address, once it has one.
+    pub ip: Option<String>,
+    /// The node's name.
+    pub node: String,
+    /// Whether it uses the host's network.
+    pub host_network: bool,
+    /// `Pending`, `Running`, `Succeeded` or `Failed`.
+    pub phase: &'static str,
+    /// Whether all containers are ready.
+    pub ready: bool,
+    /// When it was created.
+    pub created: Timestamp,
+    /// When its sandbox was up.
+    pub started: Option<Timestamp>,
+    /// Since when the probes have been counting.
+    pub observed_from: Timestamp,
+    /// Its containers, in the manifest's order.
+    pub containers: Vec<ContainerSnapshot>,
+}
+
+/// One container.
+#[derive(Clone, Debug)]
+pub struct ContainerSnapshot {
+    /// Its name.
+    pub name: String,
+    /// The image as the manifest names it.
+    pub image: String,
+    /// What that turned out to be; empty while unknown.
+    pub image_id: String,
+    /// Id of the current or last run; empty before the first.
+    pub container_id: String,
+    /// What it is doing.
+    pub state: State,
+    /// How its last run ended.
+    pub last_exit: Option<Exit>,
+    /// How often it was started again.
+    pub restarts: u32,
+    /// Slot of its counters; 0 if it has none yet.
+    pub slot: u32,
+    /// Its cgroup.
+    pub cgroup: Option<PathBuf>,
+    /// Volumes and the cells of their counters, `rootfs` first and `other` last.
+    pub volumes: Vec<(String, u32)>,
+    /// What it may use.
+    pub limits: Limits,
+    /// What it asks for.
+    pub requests: Limits,
+}
+
+/// What a container is doing.
+#[derive(Clone, Debug)]
+pub enum State {
+    /// Not running, but it will.
+    Waiting {
+        /// As kubelet names it, e.g. `ContainerCreating`.
+        reason: String,
+        /// For people.
+        message: String,
+    },
+    /// Running.
+    Running {
+        /// Since when.
+        started: Timestamp,
+    },
+    /// Ended for good.
+    Terminated(Exit),
+}
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub struct Exit {
+    /// Exit code, or 128 plus the signal.
+    pub code: i32,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// As kubelet names it, e.g. `Completed`.
+    pub reason: String,
+    /// For people; empty if there is nothing to say.
+    pub message: String,
+    /// When the run began.
+    pub started: Timestamp,
+    /// When it ended.
+    pub finished: Timestamp,
+}
+
+/// Totals of pods that were deleted.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Completed {
+    /// Pods.
+    pub pods: u64,
+    /// Container restarts.
+    pub restarts: u64,
+    /// Execs.
+    pub execs: u64,
+    /// Process exits.
+    pub exits: u64,
+    /// Bytes received.
+    pub received_bytes: u64,
+    /// Bytes sent.
+    pub transmitted_bytes: u64,
+    /// Bytes read from files.
+    pub read_bytes: u64,
+    /// Bytes written to files.
+    pub written_bytes: u64,
+}
+
+/// What a pod uses now.
+#[derive(Clone, Debug)]
+pub struct PodUsage {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its containers.
+    pub containers: Vec<ContainerUsage>,
+}
+
+/// What a container uses now, and what it did so far.
+#[derive(Clone, Debug)]
+pub struct ContainerUsage {
+    /// Its name.
+    pub name: String,
+    /// CPUs in use.
+    pub cpu_cores: f64,
+    /// Memory in use, if the node can tell.
+    pub memory_bytes: Option<u64>,
+    /// Execs so far.
+    pub execs: u64,
+    /// Bytes received so far.
+    pub received_bytes: u64,
+    /// Bytes sent so far.
+    pub transmitted_bytes: u64,
+    /// Bytes read from files so far.
+    pub read_bytes: u64,
+    /// Bytes written to files so far.
+    pub written_bytes: u64,
+}

@@ -1,0 +1,217 @@
+//! The pods and config maps that exist, with one version number for all changes.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::{
+    api::core::v1::{ConfigMap, Pod},
+    apimachinery::pkg::apis::meta::v1::Time,
+};
+use tokio::sync::broadcast;
+
+use super::{ByKey, Commands, Completed, Error, Event, EventKind, PodSnapshot};
+use crate::pod::Key;
+
+/// Changes that a slow watcher may be behind before it has to list again.
+const BACKLOG: usize = 4096;
+
+#[derive(Debug)]
+pub(super) struct Table {
+    contents: Mutex<Contents>,
+    events: broadcast::Sender<Arc<Event>>,
+}
+
+#[derive(Debug, Default)]
+struct Contents {
+    version: u64,
+    pods: ByKey<Entry>,
+    config_maps: ByKey<ConfigMap>,
+    completed: std::collections::BTreeMap<String, Completed>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    pod: Arc<Pod>,
+    snapshot: PodSnapshot,
+    commands: Commands,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self { contents: Mutex::default(), events: broadcast::channel(BACKLOG).0 }
+    }
+}
+
+impl Table {
+    /// Never held across an await: every operation here is a few map accesses.
+    fn contents(&self) -> MutexGuard<'_, Contents> {
+        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells watchers. Under the table's lock, so that events come in the order of their versions.
+    fn tell(&self, kind: EventKind, pod: Arc<Pod>, resource_version: u64) {
+        // Nobody watching is fine.
+        self.events.send(Arc::new(Event { kind, pod, resource_version })).ok();
+    }
+
+    pub(super) fn watch(&self) -> broadcast::Receiver<Arc<Event>> {
+        self.events.subscribe()
+    }
+
+    pub(super) fn insert(
+        &self,
+        key: &Key,
+        mut pod: Pod,
+        snapshot: PodSnapshot,
+        commands: Commands,
+    ) -> Result<Arc<Pod>, Error> {
+        let mut contents = self.contents();
+        if contents.pods.contains_key(key) {
+            return Err(Error::AlreadyExists { kind: "pods", name: key.name.clone() });
+        }
+        let version = contents.next_version();
+        pod.metadata.resource_version = Some(version.to_string());
+        let pod = Arc::new(pod);
+        contents.pods.insert(key.clone(), Entry { pod: Arc::clone(&pod), snapshot, commands });
+        self.tell(EventKind::Added, Arc::clone(&pod), version);
+        Ok(pod)
+    }
+
+    pub(super) fn update(&self, key: &Key, change: impl FnOnce(&mut Pod), snapshot: PodSnapshot) {
+        let mut contents = self.contents();
+        let version = contents.next_version();
+        let Some(entry) = contents.pods.get_mut(key) else { return };
+        let mut pod = Pod::clone(&entry.pod);
+        change(&mut pod);
+        pod.metadata.resource_version = Some(version.to_string());
+        entry.pod = Arc::new(pod);
+        entry.snapshot = snapshot;
+        let pod = Arc::clone(&entry.pod);
+        self.tell(EventKind::Modified, pod, version);
+    }
+
+    /// Sets the time by which the pod is to be gone. A second request may only bring it forward.
+    pub(super) fn mark_deleted(
+        &self,
+        key: &Key,
+        grace_seconds: Option<u32>,
+    ) -> Result<Arc<Pod>, Error> {
+        let mut contents = self.contents();
+        let version = contents.next_version();
+        let entry = contents.pods.get_mut(key).ok_or_else(|| key.not_found())?;
+        let mut pod = Pod::clone(&entry.pod);
+        let own = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
+        let seconds = grace_seconds.map_or(own.unwrap_or(30), i64::from);
+        let earlier = pod.metadata.deletion_grace_period_seconds.is_some_and(|old| old <= seconds);
+        if !earlier {
+            let deadline = Timestamp::now() + SignedDuration::from_secs(seconds);
+            pod.metadata.deletion_timestamp = Some(Time(deadline));
+            pod.metadata.deletion_grace_period_seconds = Some(seconds);
+        }
+        pod.metadata.resource_version = Some(version.to_string());
+        entry.pod = Arc::new(pod);
+        let pod = Arc::clone(&entry.pod);
+        self.tell(EventKind::Modified, Arc::clone(&pod), version);
+        Ok(pod)
+    }
+
+    pub(super) fn remove(&self, key: &Key, totals: &Completed) {
+        let mut contents = self.contents();
+        let version = contents.next_version();
+        let Some(entry) = contents.pods.remove(key) else { return };
+        contents.completed.entry(key.namespace.clone()).or_default().add(totals);
+        let mut pod = Pod::clone(&entry.pod);
+        pod.metadata.resource_version = Some(version.to_string());
+        self.tell(EventKind::Deleted, Arc::new(pod), version);
+    }
+
+    pub(super) fn pod(&self, key: &Key) -> Result<Arc<Pod>, Error> {
+        let contents = self.contents();
+        contents.pods.get(key).map(|entry| Arc::clone(&entry.pod)).ok_or_else(|| key.not_found())
+    }
+
+    pub(super) fn pods(&self, namespace: Option<&str>) -> (Vec<Arc<Pod>>, u64) {
+        let contents = self.contents();
+        let pods = contents
+            .pods
+            .iter()
+            .filter(|(key, _)| namespace.is_none_or(|namespace| key.namespace == namespace))
+            .map(|(_, entry)| Arc::clone(&entry.pod))
+            .collect();
+        (pods, contents.version)
+    }
+
+    pub(super) fn commands(&self, key: &Key) -> Result<Commands, Error> {
+        let contents = self.contents();
+        contents.pods.get(key).map(|entry| entry.commands.clone()).ok_or_else(|| key.not_found())
+    }
+
+    pub(super) fn snapshot(&self, key: &Key) -> Result<PodSnapshot, Error> {
+        let contents = self.contents();
+        contents.pods.get(key).map(|entry| entry.snapshot.clone()).ok_or_else(|| key.not_found())
+    }
+
+    pub(super) fn snapshots(&self) -> Vec<PodSnapshot> {
+        self.contents().pods.values().map(|entry| entry.snapshot.clone()).collect()
+    }
+
+    pub(super) fn completed(&self) -> Vec<(String, Completed)> {
+        self.contents().completed.iter().map(|(name, totals)| (name.clone(), *totals)).collect()
+    }
+
+    pub(super) fn apply_config_map(&self, mut map: ConfigMap) -> ConfigMap {
+        let mut contents = self.contents();
+        let version = contents.next_version();
+        let namespace = map.metadata.namespace.get_or_insert_with(|| "default".to_owned()).clone();
+        let key = Key::new(&namespace, map.metadata.name.as_deref().unwrap_or_default());
+        let old = contents.config_maps.get(&key).map(|old| old.metadata.clone()).unwrap_or_default();
+        map.metadata.uid = old.uid.or_else(|| Some(uuid::Uuid::new_v4().to_string()));
+        map.metadata.creation_timestamp =
+            old.creation_timestamp.or_else(|| Some(Time(Timestamp::now())));
+        map.metadata.resource_version = Some(version.to_string());
+        contents.config_maps.insert(key, map.clone());
+        map
+    }
+
+    pub(super) fn config_map(&self, key: &Key) -> Result<ConfigMap, Error> {
+        self.contents().config_maps.get(key).cloned().ok_or_else(|| no_config_map(key))
+    }
+
+    pub(super) fn config_maps(&self, namespace: Option<&str>) -> Vec<ConfigMap> {
+        let contents = self.contents();
+        contents
+            .config_maps
+            .iter()
+            .filter(|(key, _)| namespace.is_none_or(|namespace| key.namespace == namespace))
+            .map(|(_, map)| map.clone())
+            .collect()
+    }
+
+    pub(super) fn delete_config_map(&self, key: &Key) -> Result<ConfigMap, Error> {
+        self.contents().config_maps.remove(key).ok_or_else(|| no_config_map(key))
+    }
+}
+
+impl Contents {
+    fn next_version(&mut self) -> u64 {
+        self.version += 1;
+        self.version
+    }
+}
+
+impl Completed {
+    fn add(&mut self, other: &Self) {
+        self.pods += other.pods;
+        self.restarts += other.restarts;
+        self.execs += other.execs;
+        self.exits += other.exits;
+        self.received_bytes += other.received_bytes;
+        self.transmitted_bytes += other.transmitted_bytes;
+        self.read_bytes += other.read_bytes;
+        self.written_bytes += other.written_bytes;
+    }
+}
+
+fn no_config_map(key: &Key) -> Error {
+    Error::NotFound { kind: "configmaps", name: key.name.clone() }
+}

@@ -1,0 +1,492 @@
+//! One pod's life: admitted, started, kept as its restart policy says, and removed without a trace.
+//!
+//! Each pod has a worker task that owns everything the pod is made of, and is the only place that
+//! orders cgroups, probes, network, sandbox and containers. What blocks runs on blocking threads.
+
+mod backoff;
+mod container;
+mod ground;
+mod identity;
+pub mod logs;
+mod resources;
+mod sandbox;
+mod status;
+mod volumes;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use tokio::sync::{mpsc, oneshot};
+
+pub use self::resources::unenforceable;
+use self::{
+    container::{Container, Ended},
+    ground::Ground,
+    sandbox::Sandbox,
+};
+use crate::node::{Completed, Error, Exec, PodSnapshot, Shared, State};
+
+/// Pause before what a pod waits for (a config map, an image) is looked for again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// A pod's identity on the node.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+impl Key {
+    /// The key of these names.
+    #[must_use]
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self { namespace: namespace.to_owned(), name: name.to_owned() }
+    }
+
+    /// The key of a pod.
+    #[must_use]
+    pub fn of(pod: &Pod) -> Self {
+        Self::new(
+            pod.metadata.namespace.as_deref().unwrap_or("default"),
+            pod.metadata.name.as_deref().unwrap_or_default(),
+        )
+    }
+
+    pub(crate) fn not_found(&self) -> Error {
+        Error::NotFound { kind: "pods", name: self.name.clone() }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// What a worker is asked to do.
+#[derive(Debug)]
+pub enum Command {
+    /// Run a command in a container.
+    Exec {
+        /// The container.
+        container: String,
+        /// Program and arguments.
+        command: Vec<String>,
+        /// Whether it gets a standard input.
+        stdin: bool,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<Exec, Error>>,
+    },
+    /// Remove the pod.
+    Delete {
+        /// Seconds that its containers get; the manifest's own if `None`.
+        grace_seconds: Option<u32>,
+    },
+}
+
+/// What happens to a pod by itself.
+#[derive(Debug)]
+enum Happening {
+    /// A container's first process has ended.
+    Ended(usize, Ended),
+    /// A container's pause before its next start is over.
+    Due(usize),
+    /// The infra process has ended.
+    InfraEnded,
+}
+
+/// A pod and everything that it is made of.
+pub struct Worker {
+    shared: Arc<Shared>,
+    about: Arc<About>,
+    ground: Option<Arc<Ground>>,
+    sandbox: Option<Arc<Sandbox>>,
+    containers: Vec<Container>,
+    started: Option<Timestamp>,
+    happenings: (mpsc::UnboundedSender<Happening>, mpsc::UnboundedReceiver<Happening>),
+}
+
+/// What does not change in a pod's life.
+#[derive(Debug)]
+struct About {
+    key: Key,
+    uid: String,
+    spec: PodSpec,
+    created: Timestamp,
+}
+
+impl Worker {
+    /// A worker for a pod that nothing has been made of yet.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>, key: Key, uid: String, pod: Pod) -> Self {
+        let created = pod.metadata.creation_timestamp.map_or_else(Timestamp::now, |time| time.0);
+        let spec = pod.spec.unwrap_or_default();
+        let base = shared.restart_backoff;
+        let containers =
+            spec.containers.iter().enumerate().map(|(index, spec)| Container::new(index, spec.clone(), base)).collect();
+        let about = Arc::new(About { key, uid, spec, created });
+        Self {
+            shared,
+            about,
+            ground: None,
+            sandbox: None,
+            containers,
+            started: None,
+            happenings: mpsc::unbounded_channel(),
+        }
+    }
+
+    /// Lives the pod's life. Returns when the pod is gone.
+    pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let grace = match self.set_up(&mut commands).await {
+            Some(grace) => grace,
+            None => self.live(&mut commands).await,
+        };
+        self.stop_containers(grace, &mut commands).await;
+        self.tear_down().await;
+    }
+
+    /// Makes the sandbox and starts the containers; tries again until that works or the pod is to
+    /// be deleted, in which case the grace period is returned.
+    async fn set_up(&mut self, commands: &mut mpsc::Receiver<Command>) -> Option<Duration> {
+        loop {
+            match self.make_sandbox().await {
+                Ok(sandbox) => {
+                    self.watch_infra(&sandbox);
+                    self.sandbox = Some(Arc::new(sandbox));
+                    self.started.get_or_insert_with(Timestamp::now);
+                    break;
+                }
+                Err(failure) => {
+                    tracing::warn!(pod = %self.about.key, reason = failure.reason, message = %failure.message, "pod waits");
+                    for container in &mut self.containers {
+                        container.wait(failure.reason, &failure.message);
+                    }
+                    self.publish();
+                }
+            }
+            if let Some(grace) = self.pause(RETRY, commands).await {
+                return Some(grace);
+            }
+        }
+        for index in 0..self.containers.len() {
+            if self.containers[index].is_due() {
+                self.start(index).await;
+            }
+        }
+        self.publish();
+        None
+    }
+
+    /// Waits, refusing what a pod without a sandbox cannot do.
+    async fn pause(
+        &mut self,
+        duration: Duration,
+        commands: &mut mpsc::Receiver<Command>,
+    ) -> Option<Duration> {
+        let deadline = tokio::time::Instant::now() + duration;
+        loop {
+            match tokio::time::timeout_at(deadline, commands.recv()).await {
+                Err(_elapsed) => return None,
+                Ok(Some(Command::Delete { grace_seconds })) => return Some(self.grace(grace_seconds)),
+                Ok(Some(Command::Exec { container, reply, .. })) => {
+                    reply.send(Err(container::not_running(&container))).ok();
+                }
+                Ok(None) => return Some(Duration::ZERO),
+            }
+        }
+    }
+
+    /// Keeps the pod as its restart policy says; returns the grace period when it is to go.
+    async fn live(&mut self, commands: &mut mpsc::Receiver<Command>) -> Duration {
+        loop {
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(Command::Delete { grace_seconds }) => return self.grace(grace_seconds),
+                    Some(Command::Exec { container, command, stdin, reply }) => {
+                        self.exec(&container, command, stdin, reply);
+                    }
+                    None => return Duration::ZERO,
+                },
+                Some(happening) = self.happenings.1.recv() => match happening {
+                    Happening::Ended(index, ended) => self.ended(index, ended).await,
+                    Happening::Due(index) => {
+                        if self.containers[index].is_due() {
+                            self.start(index).await;
+                            self.publish();
+                        }
+                    }
+                    Happening::InfraEnded => {
+                        if let Some(grace) = self.replace_sandbox(commands).await {
+                            return grace;
+                        }
+                    }
+                },
+            }
+        }
+    }
+
+    /// A container's run is over: start it again, now or later, or leave it.
+    async fn ended(&mut self, index: usize, ended: Ended) {
+        let policy = self.about.spec.restart_policy.as_deref().unwrap_or("Always");
+        let container = &mut self.containers[index];
+        let pause = container.finish(ended, policy);
+        match pause {
+            Some(Duration::ZERO) => self.start(index).await,
+            Some(pause) => self.schedule(index, pause),
+            None => {}
+        }
+        if self.is_over() {
+            // As kubelet does: a pod that will not run again gives back its address and processes.
+            if let Some(sandbox) = self.sandbox.clone() {
+                blocking(move || sandbox.stop()).await;
+            }
+        }
+        self.publish();
+    }
+
+    fn schedule(&self, index: usize, pause: Duration) {
+        let happenings = self.happenings.0.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(pause).await;
+            // The worker may be gone by then.
+            happenings.send(Happening::Due(index)).ok();
+        });
+    }
+
+    /// Whether every container has ended for good.
+    fn is_over(&self) -> bool {
+        self.containers.iter().all(|container| matches!(container.state, State::Terminated(_)))
+    }
+
+    async fn start(&mut self, index: usize) {
+        let Some(sandbox) = self.sandbox.clone() else { return };
+        let (shared, about) = (Arc::clone(&self.shared), Arc::clone(&self.about));
+        let container = &mut self.containers[index];
+        let result = container.start(shared, about, sandbox).await;
+        match result {
+            Ok(process) => {
+                let happenings = self.happenings.0.clone();
+                tokio::spawn(async move {
+                    let ended = process.ended().await;
+                    happenings.send(Happening::Ended(index, ended)).ok();
+                });
+            }
+            Err(ended) => {
+                // The next step is that of any other end, without recursion.
+                self.happenings.0.send(Happening::Ended(index, ended)).ok();
+            }
+        }
+    }
+
+    fn exec(
+        &self,
+        container: &str,
+        command: Vec<String>,
+        stdin: bool,
+        reply: oneshot::Sender<Result<Exec, Error>>,
+    ) {
+        let found = self.containers.iter().find(|candidate| candidate.spec.name == container);
+        match (found, &self.sandbox) {
+            (Some(container), Some(sandbox)) => {
+                container.exec(&self.shared, sandbox, command, stdin, reply);
+            }
+            _ => drop(reply.send(Err(container::not_running(container)))),
+        }
+    }
+
+    /// The infra process is gone, and with it the pod's namespaces: all containers start anew in
+    /// new ones. Returns the grace period if the pod is to be deleted meanwhile.
+    async fn replace_sandbox(&mut self, commands: &mut mpsc::Receiver<Command>) -> Option<Duration> {
+        if self.is_over() {
+            return None;
+        }
+        tracing::warn!(pod = %self.about.key, "the infra process died; the pod starts anew");
+        if let Some(sandbox) = self.sandbox.take() {
+            self.end_all(&sandbox).await;
+            blocking(move || sandbox.stop()).await;
+        }
+        self.publish();
+        self.set_up(commands).await
+    }
+
+    /// Kills all containers and takes note of how they ended.
+    async fn end_all(&mut self, sandbox: &Arc<Sandbox>) {
+        let killer = Arc::clone(sandbox);
+        blocking(move || killer.kill_containers()).await;
+        while self.containers.iter().any(Container::is_running) {
+            let Some(happening) = self.happenings.1.recv().await else { return };
+            if let Happening::Ended(index, ended) = happening {
+                let policy = self.about.spec.restart_policy.as_deref().unwrap_or("Always");
+                self.containers[index].finish(ended, policy);
+                self.containers[index].retry_now();
+            }
+        }
+    }
+
+    /// Asks the containers to leave, and kills those that have not when `grace` is over.
+    async fn stop_containers(&mut self, grace: Duration, commands: &mut mpsc::Receiver<Command>) {
+        for container in &self.containers {
+            container.signal_stop();
+        }
+        let mut deadline = tokio::time::Instant::now() + grace;
+        while self.containers.iter().any(Container::is_running) {
+            tokio::select! {
+                () = tokio::time::sleep_until(deadline) => {
+                    if let Some(sandbox) = self.sandbox.clone() {
+                        blocking(move || sandbox.kill_containers()).await;
+                    }
+                    // They are dead; what remains is to hear of it.
+                    deadline += Duration::from_secs(3600);
+                }
+                Some(command) = commands.recv() => {
+                    if let Command::Delete { grace_seconds } = command {
+                        deadline = deadline.min(tokio::time::Instant::now() + self.grace(grace_seconds));
+                    }
+                }
+                Some(happening) = self.happenings.1.recv() => {
+                    if let Happening::Ended(index, ended) = happening {
+                        self.containers[index].finish(ended, "Never");
+                        self.publish();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Removes everything that the pod was made of, then the pod.
+    async fn tear_down(mut self) {
+        let mut totals = Completed { pods: 1, ..Completed::default() };
+        for container in &self.containers {
+            totals.restarts += u64::from(container.restarts);
+        }
+        let (shared, about) = (Arc::clone(&self.shared), Arc::clone(&self.about));
+        let (sandbox, ground) = (self.sandbox.take(), self.ground.take());
+        // The containers hold the ground and the sandbox, too.
+        self.containers.clear();
+        let removed = blocking(move || {
+            if let Some(sandbox) = sandbox {
+                sandbox.stop();
+            }
+            let totals = match ground.and_then(Arc::into_inner) {
+                Some(ground) => {
+                    let totals = ground.totals(totals);
+                    ground.remove();
+                    totals
+                }
+                None => totals,
+            };
+            sandbox::remove_traces(&shared, &about);
+            totals
+        });
+        let totals = removed.await.unwrap_or(totals);
+        self.shared.retire(&self.about.key, &totals);
+    }
+
+    fn grace(&self, seconds: Option<u32>) -> Duration {
+        let own = self.about.spec.termination_grace_period_seconds;
+        let own = own.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(30);
+        Duration::from_secs(seconds.map_or(own, u64::from))
+    }
+
+    fn watch_infra(&self, sandbox: &Sandbox) {
+        let happenings = self.happenings.0.clone();
+        let Some(ended) = sandbox.infra_ended() else { return };
+        tokio::spawn(async move {
+            ended.await;
+            happenings.send(Happening::InfraEnded).ok();
+        });
+    }
+
+    async fn make_sandbox(&mut self) -> Result<Sandbox, Waiting> {
+        let (shared, about) = (Arc::clone(&self.shared), Arc::clone(&self.about));
+        let ground = self.ground.clone();
+        let result = blocking(move || {
+            let ground = match ground {
+                Some(ground) => ground,
+                None => Arc::new(Ground::make(&shared, &about)?),
+            };
+            Ok((Arc::clone(&ground), Sandbox::make(shared, about, ground)))
+        });
+        let panicked = || Err(Waiting::internal("the worker panicked"));
+        let (ground, sandbox) = result.await.unwrap_or_else(panicked)?;
+        self.ground = Some(ground);
+        sandbox
+    }
+
+    /// Tells the node what has become of the pod.
+    fn publish(&self) {
+        let snapshot = self.snapshot();
+        let status = status::of(self, &snapshot);
+        self.shared.publish(&self.about.key, |pod| pod.status = Some(status), snapshot);
+    }
+
+    /// What the pod is at this instant.
+    #[must_use]
+    pub fn snapshot(&self) -> PodSnapshot {
+        let place = |index| self.ground.as_ref().map(|ground| ground.place(index));
+        let containers: Vec<_> = self
+            .containers
+            .iter()
+            .enumerate()
+            .map(|(index, container)| container.snapshot(place(index)))
+            .collect();
+        let policy = self.about.spec.restart_policy.as_deref().unwrap_or("Always");
+        PodSnapshot {
+            namespace: self.about.key.namespace.clone(),
+            name: self.about.key.name.clone(),
+            uid: self.about.uid.clone(),
+            ip: self.sandbox.as_ref().and_then(|sandbox| sandbox.ip()).map(|ip| ip.to_string()),
+            node: self.shared.name.clone(),
+            host_network: self.about.spec.host_network.unwrap_or(false),
+            phase: status::phase(&containers, policy, self.started.is_some()),
+            ready: containers.iter().all(|container| matches!(container.state, State::Running { .. })),
+            created: self.about.created,
+            started: self.started,
+            observed_from: self.started.unwrap_or(self.about.created),
+            containers,
+        }
+    }
+}
+
+/// Why a pod or container does not run yet.
+#[derive(Clone, Debug)]
+struct Waiting {
+    /// As kubelet names it.
+    reason: &'static str,
+    /// For people.
+    message: String,
+}
+
+impl Waiting {
+    fn new(reason: &'static str, error: &dyn std::error::Error) -> Self {
+        Self { reason, message: chain(error) }
+    }
+
+    fn internal(message: &str) -> Self {
+        Self { reason: "FailedCreatePodSandBox", message: message.to_owned() }
+    }
+}
+
+/// An error with its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}
+
+/// Runs what blocks on a thread that may; `None` if it panicked.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .inspect_err(|error| tracing::error!(%error, "a blocking operation panicked"))
+        .ok()
+}

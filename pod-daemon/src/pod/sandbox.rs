@@ -1,0 +1,122 @@
+//! A pod's sandbox: its network, its infra program, and its files.
+
+use std::{
+    fs, io,
+    net::Ipv4Addr,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use super::{About, Waiting, ground::Ground, logs, volumes::{self, Volumes}};
+use crate::{
+    node::Shared,
+    pidfd::Pidfd,
+    sandbox::{Infra, NetworkMode},
+};
+
+/// What containers of a pod share. It can be made anew in a living pod.
+pub(super) struct Sandbox {
+    shared: Arc<Shared>,
+    about: Arc<About>,
+    pub(super) ground: Arc<Ground>,
+    pub(super) volumes: Volumes,
+    ip: Option<Ipv4Addr>,
+    /// Gone when the sandbox is stopped: its descriptors keep the namespaces alive.
+    infra: Mutex<Option<Arc<Infra>>>,
+}
+
+impl Sandbox {
+    /// Makes the pod's files and network, and starts the infra program.
+    pub(super) fn make(
+        shared: Arc<Shared>,
+        about: Arc<About>,
+        ground: Arc<Ground>,
+    ) -> Result<Self, Waiting> {
+        let fail = |error: &dyn std::error::Error| Waiting::new("FailedCreatePodSandBox", error);
+        let host_network = about.spec.host_network.unwrap_or(false);
+        let ip = if host_network {
+            None
+        } else {
+            Some(shared.network.allocate(&about.uid).map_err(|error| fail(&error))?)
+        };
+        let volumes = volumes::make(&shared, &about, ip)?;
+        let hostname = volumes::hostname(&about, host_network);
+        let connect = |namespace: std::os::fd::BorrowedFd<'_>| shared.network.connect(&about.uid, namespace);
+        let network = if host_network { NetworkMode::Host } else { NetworkMode::Pod(&connect) };
+        let share_pids = about.spec.share_process_namespace.unwrap_or(false);
+        let cgroup = std::os::fd::AsFd::as_fd(ground.infra());
+        let infra = shared
+            .sandboxes
+            .start_infra(cgroup, &hostname, &network, share_pids)
+            .map_err(|error| fail(&error));
+        let infra = match infra {
+            Ok(infra) => infra,
+            Err(waiting) => {
+                // A veth that was made before the failure must not be in the way of the next try.
+                shared.network.disconnect(&about.uid).ok();
+                return Err(waiting);
+            }
+        };
+        Ok(Self { shared, about, ground, volumes, ip, infra: Mutex::new(Some(Arc::new(infra))) })
+    }
+
+    pub(super) fn ip(&self) -> Option<Ipv4Addr> {
+        self.ip
+    }
+
+    /// The infra program, while it runs.
+    pub(super) fn infra(&self) -> Option<Arc<Infra>> {
+        self.infra.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Completes when the infra program has ended.
+    pub(super) fn infra_ended(&self) -> Option<impl Future<Output = ()> + 'static> {
+        let infra = self.infra()?;
+        let pidfd = Pidfd::new(&infra.process.pidfd).ok()?;
+        Some(async move {
+            pidfd.wait().await.ok();
+        })
+    }
+
+    pub(super) fn kill_containers(&self) {
+        self.ground.kill_containers();
+    }
+
+    /// Ends the infra program and takes the pod off the network. The containers must be dead.
+    pub(super) fn stop(&self) {
+        self.ground.kill_infra();
+        let infra = self.infra.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(infra);
+        if let Err(error) = self.shared.network.disconnect(&self.about.uid) {
+            tracing::warn!(pod = %self.about.key, %error, "interface left behind");
+        }
+    }
+}
+
+/// Where a pod's files are.
+pub(super) fn directory(shared: &Shared, about: &About) -> PathBuf {
+    shared.data_dir.join("pods").join(&about.uid)
+}
+
+/// Removes a pod's files and logs, and gives its address back.
+pub(super) fn remove_traces(shared: &Shared, about: &About) {
+    shared.network.release(&about.uid);
+    let logs = logs::directory(&shared.log_dir, &about.key, &about.uid);
+    for path in [directory(shared, about), logs] {
+        // The kernel lets go of a dead container's overlay a moment after its last process.
+        for _ in 0..10 {
+            match fs::remove_dir_all(&path) {
+                Ok(()) => break,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+                Err(error) => {
+                    tracing::debug!(path = %path.display(), %error, "files are still in use");
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            }
+        }
+        if path.exists() {
+            tracing::warn!(path = %path.display(), "files left behind; the next start removes them");
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! A pod's status as Kubernetes shows it.
+
+use k8s_openapi::{
+    api::core::v1::{
+        ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
+        ContainerStatus, PodCondition, PodIP, PodSpec, PodStatus,
+    },
+    apimachinery::pkg::apis::meta::v1::Time,
+};
+
+use super::Worker;
+use crate::node::{ContainerSnapshot, Exit, PodSnapshot, State};
+
+/// The phase of a pod whose sandbox is `started`, by kubelet's rules.
+pub(super) fn phase(containers: &[ContainerSnapshot], policy: &str, started: bool) -> &'static str {
+    let running = containers.iter().any(|one| matches!(one.state, State::Running { .. }));
+    let never_ran = containers.iter().any(|one| {
+        matches!(one.state, State::Waiting { .. }) && one.last_exit.is_none()
+    });
+    let exits: Option<Vec<i32>> = containers
+        .iter()
+        .map(|one| match &one.state {
+            State::Terminated(exit) => Some(exit.code),
+            _ => None,
+        })
+        .collect();
+    match exits {
+        _ if !started => "Pending",
+        Some(codes) if codes.iter().all(|code| *code == 0) => "Succeeded",
+        Some(_) if policy != "Always" => "Failed",
+        _ if never_ran && !running => "Pending",
+        _ => "Running",
+    }
+}
+
+/// The status of a worker's pod.
+pub(super) fn of(worker: &Worker, snapshot: &PodSnapshot) -> PodStatus {
+    let ips = snapshot.ip.as_ref().map(|ip| vec![PodIP { ip: ip.clone() }]);
+    PodStatus {
+        phase: Some(snapshot.phase.to_owned()),
+        conditions: Some(conditions(snapshot)),
+        pod_ip: snapshot.ip.clone(),
+        pod_ips: ips,
+        start_time: worker.started.map(Time),
+        qos_class: Some(qos_class(&worker.about.spec).to_owned()),
+        container_statuses: Some(snapshot.containers.iter().map(container).collect()),
+        ..PodStatus::default()
+    }
+}
+
+fn conditions(snapshot: &PodSnapshot) -> Vec<PodCondition> {
+    let sandbox = snapshot.started.is_some();
+    let over = matches!(snapshot.phase, "Succeeded" | "Failed");
+    [
+        ("PodScheduled", true),
+        ("PodReadyToStartContainers", sandbox && !over),
+        ("Initialized", sandbox),
+        ("ContainersReady", snapshot.ready),
+        ("Ready", snapshot.ready),
+    ]
+    .into_iter()
+    .map(|(name, holds)| PodCondition {
+        type_: name.to_owned(),
+        status: if holds { "True" } else { "False" }.to_owned(),
+        ..PodCondition::default()
+    })
+    .collect()
+}
+
+fn container(snapshot: &ContainerSnapshot) -> ContainerStatus {
+    let running = matches!(snapshot.state, State::Running { .. });
+    let id = Some(snapshot.container_id.clone()).filter(|id| !id.is_empty());
+    let state = match &snapshot.state {
+        State::Waiting { reason, message } => ContainerState {
+            waiting: Some(ContainerStateWaiting {
+                reason: Some(reason.clone()),
+                message: Some(message.clone()).filter(|message| !message.is_empty()),
+            }),
+            ..ContainerState::default()
+        },
+        State::Running { started } => ContainerState {
+            running: Some(ContainerStateRunning { started_at: Some(Time(*started)) }),
+            ..ContainerState::default()
+        },
+        State::Terminated(exit) => terminated(exit, id.clone()),
+    };
+    // The end that `state` shows is not the one before it.
+    let last = match &snapshot.state {
+        State::Terminated(_) => None,
+        _ => snapshot.last_exit.as_ref().map(|exit| terminated(exit, id.clone())),
+    };
+    ContainerStatus {
+        name: snapshot.name.clone(),
+        image: snapshot.image.clone(),
+        image_id: snapshot.image_id.clone(),
+        container_id: id,
+        ready: running,
+        started: Some(running),
+        restart_count: i32::try_from(snapshot.restarts).unwrap_or(i32::MAX),
+        state: Some(state),
+        last_state: last,
+        ..ContainerStatus::default()
+    }
+}
+
+fn terminated(exit: &Exit, container_id: Option<String>) -> ContainerState {
+    ContainerState {
+        terminated: Some(ContainerStateTerminated {
+            exit_code: exit.code,
+            signal: exit.signal,
+            reason: Some(exit.reason.clone()),
+            message: Some(exit.message.clone()).filter(|message| !message.is_empty()),
+            started_at: Some(Time(exit.started)),
+            finished_at: Some(Time(exit.finished)),
+            container_id,
+        }),
+        ..ContainerState::default()
+    }
+}
+
+/// The quality-of-service class, by Kubernetes' rules.
+fn qos_class(spec: &PodSpec) -> &'static str {
+    let resources = || spec.containers.iter().map(|container| container.resources.as_ref());
+    let counts = |name: &&String| *name == "cpu" || *name == "memory";
+    let any = resources().flatten().any(|resources| {
+        resources.limits.iter().chain(&resources.requests).any(|map| map.keys().any(|name| counts(&name)))
+    });
+    let guaranteed = resources().all(|resources| {
+        ["cpu", "memory"].into_iter().all(|name| {
+            let limit = resources.and_then(|resources| resources.limits.as_ref()?.get(name));
+            let request = resources.and_then(|resources| resources.requests.as_ref()?.get(name));
+            limit.is_some() && request.is_none_or(|request| Some(request) == limit)
+        })
+    });
+    match (any, guaranteed) {
+        (false, _) => "BestEffort",
+        (true, true) => "Guaranteed",
+        (true, false) => "Burstable",
+    }
+}

@@ -1,0 +1,292 @@
+//! `podctl describe`: everything about a pod, for people.
+
+mod sheet;
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::{Container, ContainerState, ContainerStatus, Pod, Volume},
+    apimachinery::pkg::api::resource::Quantity,
+};
+use serde_json::Value;
+
+use self::sheet::Sheet;
+use super::{
+    Error, Global, Output,
+    client::Client,
+    get::typed,
+    human,
+    resource::{self, Kind},
+    status,
+};
+
+#[derive(clap::Args, Debug)]
+pub(super) struct Options {
+    /// pods [NAME...] or pod/NAME...
+    #[arg(required = true, value_name = "RESOURCE")]
+    what: Vec<String>,
+}
+
+pub(super) async fn run(
+    client: &Client,
+    global: &Global,
+    options: Options,
+    output: &mut Output,
+) -> Result<u8, Error> {
+    let mut pods = Vec::new();
+    let mut failed = false;
+    for resources in resource::parse(&options.what)? {
+        if resources.kind != Kind::Pod {
+            return Err(Error::Usage("only pods can be described; try get -o yaml".to_owned()));
+        }
+        if resources.names.is_empty() {
+            let list: Value = client.get(&Kind::Pod.list_path(Some(global.namespace()))).await?;
+            let items = list.get("items").and_then(Value::as_array);
+            for item in items.into_iter().flatten() {
+                pods.push(typed(item)?);
+            }
+        }
+        for name in &resources.names {
+            match client.get(&Kind::Pod.path(global.namespace(), name)).await {
+                Ok(pod) => pods.push(pod),
+                Err(error) if error.is_not_found() => {
+                    output.error(&error)?;
+                    failed = true;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    let now = Timestamp::now();
+    let sheets: Vec<_> = pods.iter().map(|pod| describe(pod, now)).collect();
+    output.text(&sheets.join("\n\n"))?;
+    Ok(u8::from(failed))
+}
+
+fn describe(pod: &Pod, now: Timestamp) -> String {
+    let mut sheet = Sheet::default();
+    let metadata = &pod.metadata;
+    let spec = pod.spec.clone().unwrap_or_default();
+    let status = pod.status.clone().unwrap_or_default();
+    sheet.field("Name", metadata.name.as_deref().unwrap_or_default());
+    sheet.field("Namespace", metadata.namespace.as_deref().unwrap_or_default());
+    let node = [spec.node_name.as_deref(), status.host_ip.as_deref()];
+    let node: Vec<_> = node.into_iter().flatten().collect();
+    sheet.some("Node", (!node.is_empty()).then(|| node.join("/")));
+    sheet.some("Created", metadata.creation_timestamp.as_ref().map(|time| human::time(time.0)));
+    sheet.some("Start Time", status.start_time.as_ref().map(|time| human::time(time.0)));
+    let pairs = |map: &Option<std::collections::BTreeMap<String, String>>| {
+        map.iter().flatten().map(|(key, value)| format!("{key}={value}")).collect()
+    };
+    sheet.list("Labels", pairs(&metadata.labels));
+    sheet.list("Annotations", pairs(&metadata.annotations));
+    sheet.field("Status", &status::summary(pod, now).status);
+    if let Some(deadline) = &metadata.deletion_timestamp {
+        let grace = metadata.deletion_grace_period_seconds.unwrap_or_default();
+        sheet.field(
+            "Terminating",
+            &format!("gone by {} (grace period {grace}s)", human::time(deadline.0)),
+        );
+    }
+    sheet.some("Reason", status.reason.clone());
+    sheet.some("Message", status.message.clone());
+    sheet.field("IP", status.pod_ip.as_deref().unwrap_or("<none>"));
+    sheet.some("Host Network", spec.host_network.filter(|on| *on).map(|_| "true"));
+    sheet.some("Shared PIDs", spec.share_process_namespace.filter(|on| *on).map(|_| "true"));
+    sheet.some("Restart Policy", spec.restart_policy.clone());
+    sheet.some("Grace Period", spec.termination_grace_period_seconds.map(|s| format!("{s}s")));
+    sheet.section("Containers", |sheet| {
+        for container in &spec.containers {
+            let statuses = status.container_statuses.iter().flatten();
+            let status = statuses.into_iter().find(|status| status.name == container.name);
+            sheet.section(&container.name, |sheet| self::container(container, status, sheet));
+        }
+    });
+    if let Some(conditions) = status.conditions.filter(|conditions| !conditions.is_empty()) {
+        sheet.section("Conditions", |sheet| {
+            for condition in &conditions {
+                let reason = condition.reason.as_deref().map(|reason| format!(" ({reason})"));
+                let text = format!("{}{}", condition.status, reason.unwrap_or_default());
+                sheet.field(&condition.type_, &text);
+            }
+        });
+    }
+    match spec.volumes.filter(|volumes| !volumes.is_empty()) {
+        Some(volumes) => sheet.section("Volumes", |sheet| {
+            for volume in &volumes {
+                sheet.section(&volume.name, |sheet| self::volume(volume, sheet));
+            }
+        }),
+        None => sheet.field("Volumes", "<none>"),
+    }
+    sheet.finish()
+}
+
+fn container(container: &Container, status: Option<&ContainerStatus>, sheet: &mut Sheet) {
+    if let Some(status) = status {
+        sheet.some("Container ID", status.container_id.clone());
+    }
+    sheet.field("Image", container.image.as_deref().unwrap_or_default());
+    let id = status.map(|status| status.image_id.clone()).filter(|id| !id.is_empty());
+    sheet.some("Image ID", id);
+    let ports = container.ports.iter().flatten().map(|port| {
+        let number =
+            format!("{}/{}", port.container_port, port.protocol.as_deref().unwrap_or("TCP"));
+        port.name.as_ref().map_or_else(|| number.clone(), |name| format!("{number} ({name})"))
+    });
+    sheet.some_list("Ports", ports.collect());
+    sheet.some_list("Command", container.command.clone().unwrap_or_default());
+    sheet.some_list("Args", container.args.clone().unwrap_or_default());
+    sheet.some("Working Dir", container.working_dir.clone());
+    if let Some(status) = status {
+        sheet.state("State", status.state.as_ref());
+        if status.last_state.as_ref().is_some_and(|last| *last != ContainerState::default()) {
+            sheet.state("Last State", status.last_state.as_ref());
+        }
+        sheet.field("Ready", if status.ready { "True" } else { "False" });
+        sheet.field("Restart Count", &status.restart_count.to_string());
+    }
+    if let Some(resources) = &container.resources {
+        for (title, amounts) in [("Limits", &resources.limits), ("Requests", &resources.requests)] {
+            let amounts = amounts.iter().flatten();
+            let amounts: Vec<(&String, &Quantity)> = amounts.collect();
+            if !amounts.is_empty() {
+                sheet.section(title, |sheet| {
+                    for (name, amount) in amounts {
+                        sheet.field(name, &amount.0);
+                    }
+                });
+            }
+        }
+    }
+    match container.env.as_deref().unwrap_or_default() {
+        [] => sheet.field("Environment", "<none>"),
+        variables => sheet.section("Environment", |sheet| {
+            for variable in variables {
+                sheet.field(&variable.name, variable.value.as_deref().unwrap_or_default());
+            }
+        }),
+    }
+    let mounts = container.volume_mounts.iter().flatten().map(|mount| {
+        let mode = if mount.read_only == Some(true) { "ro" } else { "rw" };
+        format!("{} from {} ({mode})", mount.mount_path, mount.name)
+    });
+    sheet.list("Mounts", mounts.collect());
+}
+
+fn volume(volume: &Volume, sheet: &mut Sheet) {
+    if let Some(host) = &volume.host_path {
+        sheet.field("Type", "HostPath");
+        sheet.field("Path", &host.path);
+        sheet.some("Host Path Type", host.type_.clone());
+    } else if let Some(map) = &volume.config_map {
+        sheet.field("Type", "ConfigMap");
+        sheet.field("Name", &map.name);
+        sheet.field("Optional", if map.optional == Some(true) { "true" } else { "false" });
+        let items = map.items.iter().flatten();
+        let items = items.map(|item| format!("{} as {}", item.key, item.path));
+        sheet.some_list("Items", items.collect());
+    } else {
+        sheet.field("Type", "EmptyDir");
+    }
+}
+
+impl Sheet {
+    fn state(&mut self, title: &str, state: Option<&ContainerState>) {
+        let state = state.cloned().unwrap_or_default();
+        if let Some(waiting) = state.waiting {
+            self.headed(title, "Waiting", |sheet| {
+                sheet.some("Reason", waiting.reason);
+                sheet.some("Message", waiting.message);
+            });
+        } else if let Some(running) = state.running {
+            self.headed(title, "Running", |sheet| {
+                sheet.some("Started", running.started_at.map(|time| human::time(time.0)));
+            });
+        } else if let Some(ended) = state.terminated {
+            self.headed(title, "Terminated", |sheet| {
+                sheet.some("Reason", ended.reason);
+                sheet.some("Message", ended.message);
+                sheet.field("Exit Code", &ended.exit_code.to_string());
+                let signal = ended.signal.filter(|signal| *signal != 0);
+                sheet.some("Signal", signal.map(|signal| signal.to_string()));
+                sheet.some("Started", ended.started_at.map(|time| human::time(time.0)));
+                sheet.some("Finished", ended.finished_at.map(|time| human::time(time.0)));
+            });
+        } else {
+            self.field(title, "Waiting");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_is_described_readably() {
+        let pod = serde_json::from_value(serde_json::json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": "web", "namespace": "default", "labels": {"app": "web", "tier": "front"}},
+            "spec": {
+                "restartPolicy": "Always",
+                "containers": [{
+                    "name": "nginx", "image": "dir:/srv/nginx", "args": ["-g", "daemon off;"],
+                    "ports": [{"name": "http", "containerPort": 80, "protocol": "TCP"}],
+                    "env": [{"name": "A", "value": "1"}, {"name": "LONGER", "value": "2"}],
+                    "resources": {"limits": {"cpu": "500m"}},
+                    "volumeMounts": [{"name": "conf", "mountPath": "/conf", "readOnly": true}],
+                }],
+                "volumes": [{"name": "conf", "configMap": {"name": "nginx"}}],
+            },
+            "status": {
+                "phase": "Running", "podIP": "10.1.2.3",
+                "conditions": [{"type": "Ready", "status": "True"}],
+                "containerStatuses": [{
+                    "name": "nginx", "image": "", "imageID": "", "ready": true, "restartCount": 1,
+                    "state": {"running": {}},
+                    "lastState": {"terminated": {"exitCode": 137, "signal": 9, "reason": "Error"}},
+                }],
+            },
+        }));
+        let text = describe(&pod.unwrap(), Timestamp::UNIX_EPOCH);
+        assert_eq!(
+            text,
+            "\
+Name:            web
+Namespace:       default
+Labels:          app=web
+                 tier=front
+Annotations:     <none>
+Status:          Running
+IP:              10.1.2.3
+Restart Policy:  Always
+Containers:
+  nginx:
+    Image:          dir:/srv/nginx
+    Ports:          80/TCP (http)
+    Args:           -g
+                    daemon off;
+    State:          Running
+    Last State:     Terminated
+      Reason:       Error
+      Exit Code:    137
+      Signal:       9
+    Ready:          True
+    Restart Count:  1
+    Limits:
+      cpu:  500m
+    Environment:
+      A:       1
+      LONGER:  2
+    Mounts:         /conf from conf (ro)
+Conditions:
+  Ready:  True
+Volumes:
+  conf:
+    Type:      ConfigMap
+    Name:      nginx
+    Optional:  false
+"
+        );
+    }
+}

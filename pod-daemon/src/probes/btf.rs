@@ -1,0 +1,235 @@
+//! Offsets of kernel fields, from the running kernel's own type information.
+//!
+//! A reader of just what the probes need: members of named structures, and the functions and
+//! tracepoint parameters that exist. The format is `Documentation/bpf/btf.rst` in the kernel's tree.
+
+use std::{collections::HashMap, fs, io, path::Path};
+
+use pod_ebpf::file::Offsets;
+
+/// The kernel's type information.
+pub struct Btf {
+    data: Vec<u8>,
+    strings: usize,
+    /// Byte position of each type; type ids begin at 1.
+    types: Vec<usize>,
+    /// Named structures and unions to their ids.
+    structs: HashMap<Box<str>, u32>,
+    /// Functions to their ids.
+    functions: HashMap<Box<str>, u32>,
+}
+
+/// Why an offset is not known.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel's type information cannot be read.
+    #[error("failed to read `{path}` (the kernel needs CONFIG_DEBUG_INFO_BTF)")]
+    Read {
+        /// The file.
+        path: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The file is not BTF, or ends too early.
+    #[error("malformed BTF at byte {0}")]
+    Malformed(usize),
+    /// The kernel has no such field.
+    #[error("this kernel has no field `{0}`")]
+    Absent(String),
+}
+
+/// Kinds of types that matter here.
+mod kind {
+    pub(super) const INT: u32 = 1;
+    pub(super) const PTR: u32 = 2;
+    pub(super) const ARRAY: u32 = 3;
+    pub(super) const STRUCT: u32 = 4;
+    pub(super) const UNION: u32 = 5;
+    pub(super) const ENUM: u32 = 6;
+    pub(super) const TYPEDEF: u32 = 8;
+    pub(super) const FUNC: u32 = 12;
+    pub(super) const FUNC_PROTO: u32 = 13;
+    pub(super) const VAR: u32 = 14;
+    pub(super) const DATASEC: u32 = 15;
+    pub(super) const DECL_TAG: u32 = 17;
+    pub(super) const ENUM64: u32 = 19;
+}
+
+/// Bytes of a type's common part: name, info, size or type.
+const HEADER: usize = 12;
+
+impl Btf {
+    /// Reads the running kernel's type information.
+    pub fn from_kernel() -> Result<Self, Error> {
+        let path = Path::new("/sys/kernel/btf/vmlinux");
+        let data =
+            fs::read(path).map_err(|source| Error::Read { path: path.display().to_string(), source })?;
+        Self::parse(data)
+    }
+
+    fn parse(data: Vec<u8>) -> Result<Self, Error> {
+        if word(&data, 0)? & 0xffff != 0xeb9f {
+            return Err(Error::Malformed(0));
+        }
+        let header = word(&data, 4)? as usize;
+        let type_start = header + word(&data, 8)? as usize;
+        let type_end = type_start + word(&data, 12)? as usize;
+        let strings = header + word(&data, 16)? as usize;
+        let mut btf =
+            Self { data, strings, types: vec![0], structs: HashMap::new(), functions: HashMap::new() };
+        let mut at = type_start;
+        while at < type_end {
+            let id = u32::try_from(btf.types.len()).map_err(|_overflow| Error::Malformed(at))?;
+            btf.types.push(at);
+            let info = word(&btf.data, at + 4)?;
+            let members = (info & 0xffff) as usize;
+            let trailing = match (info >> 24) & 0x1f {
+                kind::INT | kind::VAR | kind::DECL_TAG => 4,
+                kind::ARRAY => 12,
+                kind::STRUCT | kind::UNION => {
+                    let name = btf.name(at)?;
+                    if !name.is_empty() {
+                        let name = name.into();
+                        btf.structs.entry(name).or_insert(id);
+                    }
+                    12 * members
+                }
+                kind::ENUM | kind::FUNC_PROTO => 8 * members,
+                kind::FUNC => {
+                    let name = btf.name(at)?.into();
+                    btf.functions.entry(name).or_insert(id);
+                    0
+                }
+                kind::DATASEC | kind::ENUM64 => 12 * members,
+                _ => 0,
+            };
+            at += HEADER + trailing;
+        }
+        Ok(btf)
+    }
+
+    /// Whether the kernel has a function of this name that programs can attach to.
+    pub fn has_function(&self, name: &str) -> bool {
+        self.functions.contains_key(name)
+    }
+
+    /// Offset in bytes of `structure.field`, looking into anonymous members as C does.
+    pub fn offset(&self, structure: &str, field: &str) -> Result<u32, Error> {
+        let absent = || Error::Absent(format!("{structure}.{field}"));
+        let mut id = *self.structs.get(structure).ok_or_else(absent)?;
+        let mut bits = 0;
+        // `f_path.mnt`: each step's type is where the next one is looked up.
+        for step in field.split('.') {
+            let (offset, member) = self.member(id, step)?.ok_or_else(absent)?;
+            bits += offset;
+            id = self.resolve(member)?;
+        }
+        Ok(bits / 8)
+    }
+
+    /// Offset in bits and type of a member, also of those in anonymous members.
+    fn member(&self, id: u32, field: &str) -> Result<Option<(u32, u32)>, Error> {
+        let at = *self.types.get(id as usize).ok_or(Error::Malformed(0))?;
+        let info = word(&self.data, at + 4)?;
+        if !matches!((info >> 24) & 0x1f, kind::STRUCT | kind::UNION) {
+            return Ok(None);
+        }
+        let is_bitfield = info >> 31 == 1;
+        for index in 0..(info & 0xffff) as usize {
+            let member = at + HEADER + 12 * index;
+            let type_id = word(&self.data, member + 4)?;
+            let offset = word(&self.data, member + 8)?;
+            let offset = if is_bitfield { offset & 0xff_ffff } else { offset };
+            let name = self.name(member)?;
+            if name == field {
+                return Ok(Some((offset, type_id)));
+            }
+            if name.is_empty()
+                && let Some((inner, type_id)) = self.member(self.resolve(type_id)?, field)?
+            {
+                return Ok(Some((offset + inner, type_id)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Follows typedefs and qualifiers, but not pointers.
+    fn resolve(&self, mut id: u32) -> Result<u32, Error> {
+        for _ in 0..32 {
+            let Some(&at) = self.types.get(id as usize).filter(|at| **at != 0) else { return Ok(id) };
+            match (word(&self.data, at + 4)? >> 24) & 0x1f {
+                kind::TYPEDEF | 9 | 10 | 11 | 18 => id = word(&self.data, at + 8)?,
+                kind::PTR => return Ok(id),
+                _ => return Ok(id),
+            }
+        }
+        Ok(id)
+    }
+
+    /// The name that stands at a type or a member.
+    fn name(&self, at: usize) -> Result<&str, Error> {
+        let start = self.strings + word(&self.data, at)? as usize;
+        let tail = self.data.get(start..).ok_or(Error::Malformed(at))?;
+        let end = tail.iter().position(|byte| *byte == 0).ok_or(Error::Malformed(at))?;
+        std::str::from_utf8(&tail[..end]).map_err(|_invalid| Error::Malformed(at))
+    }
+}
+
+/// Resolves every offset that the probes use.
+pub fn offsets(btf: &Btf) -> Result<Offsets, Error> {
+    let mount = btf.offset("mount", "mnt")?;
+    Ok(Offsets {
+        task_files: btf.offset("task_struct", "files")?,
+        task_exit_code: btf.offset("task_struct", "exit_code")?,
+        task_pid: btf.offset("task_struct", "pid")?,
+        task_tgid: btf.offset("task_struct", "tgid")?,
+        task_signal: btf.offset("task_struct", "signal")?,
+        signal_exec_task: btf
+            .offset("signal_struct", "group_exec_task")
+            .or_else(|_renamed| btf.offset("signal_struct", "group_exit_task"))?,
+        files_fdt: btf.offset("files_struct", "fdt")?,
+        fdt_max_fds: btf.offset("fdtable", "max_fds")?,
+        fdt_fd: btf.offset("fdtable", "fd")?,
+        file_inode: btf.offset("file", "f_inode")?,
+        file_mnt: btf.offset("file", "f_path.mnt")?,
+        inode_mode: btf.offset("inode", "i_mode")?,
+        mnt_id: btf
+            .offset("mount", "mnt_id")?
+            .checked_sub(mount)
+            .ok_or_else(|| Error::Absent("mount.mnt_id behind mount.mnt".to_owned()))?,
+        sock_err: btf.offset("sock", "sk_err")?,
+    })
+}
+
+fn word(data: &[u8], at: usize) -> Result<u32, Error> {
+    data.get(at..at + 4)
+        .and_then(|bytes| bytes.try_into().ok())
+        .map(u32::from_le_bytes)
+        .ok_or(Error::Malformed(at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_offset_resolves_on_this_kernel() {
+        let btf = Btf::from_kernel().expect("a kernel with BTF");
+        let offsets = offsets(&btf).expect("all offsets");
+        assert_eq!(offsets.task_tgid, offsets.task_pid + 4, "pid and tgid are neighbours");
+        assert_eq!(offsets.inode_mode, 0, "i_mode opens struct inode");
+    }
+
+    #[test]
+    fn an_absent_field_is_named() {
+        let btf = Btf::from_kernel().expect("a kernel with BTF");
+        let error = btf.offset("task_struct", "podscope").unwrap_err();
+        assert_eq!(error.to_string(), "this kernel has no field `task_struct.podscope`");
+    }
+
+    #[test]
+    fn garbage_is_refused() {
+        assert!(matches!(Btf::parse(vec![0; 64]), Err(Error::Malformed(0))));
+        assert!(Btf::parse(vec![0x9f, 0xeb]).is_err());
+    }
+}

@@ -1,0 +1,456 @@
+//! Starting processes in namespaces: the infra program, containers, and commands in containers.
+//!
+//! The only module that calls clone, setns and mount. Each start runs on a thread of its own: the
+//! thread takes on the namespaces, makes the mounts with ordinary code, and then clones a process
+//! that inherits them. The thread ends; the process remains.
+
+mod capabilities;
+mod child;
+mod clone;
+mod mount;
+mod rootfs;
+
+use std::{
+    ffi::CString,
+    fs::File,
+    io::{self, Write as _},
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+    path::{Path, PathBuf},
+    thread,
+};
+
+use nix::{
+    fcntl::{FcntlArg, SealFlag, fcntl},
+    sched::{CloneFlags, setns, unshare},
+    sys::memfd::{MFdFlags, memfd_create},
+};
+use rustix::mount::MountAttrFlags;
+
+use self::child::{Plan, Program, Strings};
+pub use self::{
+    capabilities::{Capabilities, DEFAULT as DEFAULT_CAPABILITIES},
+    child::{EXECUTE, Failure},
+    clone::{Process, wait},
+    rootfs::{Bind, Rootfs},
+};
+
+/// The infra program, built by the build script.
+pub static PAUSE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/pause"));
+
+/// The user that the infra program runs as: nobody's.
+const INFRA_USER: u32 = 65_535;
+
+/// A sandbox cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Preparing the file system or the namespaces failed.
+    #[error("failed to {action} `{}`", path.display())]
+    Prepare {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A step between clone and exec failed.
+    #[error(transparent)]
+    Process(#[from] Failure),
+    /// A string contains a zero byte.
+    #[error("{0} contains a zero byte")]
+    ZeroByte(&'static str),
+    /// The thread died.
+    #[error("the thread that makes sandboxes panicked")]
+    Panicked,
+}
+
+/// What every start on this node shares.
+#[derive(Debug)]
+pub struct Sandboxes {
+    /// A mount namespace with next to nothing in it. Pods' namespaces are copies of it, so that
+    /// they cost the same however many mounts the host has, and hold none of them.
+    template: OwnedFd,
+    data: PathBuf,
+    /// The infra program, sealed: it cannot be changed through `/proc/PID/exe`.
+    infra: OwnedFd,
+    null: OwnedFd,
+    open_files: (u64, u64),
+}
+
+/// The infra container of a pod.
+#[derive(Debug)]
+pub struct Infra {
+    /// The process.
+    pub process: Process,
+    mount: OwnedFd,
+    network: OwnedFd,
+    ipc: OwnedFd,
+    uts: OwnedFd,
+    pid: Option<OwnedFd>,
+}
+
+/// Where a pod's network comes from.
+pub enum NetworkMode<'a> {
+    /// The host's own.
+    Host,
+    /// A new namespace, to be configured by this function, which runs in it.
+    Pod(&'a (dyn Fn(BorrowedFd<'_>) -> io::Result<()> + Sync)),
+}
+
+/// Who a process runs as.
+#[derive(Clone, Debug, Default)]
+pub struct Identity {
+    /// User id.
+    pub user: u32,
+    /// Group id.
+    pub group: u32,
+    /// Supplementary group ids.
+    pub groups: Vec<u32>,
+}
+
+/// A command line with everything that it needs to run.
+#[derive(Clone, Debug)]
+pub struct Command {
+    /// Program and arguments; the program is looked up in the environment's PATH.
+    pub arguments: Vec<String>,
+    /// `NAME=value`.
+    pub environment: Vec<String>,
+    /// Absolute.
+    pub directory: String,
+    /// Who runs it.
+    pub identity: Identity,
+    /// What it may do.
+    pub capabilities: Capabilities,
+}
+
+/// Standard streams of a process; what is absent is /dev/null.
+#[derive(Debug, Default)]
+pub struct Stdio {
+    /// To be read by the process.
+    pub input: Option<OwnedFd>,
+    /// To be written by the process.
+    pub output: Option<OwnedFd>,
+    /// To be written by the process.
+    pub error: Option<OwnedFd>,
+}
+
+/// A container's first process, and where its volumes are mounted.
+#[derive(Debug)]
+pub struct Container {
+    /// The process. It has exec'ed.
+    pub process: Process,
+    /// Volume index and mount id.
+    pub mounts: Vec<(usize, u32)>,
+}
+
+impl Sandboxes {
+    /// Prepares what every start shares. `data` holds all scratch directories, `run` any directory.
+    pub fn new(data: &Path, run: &Path) -> Result<Self, Error> {
+        let failed = |action: &'static str| failed_to(action, Path::new("memfd:infra"));
+        let infra = memfd_create(c"infra", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)
+            .map_err(|errno| failed("create")(errno.into()))?;
+        let mut file = File::from(infra);
+        file.write_all(PAUSE).map_err(failed("write"))?;
+        let seals = SealFlag::F_SEAL_WRITE
+            | SealFlag::F_SEAL_SHRINK
+            | SealFlag::F_SEAL_GROW
+            | SealFlag::F_SEAL_SEAL;
+        fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).map_err(|errno| failed("seal")(errno.into()))?;
+        let null = File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/null")
+            .map_err(failed_to("open", Path::new("/dev/null")))?;
+        let limits = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+        let (data, run) = (data.to_path_buf(), run.to_path_buf());
+        let template = on_thread("template", || make_template(&data, &run))?;
+        Ok(Self {
+            template,
+            data,
+            infra: file.into(),
+            null: null.into(),
+            open_files: (limits.current.unwrap_or(1024), limits.maximum.unwrap_or(1_048_576)),
+        })
+    }
+
+    /// Starts the infra container of a pod in `cgroup`.
+    pub fn start_infra(
+        &self,
+        cgroup: BorrowedFd<'_>,
+        hostname: &str,
+        network: &NetworkMode<'_>,
+        share_pids: bool,
+    ) -> Result<Infra, Error> {
+        on_thread("infra", || {
+            let here = Path::new("namespaces");
+            self.enter_template()?;
+            let mut flags =
+                CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC;
+            if matches!(network, NetworkMode::Pod(_)) {
+                flags |= CloneFlags::CLONE_NEWNET;
+            }
+            unshare(flags).map_err(|errno| failed_to("unshare", here)(errno.into()))?;
+            nix::unistd::sethostname(hostname)
+                .map_err(|errno| failed_to("set the hostname", Path::new(hostname))(errno.into()))?;
+            let memory = mount::new(
+                "tmpfs",
+                &[("mode", "1777"), ("size", "65536k")],
+                MountAttrFlags::MOUNT_ATTR_NOSUID
+                    | MountAttrFlags::MOUNT_ATTR_NODEV
+                    | MountAttrFlags::MOUNT_ATTR_NOEXEC,
+            );
+            let target = Path::new(rootfs::SHARED_MEMORY);
+            memory
+                .and_then(|memory| mount::attach(memory, open_path(target)?))
+                .map_err(failed_to("mount", target))?;
+            let (network_namespace, ipc, uts, mount) =
+                (own_namespace("net")?, own_namespace("ipc")?, own_namespace("uts")?, own_namespace("mnt")?);
+            if let NetworkMode::Pod(configure) = network {
+                configure(network_namespace.as_fd())
+                    .map_err(failed_to("configure the network of", Path::new(hostname)))?;
+            }
+            let mut plan = Plan {
+                mounts: None,
+                directory: c"/".to_owned(),
+                stdio: [self.null.as_raw_fd(); 3],
+                user: INFRA_USER,
+                group: INFRA_USER,
+                groups: Vec::new(),
+                capabilities: 0,
+                open_files: Some(self.open_files),
+                program: Program::Descriptor(self.infra.as_raw_fd()),
+                arguments: Strings::new(vec![c"infra".to_owned()]),
+                environment: Strings::new(Vec::new()),
+                error: None,
+            };
+            let process = clone::spawn(&mut plan, cgroup, true)?;
+            let pid = share_pids.then(|| namespace_of(process.pid, "pid")).transpose()?;
+            Ok(Infra { process, mount, network: network_namespace, ipc, uts, pid })
+        })
+    }
+
+    /// Starts a container of the pod that `infra` holds. Returns when its program has been exec'ed.
+    ///
+    /// `announce` is told where the container's volumes are mounted, before the exec.
+    pub fn start_container(
+        &self,
+        infra: &Infra,
+        cgroup: BorrowedFd<'_>,
+        rootfs: &Rootfs,
+        binds: &[Bind],
+        command: &Command,
+        stdio: &Stdio,
+        announce: &(dyn Fn(&[(usize, u32)]) + Sync),
+    ) -> Result<Container, Error> {
+        on_thread("container", || {
+            let sources = rootfs::Sources::open(rootfs, binds, &self.data)?;
+            let scratch = rootfs.scratch.strip_prefix(&self.data).unwrap_or(&rootfs.scratch);
+            unshare(CloneFlags::CLONE_FS)
+                .map_err(|errno| failed_to("unshare", Path::new("fs"))(errno.into()))?;
+            infra.join(CloneFlags::CLONE_NEWNS)?;
+            unshare(CloneFlags::CLONE_NEWNS)
+                .map_err(|errno| failed_to("unshare", Path::new("mnt"))(errno.into()))?;
+            let root = rootfs::stage(&sources, scratch)?;
+            let prepared = rootfs::complete(root, &sources, binds)?;
+            mount::pivot(&prepared.root).map_err(failed_to("pivot to", Path::new("/")))?;
+            // Copies of shared mounts are still members of the host's peer groups.
+            mount::make_private().map_err(failed_to("make private", Path::new("/")))?;
+            announce(&prepared.mounts);
+            let mut plan = self.plan(command, stdio)?;
+            plan.mounts = Some(prepared.child_mounts());
+            let process = clone::spawn(&mut plan, cgroup, infra.pid.is_none())?;
+            Ok(Container { process, mounts: prepared.mounts })
+        })
+    }
+
+    /// Starts a command in the namespaces of a container's first process.
+    pub fn exec(
+        &self,
+        container: &Process,
+        cgroup: BorrowedFd<'_>,
+        command: &Command,
+        stdio: &Stdio,
+    ) -> Result<Process, Error> {
+        on_thread("exec", || {
+            // All at once and by pidfd (Linux 5.8): the pid may be somebody else's by now.
+            let all = CloneFlags::CLONE_NEWNS
+                | CloneFlags::CLONE_NEWNET
+                | CloneFlags::CLONE_NEWIPC
+                | CloneFlags::CLONE_NEWUTS
+                | CloneFlags::CLONE_NEWCGROUP
+                | CloneFlags::CLONE_NEWPID;
+            unshare(CloneFlags::CLONE_FS)
+                .and_then(|()| setns(&container.pidfd, all))
+                .map_err(|errno| failed_to("join the namespaces of", Path::new("container"))(errno.into()))?;
+            let mut plan = self.plan(command, stdio)?;
+            Ok(clone::spawn(&mut plan, cgroup, false)?)
+        })
+    }
+
+    fn enter_template(&self) -> Result<(), Error> {
+        unshare(CloneFlags::CLONE_FS)
+            .and_then(|()| setns(&self.template, CloneFlags::CLONE_NEWNS))
+            .map_err(|errno| failed_to("join", Path::new("template"))(errno.into()))
+    }
+
+    fn plan(&self, command: &Command, stdio: &Stdio) -> Result<Plan, Error> {
+        let strings = |what: &'static str, texts: &[String]| {
+            texts
+                .iter()
+                .map(|text| CString::new(text.as_str()))
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(|_zero| Error::ZeroByte(what))
+        };
+        let stream = |stream: &Option<OwnedFd>| stream.as_ref().unwrap_or(&self.null).as_raw_fd();
+        let program = command.arguments.first().map_or("", String::as_str);
+        Ok(Plan {
+            mounts: None,
+            directory: CString::new(command.directory.as_str())
+                .map_err(|_zero| Error::ZeroByte("the working directory"))?,
+            stdio: [stream(&stdio.input), stream(&stdio.output), stream(&stdio.error)],
+            user: command.identity.user,
+            group: command.identity.group,
+            groups: command.identity.groups.clone(),
+            capabilities: command.capabilities.bits(),
+            open_files: Some(self.open_files),
+            program: Program::Paths(strings("the command", &candidates(program, &command.environment))?),
+            arguments: Strings::new(strings("the command", &command.arguments)?),
+            environment: Strings::new(strings("the environment", &command.environment)?),
+            error: None,
+        })
+    }
+}
+
+impl Infra {
+    /// Joins what all containers of a pod share.
+    fn join(&self, extra: CloneFlags) -> Result<(), Error> {
+        let mut namespaces = vec![
+            (&self.network, CloneFlags::CLONE_NEWNET),
+            (&self.ipc, CloneFlags::CLONE_NEWIPC),
+            (&self.uts, CloneFlags::CLONE_NEWUTS),
+        ];
+        if extra.contains(CloneFlags::CLONE_NEWNS) {
+            namespaces.push((&self.mount, CloneFlags::CLONE_NEWNS));
+        }
+        if let Some(pid) = &self.pid {
+            namespaces.push((pid, CloneFlags::CLONE_NEWPID));
+        }
+        for (namespace, kind) in namespaces {
+            setns(namespace, kind)
+                .map_err(|errno| failed_to("join a namespace of", Path::new("infra"))(errno.into()))?;
+        }
+        Ok(())
+    }
+
+    /// The pod's network namespace.
+    #[must_use]
+    pub fn network(&self) -> BorrowedFd<'_> {
+        self.network.as_fd()
+    }
+}
+
+/// Paths to try for `program`, as `execvp` does.
+fn candidates(program: &str, environment: &[String]) -> Vec<String> {
+    if program.contains('/') {
+        return vec![program.to_owned()];
+    }
+    environment
+        .iter()
+        .rev()
+        .find_map(|variable| variable.strip_prefix("PATH="))
+        .unwrap_or(DEFAULT_PATH)
+        .split(':')
+        .filter(|directory| !directory.is_empty() && !program.is_empty())
+        .map(|directory| format!("{directory}/{program}"))
+        .collect()
+}
+
+/// PATH of containers whose image does not set one.
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Makes the mount namespace that pods' are copies of, and returns a descriptor of it.
+fn make_template(data: &Path, run: &Path) -> Result<OwnedFd, Error> {
+    unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS)
+        .map_err(|errno| failed_to("unshare", Path::new("mnt"))(errno.into()))?;
+    mount::make_private().map_err(failed_to("make private", Path::new("/")))?;
+    let make = || -> io::Result<()> {
+        // Opened first: the new root may cover them.
+        let (data, proc) = (open_path(data)?, open_path(Path::new("/proc"))?);
+        let root = mount::new("tmpfs", &[("mode", "700")], MountAttrFlags::MOUNT_ATTR_NOSUID)?;
+        mount::attach(&root, open_path(run)?)?;
+        for name in [rootfs::DATA, rootfs::LOWER, rootfs::STAGING, rootfs::SHARED_MEMORY, "/proc"] {
+            let mode = rustix::fs::Mode::from_raw_mode(0o700);
+            rustix::fs::mkdirat(&root, name.trim_start_matches('/'), mode)?;
+        }
+        let target = |name: &str| mount::open_in(&root, Path::new(name));
+        mount::attach(mount::copy(&data)?, target(rootfs::DATA)?)?;
+        mount::attach(mount::copy(&proc)?, target("/proc")?)?;
+        mount::pivot(&root)
+    };
+    make().map_err(failed_to("make the template of mount namespaces in", run))?;
+    own_namespace("mnt")
+}
+
+fn open_path(path: &Path) -> io::Result<OwnedFd> {
+    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, rustix::fs::Mode::empty())?)
+}
+
+/// A namespace of the calling thread.
+fn own_namespace(kind: &str) -> Result<OwnedFd, Error> {
+    open_namespace(Path::new("/proc/thread-self/ns").join(kind))
+}
+
+/// A namespace of a process.
+fn namespace_of(pid: nix::unistd::Pid, kind: &str) -> Result<OwnedFd, Error> {
+    open_namespace(PathBuf::from(format!("/proc/{pid}/ns/{kind}")))
+}
+
+fn open_namespace(path: PathBuf) -> Result<OwnedFd, Error> {
+    File::open(&path).map(OwnedFd::from).map_err(failed_to("open namespace", &path))
+}
+
+/// Runs `work` on a thread of its own, whose namespaces die with it.
+fn on_thread<T: Send>(
+    name: &str,
+    work: impl FnOnce() -> Result<T, Error> + Send,
+) -> Result<T, Error> {
+    thread::scope(|scope| {
+        thread::Builder::new()
+            .name(name.to_owned())
+            .spawn_scoped(scope, work)
+            .map_err(failed_to("start a thread for", Path::new(name)))?
+            .join()
+            .unwrap_or(Err(Error::Panicked))
+    })
+}
+
+/// A pipe whose both ends are close-on-exec: `(reader, writer)`.
+pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut ends = [-1; 2];
+    // SAFETY: `ends` has room for two descriptors.
+    if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel stored two new descriptors there.
+    Ok(unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) })
+}
+
+fn failed_to(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_path_buf();
+    move |source| Error::Prepare { action, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_looked_up_in_the_path_of_its_environment() {
+        let environment = ["PATH=/bin:/usr/bin".to_owned()];
+        assert_eq!(candidates("sh", &environment), ["/bin/sh", "/usr/bin/sh"]);
+        assert_eq!(candidates("./sh", &environment), ["./sh"]);
+        assert_eq!(candidates("sh", &[]).len(), 6);
+        assert!(candidates("", &environment).is_empty());
+    }
+}

@@ -1,0 +1,465 @@
+//! What a new process does between `clone3` and `execve`.
+//!
+//! It runs in the daemon's memory while the thread that made it sleeps: it may make system calls
+//! and write to its [`Plan`], and must neither allocate nor lock, since another thread may hold the
+//! allocator's lock. So everything it needs is prepared in the plan.
+
+use std::{
+    ffi::{CStr, CString},
+    os::fd::RawFd,
+    ptr,
+};
+
+use libc::{c_char, c_int, c_long};
+use nix::errno::Errno;
+
+/// Everything below `/proc` that tells about the host, or lets a container change it, is hidden.
+const MASKED: [&CStr; 10] = [
+    c"acpi",
+    c"asound",
+    c"interrupts",
+    c"kcore",
+    c"keys",
+    c"latency_stats",
+    c"sched_debug",
+    c"scsi",
+    c"timer_list",
+    c"timer_stats",
+];
+
+/// What containers may read below `/proc` and not change.
+const READ_ONLY: [&CStr; 5] = [c"bus", c"fs", c"irq", c"sys", c"sysrq-trigger"];
+
+/// The highest capability number that any kernel knows.
+const CAP_LAST: c_int = 63;
+
+/// What the process does, in the order of the fields.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// Mounts that can only be made from inside the new PID and cgroup namespaces.
+    pub(super) mounts: Option<Mounts>,
+    /// Directory to start in.
+    pub(super) directory: CString,
+    /// Descriptors that become 0, 1 and 2.
+    pub(super) stdio: [RawFd; 3],
+    /// User, group and supplementary groups.
+    pub(super) user: u32,
+    pub(super) group: u32,
+    pub(super) groups: Vec<u32>,
+    /// Bit set of capabilities to keep.
+    pub(super) capabilities: u64,
+    /// Soft and hard limit of open files.
+    pub(super) open_files: Option<(u64, u64)>,
+    /// What to execute: a sealed program of the daemon's own, or paths to try in this order.
+    pub(super) program: Program,
+    pub(super) arguments: Strings,
+    pub(super) environment: Strings,
+    /// What went wrong.
+    pub(super) error: Option<(&'static str, c_int)>,
+}
+
+/// Targets of the mounts that the process makes itself, as `O_PATH` descriptors.
+#[derive(Debug)]
+pub(super) struct Mounts {
+    pub(super) proc: RawFd,
+    /// `/sys/fs/cgroup`, if the container's `/sys` has it.
+    pub(super) cgroup: Option<RawFd>,
+    /// `/dev/null` of the container, to mask files with.
+    pub(super) null: RawFd,
+}
+
+#[derive(Debug)]
+pub(super) enum Program {
+    Descriptor(RawFd),
+    Paths(Vec<CString>),
+}
+
+/// A null-terminated array of strings, as `execve` takes it.
+#[derive(Debug)]
+pub(super) struct Strings {
+    _owned: Vec<CString>,
+    pointers: Vec<*const c_char>,
+}
+
+impl Strings {
+    pub(super) fn new(owned: Vec<CString>) -> Self {
+        let pointers =
+            owned.iter().map(|string| string.as_ptr()).chain(std::iter::once(ptr::null())).collect();
+        Self { _owned: owned, pointers }
+    }
+}
+
+/// A step that failed, and why.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("failed to {step}")]
+pub struct Failure {
+    /// What was tried.
+    pub step: &'static str,
+    /// The kernel's answer.
+    #[source]
+    pub errno: Errno,
+}
+
+impl Failure {
+    pub(super) fn new(step: &'static str, errno: Errno) -> Self {
+        Self { step, errno }
+    }
+}
+
+/// The name of the last step.
+pub const EXECUTE: &str = "execute the program";
+
+impl Plan {
+    pub(super) fn failure(&self) -> Option<Failure> {
+        self.error.map(|(step, errno)| Failure::new(step, Errno::from_raw(errno)))
+    }
+}
+
+/// The child's entry.
+pub(super) unsafe extern "C" fn run(plan: *mut Plan) -> ! {
+    // SAFETY: the caller passes a plan that outlives this process's use of it, and sleeps.
+    let plan = unsafe { &mut *plan };
+    let (step, errno) = match carry_out(plan) {
+        Ok(never) => match never {},
+        Err(error) => error,
+    };
+    plan.error = Some((step, errno));
+    loop {
+        // SAFETY: ends this process without running the daemon's exit handlers.
+        unsafe { libc::syscall(libc::SYS_exit_group, 127) };
+    }
+}
+
+type Step<T> = Result<T, (&'static str, c_int)>;
+
+fn carry_out(plan: &Plan) -> Step<std::convert::Infallible> {
+    // SAFETY: system calls on the plan's own memory and descriptors, in a process that nobody else
+    // knows yet; none of them touches the memory of the daemon's other threads.
+    unsafe {
+        check("start a session", libc::syscall(libc::SYS_setsid))?;
+        if let Some(mounts) = &plan.mounts {
+            check("unshare the cgroup namespace", unshare(libc::CLONE_NEWCGROUP))?;
+            mount_kernel_filesystems(mounts)?;
+        }
+        check("change to the working directory", libc::syscall(libc::SYS_chdir, plan.directory.as_ptr()))?;
+        redirect(plan)?;
+        if let Some((soft, hard)) = plan.open_files {
+            let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+            // A lower hard limit than asked for is the node's business: keep what there is.
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        }
+        libc::syscall(libc::SYS_umask, 0o022);
+        // Rust programs ignore SIGPIPE; containers must not inherit that.
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        become_user(plan)?;
+        let none: u64 = 0;
+        check(
+            "unblock signals",
+            libc::syscall(
+                libc::SYS_rt_sigprocmask,
+                libc::SIG_SETMASK,
+                &raw const none,
+                ptr::null_mut::<u64>(),
+                size_of::<u64>(),
+            ),
+        )?;
+        execute(plan)
+    }
+}
+
+unsafe fn redirect(plan: &Plan) -> Step<()> {
+    // SAFETY: by the caller's contract.
+    unsafe {
+        // First out of the way: a descriptor of the plan may itself be 0, 1 or 2.
+        let mut moved = [0; 3];
+        for (index, descriptor) in plan.stdio.iter().enumerate() {
+            moved[index] = check("move a descriptor", libc::syscall(libc::SYS_fcntl, *descriptor, libc::F_DUPFD_CLOEXEC, 3))?;
+        }
+        for (index, descriptor) in moved.iter().enumerate() {
+            check("redirect a standard stream", libc::syscall(libc::SYS_dup3, *descriptor, index, 0))?;
+        }
+        // Everything else is close-on-exec already; this closes what a library forgot. The program
+        // itself must stay open until the exec.
+        let first = match &plan.program {
+            Program::Descriptor(program) => {
+                check("keep the program", libc::syscall(libc::SYS_dup3, *program, 3, libc::O_CLOEXEC))?;
+                4
+            }
+            Program::Paths(_) => 3,
+        };
+        check("close descriptors", libc::syscall(libc::SYS_close_range, first, u32::MAX, 0))?;
+    }
+    Ok(())
+}
+
+/// Capability sets as `capset` takes them, version 3.
+#[repr(C)]
+struct CapabilityHeader {
+    version: u32,
+    pid: c_int,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct CapabilityData {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+/// Raw system calls throughout: libc's wrappers would change every thread of the daemon.
+unsafe fn become_user(plan: &Plan) -> Step<()> {
+    // SAFETY: by the caller's contract.
+    unsafe {
+        for capability in 0..=CAP_LAST {
+            if plan.capabilities & (1 << capability) == 0 {
+                // EINVAL: this kernel does not know so many.
+                libc::syscall(libc::SYS_prctl, libc::PR_CAPBSET_DROP, capability, 0, 0, 0);
+            }
+        }
+        check("set groups", libc::syscall(libc::SYS_setgroups, plan.groups.len(), plan.groups.as_ptr()))?;
+        check("set the group", libc::syscall(libc::SYS_setresgid, plan.group, plan.group, plan.group))?;
+        check("set the user", libc::syscall(libc::SYS_setresuid, plan.user, plan.user, plan.user))?;
+        // A user other than root has lost them with the change of user.
+        let kept = if plan.user == 0 { plan.capabilities } else { 0 };
+        let header = CapabilityHeader { version: 0x2008_0522, pid: 0 };
+        let set = |shift: u32| {
+            let word = ((kept >> shift) & 0xffff_ffff) as u32;
+            CapabilityData { effective: word, permitted: word, inheritable: 0 }
+        };
+        let data = [set(0), set(32)];
+        check("set capabilities", libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()))?;
+        check(
+            "set no_new_privs",
+            libc::syscall(libc::SYS_prctl, libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
+        )?;
+    }
+    Ok(())
+}
+
+unsafe fn execute(plan: &Plan) -> Step<std::convert::Infallible> {
+    let (arguments, environment) = (plan.arguments.pointers.as_ptr(), plan.environment.pointers.as_ptr());
+    // SAFETY: by the caller's contract; both arrays end in a null pointer.
+    unsafe {
+        match &plan.program {
+            Program::Descriptor(_) => {
+                libc::syscall(
+                    libc::SYS_execveat,
+                    3,
+                    c"".as_ptr(),
+                    arguments,
+                    environment,
+                    libc::AT_EMPTY_PATH,
+                );
+                Err((EXECUTE, errno()))
+            }
+            Program::Paths(paths) => {
+                // As a shell does: a file that may not be executed is remembered, in case no other
+                // directory has the program.
+                let mut error = libc::ENOENT;
+                for path in paths {
+                    libc::syscall(libc::SYS_execve, path.as_ptr(), arguments, environment);
+                    match errno() {
+                        libc::ENOENT | libc::ENOTDIR => {}
+                        libc::EACCES => error = libc::EACCES,
+                        other => return Err((EXECUTE, other)),
+                    }
+                }
+                Err((EXECUTE, error))
+            }
+        }
+    }
+}
+
+/// Mounts `/proc` and the cgroup filesystem, which show the namespaces of the process that mounts
+/// them, and covers what containers must not see or change.
+unsafe fn mount_kernel_filesystems(mounts: &Mounts) -> Step<()> {
+    let attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
+    // SAFETY: by the caller's contract.
+    unsafe {
+        let proc = new_mount(c"proc", attributes)?;
+        attach(proc, mounts.proc)?;
+        for name in READ_ONLY {
+            make_read_only(proc, name)?;
+        }
+        let empty = new_mount(c"tmpfs", attributes | MOUNT_ATTR_RDONLY)?;
+        let mut used = false;
+        for name in MASKED {
+            mask(proc, name, mounts.null, empty, &mut used)?;
+        }
+        if let Some(target) = mounts.cgroup {
+            let cgroup = new_mount(c"cgroup2", attributes | MOUNT_ATTR_RDONLY)?;
+            attach(cgroup, target)?;
+        }
+    }
+    Ok(())
+}
+
+const MOUNT_ATTR_RDONLY: c_long = 1;
+const MOUNT_ATTR_NOSUID: c_long = 2;
+const MOUNT_ATTR_NODEV: c_long = 4;
+const MOUNT_ATTR_NOEXEC: c_long = 8;
+const FSOPEN_CLOEXEC: c_int = 1;
+const FSMOUNT_CLOEXEC: c_int = 1;
+const FSCONFIG_CMD_CREATE: c_int = 6;
+const OPEN_TREE_CLONE: c_int = 1;
+const MOVE_MOUNT_F_EMPTY_PATH: c_int = 4;
+const MOVE_MOUNT_T_EMPTY_PATH: c_int = 0x40;
+
+unsafe fn new_mount(filesystem: &CStr, attributes: c_long) -> Step<c_int> {
+    // SAFETY: by the caller's contract.
+    unsafe {
+        let context =
+            check("open a filesystem", libc::syscall(libc::SYS_fsopen, filesystem.as_ptr(), FSOPEN_CLOEXEC))?;
+        let null = ptr::null::<c_char>();
+        check(
+            "create a filesystem",
+            libc::syscall(libc::SYS_fsconfig, context, FSCONFIG_CMD_CREATE, null, null, 0),
+        )?;
+        check("mount a filesystem", libc::syscall(libc::SYS_fsmount, context, FSMOUNT_CLOEXEC, attributes))
+    }
+}
+
+unsafe fn attach(mount: c_int, target: c_int) -> Step<()> {
+    let flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH;
+    // SAFETY: by the caller's contract.
+    unsafe {
+        check(
+            "attach a mount",
+            libc::syscall(libc::SYS_move_mount, mount, c"".as_ptr(), target, c"".as_ptr(), flags),
+        )?;
+    }
+    Ok(())
+}
+
+/// Opens `name` in `directory` as a mount target; `None` if this kernel has no such file.
+unsafe fn target(directory: c_int, name: &CStr) -> Option<c_int> {
+    let flags = libc::O_PATH | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+    // SAFETY: by the caller's contract.
+    let descriptor = unsafe { libc::syscall(libc::SYS_openat, directory, name.as_ptr(), flags, 0) };
+    c_int::try_from(descriptor).ok().filter(|descriptor| *descriptor >= 0)
+}
+
+unsafe fn clone_mount(source: c_int) -> Step<c_int> {
+    let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC | libc::AT_EMPTY_PATH;
+    // SAFETY: by the caller's contract.
+    unsafe { check("clone a mount", libc::syscall(libc::SYS_open_tree, source, c"".as_ptr(), flags)) }
+}
+
+unsafe fn make_read_only(proc: c_int, name: &CStr) -> Step<()> {
+    // SAFETY: by the caller's contract.
+    unsafe {
+        let Some(path) = target(proc, name) else { return Ok(()) };
+        let copy = clone_mount(path)?;
+        attach(copy, path)?;
+        set_read_only(copy)
+    }
+}
+
+/// Makes an attached mount read-only.
+unsafe fn set_read_only(mount: c_int) -> Step<()> {
+    /// `struct mount_attr`
+    #[repr(C)]
+    struct MountAttr {
+        attr_set: u64,
+        attr_clr: u64,
+        propagation: u64,
+        userns_fd: u64,
+    }
+    let attributes =
+        MountAttr { attr_set: MOUNT_ATTR_RDONLY as u64, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    // SAFETY: by the caller's contract.
+    unsafe {
+        let result = libc::syscall(
+            libc::SYS_mount_setattr,
+            mount,
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size_of::<MountAttr>(),
+        );
+        if result == 0 || errno() != libc::ENOSYS {
+            check("make a path read-only", result)?;
+            return Ok(());
+        }
+        // Before Linux 5.12: by path, through the descriptor. /proc is this container's own and
+        // nothing runs in it yet.
+        let mut path = *b"/proc/self/fd/..........\0";
+        write_number(&mut path[14..], mount);
+        let flags =
+            libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+        let none = ptr::null::<c_char>();
+        check(
+            "make a path read-only",
+            libc::syscall(libc::SYS_mount, none, path.as_ptr(), none, flags, none),
+        )?;
+    }
+    Ok(())
+}
+
+/// Covers a file with `/dev/null` and a directory with an empty one.
+unsafe fn mask(proc: c_int, name: &CStr, null: c_int, empty: c_int, used: &mut bool) -> Step<()> {
+    // SAFETY: by the caller's contract.
+    unsafe {
+        let Some(path) = target(proc, name) else { return Ok(()) };
+        let mut stat: libc::stat = std::mem::zeroed();
+        check(
+            "stat a path",
+            libc::syscall(libc::SYS_newfstatat, path, c"".as_ptr(), &raw mut stat, libc::AT_EMPTY_PATH),
+        )?;
+        if stat.st_mode & libc::S_IFMT != libc::S_IFDIR {
+            return attach(clone_mount(null)?, path);
+        }
+        // The first directory takes the empty mount itself, so that there is one to clone.
+        let cover = if *used { clone_mount(empty)? } else { empty };
+        *used = true;
+        attach(cover, path)
+    }
+}
+
+unsafe fn unshare(flags: c_int) -> c_long {
+    // SAFETY: affects this process only.
+    unsafe { libc::syscall(libc::SYS_unshare, flags) }
+}
+
+fn check(step: &'static str, result: c_long) -> Step<c_int> {
+    if result < 0 { Err((step, errno())) } else { Ok(result as c_int) }
+}
+
+fn errno() -> c_int {
+    // SAFETY: errno of the thread whose memory this process borrows, which sleeps.
+    unsafe { *libc::__errno_location() }
+}
+
+/// Writes a number in decimal, and a terminating zero.
+fn write_number(buffer: &mut [u8], number: c_int) {
+    let mut digits = [0_u8; 10];
+    let mut count = 0;
+    let mut rest = number.unsigned_abs();
+    loop {
+        digits[count] = b'0' + (rest % 10) as u8;
+        count += 1;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    for index in 0..count {
+        buffer[index] = digits[count - 1 - index];
+    }
+    buffer[count] = 0;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_in_decimal() {
+        for (number, text) in [(0, "0"), (7, "7"), (1234, "1234")] {
+            let mut buffer = *b"..........\0";
+            write_number(&mut buffer, number);
+            assert_eq!(CStr::from_bytes_until_nul(&buffer).unwrap().to_str().unwrap(), text);
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! The mount API by file descriptors: nothing is resolved twice, and nothing by a path that a
+//! container could change meanwhile.
+
+use std::{
+    ffi::CString,
+    io,
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
+    path::{Component, Path},
+};
+
+use rustix::{
+    fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags},
+    io::Errno,
+    mount::{
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+        fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    },
+};
+
+/// How paths below a container's root are resolved: `..` and absolute links end at that root.
+const IN_ROOT: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
+
+/// Makes a filesystem that is mounted nowhere yet. An option without a value is a flag.
+pub(super) fn new(
+    filesystem: &str,
+    options: &[(&str, &str)],
+    attributes: MountAttrFlags,
+) -> io::Result<OwnedFd> {
+    let context = fsopen(filesystem, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (key, value) in options {
+        if value.is_empty() {
+            fsconfig_set_flag(context.as_fd(), *key)?;
+        } else {
+            fsconfig_set_string(context.as_fd(), *key, *value)?;
+        }
+    }
+    fsconfig_create(context.as_fd())?;
+    Ok(fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+}
+
+/// A copy of the mount tree at `source`, mounted nowhere yet.
+pub(super) fn copy(source: impl AsFd) -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH
+        | OpenTreeFlags::AT_RECURSIVE;
+    Ok(open_tree(source, "", flags)?)
+}
+
+/// Mounts what is mounted nowhere yet on `target`.
+pub(super) fn attach(mount: impl AsFd, target: impl AsFd) -> io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    Ok(move_mount(mount, "", target, "", flags)?)
+}
+
+/// `struct mount_attr` of `mount_setattr`.
+#[repr(C)]
+struct MountAttr {
+    attr_set: u64,
+    attr_clr: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+/// Makes an attached mount read-only, with everything mounted below it where the kernel can
+/// (Linux 5.12); before that, the mount itself only.
+pub(super) fn set_read_only(mount: BorrowedFd<'_>) -> io::Result<()> {
+    let attributes = MountAttr {
+        attr_set: u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits()),
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    // SAFETY: the path and the structure are valid for reads of the given sizes.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
+            &raw const attributes,
+            size_of::<MountAttr>(),
+        )
+    };
+    if result == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    if error.raw_os_error() != Some(libc::ENOSYS) {
+        return Err(error);
+    }
+    // A bind remount replaces the mount's own flags, so those that it has are given again.
+    let flags = rustix::fs::fstatvfs(mount)?.f_flag;
+    let keep = [
+        (rustix::fs::StatVfsMountFlags::NOSUID, libc::MS_NOSUID),
+        (rustix::fs::StatVfsMountFlags::NODEV, libc::MS_NODEV),
+        (rustix::fs::StatVfsMountFlags::NOEXEC, libc::MS_NOEXEC),
+    ]
+    .into_iter()
+    .filter(|(has, _)| flags.contains(*has))
+    .fold(libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY, |all, (_, flag)| all | flag);
+    // The template of mount namespaces has the host's /proc for this.
+    let path = CString::new(format!("/proc/self/fd/{}", mount.as_raw_fd()))?;
+    // SAFETY: the strings are null-terminated.
+    let result = unsafe {
+        libc::mount(std::ptr::null(), path.as_ptr(), std::ptr::null(), keep, std::ptr::null())
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The mount id of an attached mount, by which the probes know it.
+pub(super) fn id(mount: impl AsFd) -> io::Result<u32> {
+    // Bit of STATX_MNT_ID, since Linux 5.8.
+    let wanted = StatxFlags::from_bits_retain(0x1000);
+    let stat = rustix::fs::statx(mount, "", AtFlags::EMPTY_PATH, wanted)?;
+    u32::try_from(stat.stx_mnt_id).map_err(|_overflow| io::ErrorKind::InvalidData.into())
+}
+
+/// Opens `path` below `root` as a mount target, without following a link out of it.
+pub(super) fn open_in(root: impl AsFd, path: &Path) -> io::Result<OwnedFd> {
+    let relative = path.strip_prefix("/").unwrap_or(path);
+    let relative = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
+    Ok(rustix::fs::openat2(root, relative, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), IN_ROOT)?)
+}
+
+/// Kind of a mount target that may have to be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A directory.
+    Directory,
+    /// A file.
+    File,
+}
+
+/// Opens `path` below `root`, making it and the directories on the way if they are absent.
+pub(super) fn make_in(root: impl AsFd, path: &Path, kind: Kind) -> io::Result<OwnedFd> {
+    match open_in(&root, path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        result => return result,
+    }
+    let mut directory = open_in(&root, Path::new("/"))?;
+    let names: Vec<_> = path
+        .components()
+        .filter_map(|component| match component {
+            Component::Normal(name) => Some(name),
+            _ => None,
+        })
+        .collect();
+    let mut walked = std::path::PathBuf::from("/");
+    for (index, name) in names.iter().enumerate() {
+        walked.push(name);
+        // Each step is resolved from the root, so that links on the way mean what they mean inside.
+        match open_in(&root, &walked) {
+            Ok(next) => directory = next,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if index + 1 == names.len() && kind == Kind::File {
+                    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+                    rustix::fs::openat(&directory, *name, flags, Mode::from_raw_mode(0o644))?;
+                } else {
+                    rustix::fs::mkdirat(&directory, *name, Mode::from_raw_mode(0o755))?;
+                }
+                directory = open_in(&root, &walked)?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(directory)
+}
+
+/// Makes the calling thread's root the directory `root`, and lets go of the old one.
+pub(super) fn pivot(root: impl AsFd) -> io::Result<()> {
+    rustix::process::fchdir(root)?;
+    rustix::process::pivot_root(".", ".")?;
+    // "." is now the old root on top of the new one.
+    rustix::mount::unmount(".", rustix::mount::UnmountFlags::DETACH)?;
+    rustix::process::chdir("/")?;
+    Ok(())
+}
+
+/// Takes every mount of the calling thread's namespace out of its peer group.
+pub(super) fn make_private() -> io::Result<()> {
+    let flags = rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
+    Ok(rustix::mount::mount_change("/", flags)?)
+}
+
+/// Whether an error says that there is no such path.
+pub(super) fn is_absent(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::NOTDIR))
+}

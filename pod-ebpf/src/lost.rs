@@ -1,0 +1,35 @@
+//! What the probes could not count.
+
+/// Number of [`Lost`] kinds.
+pub const LOST_KINDS: usize = 4;
+
+/// Why an event is missing from the counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Lost {
+    /// A fork or exit whose task could not be read.
+    Task = 0,
+    /// A file operation whose file or mount could not be read.
+    File = 1,
+    /// A connection attempt that got no storage: its result is counted, its latency is not.
+    ConnectLatency = 2,
+    /// A connection attempt whose failure the kernel will not report.
+    ConnectResult = 3,
+}
+
+impl Lost {
+    /// Every kind, in the order of the map that is indexed by it.
+    pub const ALL: [Self; LOST_KINDS] =
+        [Self::Task, Self::File, Self::ConnectLatency, Self::ConnectResult];
+
+    /// The value of the `kind` label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Task => "task",
+            Self::File => "file",
+            Self::ConnectLatency => "connect_latency",
+            Self::ConnectResult => "connect_result",
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! What the sockets of a container sent, received and connected to.
+
+/// Bytes and packets of one slot, one copy per CPU, indexed by [`Direction`](crate::Direction).
+///
+/// Lengths start at the IP header. A `packet` is what the cgroup hook sees, which with segmentation
+/// offload is up to 64 KiB; `segments` are the packets that go over a wire.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct NetStats {
+    /// Bytes from the IP header on.
+    pub bytes: [u64; 2],
+    /// Socket buffers.
+    pub packets: [u64; 2],
+    /// Packets on a wire.
+    pub segments: [u64; 2],
+}
+
+const _: () = assert!(size_of::<NetStats>() == 48);
+
+impl NetStats {
+    /// No traffic.
+    pub const ZERO: Self = Self { bytes: [0; 2], packets: [0; 2], segments: [0; 2] };
+}
+
+/// Number of [`ConnectResult`]s.
+pub const CONNECT_RESULTS: usize = 5;
+
+/// Buckets of the connect latency: bucket `i` holds latencies of at most 2^i microseconds and more
+/// than bucket `i - 1` does; the last one (67 s) holds everything longer, too.
+pub const LATENCY_BUCKETS: usize = 27;
+
+/// TCP counters of one slot. Connections are rare next to packets, so atomic adds will do.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct TcpStats {
+    /// Outgoing connections by [`ConnectResult`].
+    pub connects: [u64; CONNECT_RESULTS],
+    /// Incoming connections whose handshake is complete.
+    pub accepts: u64,
+    /// Sum of the latencies of established outgoing connections, in nanoseconds.
+    pub connect_latency_ns: u64,
+    /// Established outgoing connections by latency.
+    pub connect_latency: [u64; LATENCY_BUCKETS],
+}
+
+const _: () = assert!(size_of::<TcpStats>() == 8 * (CONNECT_RESULTS + 2 + LATENCY_BUCKETS));
+
+impl TcpStats {
+    /// No connections.
+    pub const ZERO: Self = Self {
+        connects: [0; CONNECT_RESULTS],
+        accepts: 0,
+        connect_latency_ns: 0,
+        connect_latency: [0; LATENCY_BUCKETS],
+    };
+}
+
+/// How an outgoing TCP connection attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum ConnectResult {
+    /// The handshake completed.
+    Established = 0,
+    /// The peer answered with a reset (`ECONNREFUSED`).
+    Refused = 1,
+    /// Nobody answered (`ETIMEDOUT`).
+    TimedOut = 2,
+    /// The network said no (`EHOSTUNREACH`, `ENETUNREACH`).
+    Unreachable = 3,
+    /// Anything else, e.g. the program closed the socket before an answer came.
+    Aborted = 4,
+}
+
+impl ConnectResult {
+    /// Every result, in the order of [`TcpStats::connects`].
+    pub const ALL: [Self; CONNECT_RESULTS] =
+        [Self::Established, Self::Refused, Self::TimedOut, Self::Unreachable, Self::Aborted];
+
+    /// The result that the socket error `errno` (positive) of a failed attempt stands for.
+    #[must_use]
+    #[inline(always)]
+    pub const fn of_errno(errno: u32) -> Self {
+        match errno {
+            111 => Self::Refused,
+            110 => Self::TimedOut,
+            101 | 113 => Self::Unreachable,
+            _ => Self::Aborted,
+        }
+    }
+
+    /// The value of the `result` label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Established => "established",
+            Self::Refused => "refused",
+            Self::TimedOut => "timed_out",
+            Self::Unreachable => "unreachable",
+            Self::Aborted => "aborted",
+        }
+    }
+}
+
+/// The bucket of a latency in nanoseconds; see [`LATENCY_BUCKETS`].
+#[must_use]
+#[inline(always)]
+pub const fn latency_bucket(nanoseconds: u64) -> usize {
+    let microseconds = nanoseconds.div_ceil(1000);
+    let mut bucket = 0;
+    // A plain loop: the BPF target has no instruction that counts leading zeros.
+    while bucket < LATENCY_BUCKETS - 1 && (1 << bucket) < microseconds {
+        bucket += 1;
+    }
+    bucket
+}
+
+#[cfg(feature = "user")]
+mod user {
+    // SAFETY: `repr(C)`, only `u64`s, so no padding and every bit pattern is valid.
+    unsafe impl aya::Pod for super::NetStats {}
+    // SAFETY: `repr(C)`, only `u64`s, so no padding and every bit pattern is valid.
+    unsafe impl aya::Pod for super::TcpStats {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_latency_on_a_bound_belongs_to_the_bucket_of_that_bound() {
+        assert_eq!(latency_bucket(0), 0);
+        assert_eq!(latency_bucket(1_000), 0);
+        assert_eq!(latency_bucket(1_001), 1);
+        assert_eq!(latency_bucket(2_000), 1);
+        assert_eq!(latency_bucket(2_001), 2);
+        assert_eq!(latency_bucket(1_024_000), 10);
+        assert_eq!(latency_bucket(u64::MAX / 2), LATENCY_BUCKETS - 1);
+    }
+
+    #[test]
+    fn results_stand_at_their_own_index() {
+        for (index, result) in ConnectResult::ALL.into_iter().enumerate() {
+            assert_eq!(result as usize, index);
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! Adding to counters, and counting what could not be counted.
+
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+
+use aya_ebpf::{macros::map, maps::Array};
+use pod_ebpf::lost::{LOST_KINDS, Lost};
+
+/// Losses by kind.
+#[map]
+static LOST: Array<u64> = Array::with_max_entries(LOST_KINDS as u32, 0);
+
+/// Adds to a counter.
+///
+/// Atomic even in this CPU's own copy of a per-CPU value: a softirq may interrupt the same program
+/// of a task, and a preemptible kernel may switch tasks between a load and a store. On a line that
+/// no other CPU touches this is one cheap instruction.
+///
+/// # Safety
+/// `counter` points to a `u64` inside a map's value, aligned to 8 bytes.
+#[inline(always)]
+pub(crate) unsafe fn add(counter: *mut u64, n: u64) {
+    // SAFETY: by this function's contract.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, n) };
+}
+
+/// Counts an event that is missing from the counters.
+#[inline(always)]
+pub(crate) fn lose(kind: Lost) {
+    if let Some(count) = LOST.get_ptr_mut(kind as u32) {
+        // SAFETY: `count` points into the map's storage, which outlives this program.
+        unsafe { add(count, 1) };
+    }
+}

@@ -1,0 +1,44 @@
+//! Reading fields of kernel structures at offsets that the daemon resolved from BTF.
+
+use aya_ebpf::{Global, helpers::bpf_probe_read_kernel};
+use pod_ebpf::file::Offsets;
+
+#[unsafe(no_mangle)]
+static OFFSETS: Global<Offsets> = Global::new(Offsets {
+    task_files: 0,
+    task_exit_code: 0,
+    task_pid: 0,
+    task_tgid: 0,
+    task_signal: 0,
+    signal_exec_task: 0,
+    files_fdt: 0,
+    fdt_max_fds: 0,
+    fdt_fd: 0,
+    file_inode: 0,
+    file_mnt: 0,
+    inode_mode: 0,
+    mnt_id: 0,
+    sock_err: 0,
+});
+
+/// One offset. A volatile read of one word: loading the whole struct would copy it to the stack.
+macro_rules! offset {
+    ($field:ident) => {
+        $crate::kernel::load_offset(core::mem::offset_of!(pod_ebpf::file::Offsets, $field))
+    };
+}
+pub(crate) use offset;
+
+#[doc(hidden)]
+#[inline(always)]
+pub(crate) fn load_offset(at: usize) -> u64 {
+    // SAFETY: `at` is the offset of a `u32` field of the global.
+    u64::from(unsafe { (&raw const OFFSETS).cast::<u8>().add(at).cast::<u32>().read_volatile() })
+}
+
+/// Reads a `T` at `base + offset`; `None` if the address faults.
+#[inline(always)]
+pub(crate) fn read<T>(base: u64, offset: u64) -> Option<T> {
+    // SAFETY: the helper checks the address and fails instead of faulting.
+    unsafe { bpf_probe_read_kernel(core::ptr::with_exposed_provenance((base + offset) as usize)).ok() }
+}

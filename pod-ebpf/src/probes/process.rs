@@ -1,0 +1,115 @@
+//! Exec, fork and exit, at the scheduler's own tracepoints.
+//!
+//! All three run in process context, so the current task's cgroup is the container's.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    macros::{btf_tracepoint, map},
+    maps::Array,
+    programs::BtfTracePointContext,
+};
+use aya_log_ebpf::debug;
+use pod_ebpf::{
+    MAX_SLOTS, NO_SLOT,
+    lost::Lost,
+    process::{EXIT_CLASSES, ExitClass, ProcessStats, SIGNALS},
+};
+
+use crate::{
+    counter,
+    kernel::{offset, read},
+    slot,
+};
+
+/// Counters by slot.
+#[map]
+static PROCESS: Array<ProcessStats> = Array::with_max_entries(MAX_SLOTS, 0);
+
+#[btf_tracepoint(function = "sched_process_exec")]
+fn exec(ctx: BtfTracePointContext) -> i32 {
+    let slot = slot::of_current();
+    if let Some(stats) = PROCESS.get_ptr_mut(slot) {
+        // SAFETY: `stats` points into the map's storage, which outlives this program.
+        unsafe { counter::add(&raw mut (*stats).execs, 1) };
+    }
+    if slot != NO_SLOT {
+        debug!(&ctx, "exec: pid {} in slot {}", ctx.tgid(), slot);
+    }
+    0
+}
+
+/// Arguments: the parent, which is the current task, and the child.
+#[btf_tracepoint(function = "sched_process_fork")]
+fn fork(ctx: BtfTracePointContext) -> i32 {
+    let child = ctx.arg::<u64>(1);
+    let (Some(pid), Some(tgid)) =
+        (read::<u32>(child, offset!(task_pid)), read::<u32>(child, offset!(task_tgid)))
+    else {
+        counter::lose(Lost::Task);
+        return 0;
+    };
+    let Some(stats) = PROCESS.get_ptr_mut(slot::of_current()) else { return 0 };
+    // SAFETY: `stats` points into the map's storage, which outlives this program.
+    unsafe {
+        if pid == tgid {
+            counter::add(&raw mut (*stats).forks, 1);
+        } else {
+            counter::add(&raw mut (*stats).threads, 1);
+        }
+    }
+    0
+}
+
+/// Argument: the task that exits, which is the current one.
+///
+/// A process is counted when its leader exits, which happens once. Counting when the last thread
+/// has gone would count twice when the last two leave at the same time on two CPUs. The exception
+/// is an exec by another thread than the leader: the old leader exits and the process lives on.
+#[btf_tracepoint(function = "sched_process_exit")]
+fn exit(ctx: BtfTracePointContext) -> i32 {
+    let Some(Exit { tgid, is_process, status }) = read_exit(ctx.arg(0)) else {
+        counter::lose(Lost::Task);
+        return 0;
+    };
+    if !is_process {
+        return 0;
+    }
+
+    let slot = slot::of_current();
+    let Some(stats) = PROCESS.get_ptr_mut(slot) else { return 0 };
+    let signal = (status & 0x7f) as usize;
+    // SAFETY: `stats` points into the map's storage, which outlives this program, and both indexes
+    // are checked against the arrays' lengths.
+    unsafe {
+        if signal == 0 {
+            let class = ExitClass::of((status >> 8) & 0xff) as usize;
+            if class < EXIT_CLASSES {
+                counter::add((&raw mut (*stats).exits).cast::<u64>().add(class), 1);
+            }
+        } else if signal < SIGNALS {
+            counter::add((&raw mut (*stats).signals).cast::<u64>().add(signal), 1);
+        }
+    }
+    if slot != NO_SLOT {
+        debug!(&ctx, "exit: pid {} in slot {} with status {}", tgid, slot, status);
+    }
+    0
+}
+
+/// What the exit of a task means.
+struct Exit {
+    tgid: u32,
+    is_process: bool,
+    /// As `wait` gives it.
+    status: u32,
+}
+
+#[inline(always)]
+fn read_exit(task: u64) -> Option<Exit> {
+    let tgid = read::<u32>(task, offset!(task_tgid))?;
+    let signal = read::<u64>(task, offset!(task_signal))?;
+    let is_leader = read::<u32>(task, offset!(task_pid))? == tgid;
+    let replaced = read::<u64>(signal, offset!(signal_exec_task))? != 0;
+    let status = read::<u32>(task, offset!(task_exit_code))?;
+    Some(Exit { tgid, is_process: is_leader && !replaced, status })
+}

@@ -1,0 +1,121 @@
+//! What the processes of a container did.
+
+/// Number of [`ExitClass`]es.
+pub const EXIT_CLASSES: usize = 6;
+
+/// Signals are numbered 1 to 64 on every architecture that Podscope runs on; index 0 is unused.
+pub const SIGNALS: usize = 65;
+
+/// Counters of one slot. Execs and exits are rare, so one cell each and atomic adds will do.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct ProcessStats {
+    /// Successful `execve` and `execveat` calls.
+    pub execs: u64,
+    /// New processes (not threads).
+    pub forks: u64,
+    /// New threads of existing processes.
+    pub threads: u64,
+    /// Processes that called `exit`, by class of the code.
+    pub exits: [u64; EXIT_CLASSES],
+    /// Processes that a signal ended, by signal.
+    pub signals: [u64; SIGNALS],
+}
+
+const _: () = assert!(size_of::<ProcessStats>() == 8 * (3 + EXIT_CLASSES + SIGNALS));
+
+impl ProcessStats {
+    /// No events.
+    pub const ZERO: Self =
+        Self { execs: 0, forks: 0, threads: 0, exits: [0; EXIT_CLASSES], signals: [0; SIGNALS] };
+}
+
+/// Exit codes by what shells and runtimes use them for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum ExitClass {
+    /// 0.
+    Success = 0,
+    /// 1.
+    Failure = 1,
+    /// 2 to 125.
+    Custom = 2,
+    /// 126: found, but not executable.
+    NotExecutable = 3,
+    /// 127: command not found.
+    NotFound = 4,
+    /// 128 to 255: by convention 128 + a signal that a child died of.
+    High = 5,
+}
+
+impl ExitClass {
+    /// Every class, in the order of [`ProcessStats::exits`].
+    pub const ALL: [Self; EXIT_CLASSES] = [
+        Self::Success,
+        Self::Failure,
+        Self::Custom,
+        Self::NotExecutable,
+        Self::NotFound,
+        Self::High,
+    ];
+
+    /// The class of an exit code.
+    #[must_use]
+    #[inline(always)]
+    pub const fn of(code: u32) -> Self {
+        match code {
+            0 => Self::Success,
+            1 => Self::Failure,
+            126 => Self::NotExecutable,
+            127 => Self::NotFound,
+            2..=125 => Self::Custom,
+            _ => Self::High,
+        }
+    }
+
+    /// The value of the `code` label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Success => "0",
+            Self::Failure => "1",
+            Self::Custom => "2-125",
+            Self::NotExecutable => "126",
+            Self::NotFound => "127",
+            Self::High => "128-255",
+        }
+    }
+}
+
+#[cfg(feature = "user")]
+// SAFETY: `repr(C)`, only `u64`s, so no padding and every bit pattern is valid.
+unsafe impl aya::Pod for ProcessStats {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_falls_into_the_class_that_its_label_names() {
+        for (code, label) in [
+            (0, "0"),
+            (1, "1"),
+            (2, "2-125"),
+            (7, "2-125"),
+            (125, "2-125"),
+            (126, "126"),
+            (127, "127"),
+            (128, "128-255"),
+            (255, "128-255"),
+        ] {
+            assert_eq!(ExitClass::of(code).label(), label, "code {code}");
+        }
+    }
+
+    #[test]
+    fn classes_stand_at_their_own_index() {
+        for (index, class) in ExitClass::ALL.into_iter().enumerate() {
+            assert_eq!(class as usize, index);
+        }
+    }
+}
