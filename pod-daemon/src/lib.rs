@@ -23,7 +23,7 @@ pub mod probes;
 
 pub mod api;
 pub mod metrics;
-//pub mod podctl;
+pub mod podctl;
 
 pub mod config;
 pub mod manifest;

@@ -161,7 +161,7 @@ fn whole(object: &Value, format: Option<Format>, output: &mut Output) -> Result<
     let text = if format == Some(Format::Json) {
         serde_json::to_string_pretty(object).map(|json| json + "\n").map_err(|e| e.to_string())
     } else {
-        let options = serde_saphyr::ser_options! { min_fold_chars: usize::MAX };
+        let options = serde_saphyr::ser_options! { folded_wrap_chars: usize::MAX };
         serde_saphyr::to_string_with_options(object, options).map_err(|e| e.to_string())
     };
     output.text(&text.map_err(Error::Other)?)

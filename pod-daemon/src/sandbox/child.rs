@@ -33,6 +33,9 @@ const READ_ONLY: [&CStr; 5] = [c"bus", c"fs", c"irq", c"sys", c"sysrq-trigger"];
 /// The highest capability number that any kernel knows.
 const CAP_LAST: c_int = 63;
 
+/// Signals are numbered 1 to 64.
+const SIGNALS: c_int = 64;
+
 /// What the process does, in the order of the fields.
 #[derive(Debug)]
 pub(super) struct Plan {
@@ -149,8 +152,11 @@ fn carry_out(plan: &Plan) -> Step<std::convert::Infallible> {
             libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
         }
         libc::syscall(libc::SYS_umask, 0o022);
-        // Rust programs ignore SIGPIPE; containers must not inherit that.
-        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        // The daemon ignores SIGPIPE, as Rust programs do, and perhaps what its own parent ignored.
+        // Containers must not inherit that; clone3 has reset only what was handled.
+        for signal in 1..=SIGNALS {
+            libc::signal(signal, libc::SIG_DFL);
+        }
         become_user(plan)?;
         let none: u64 = 0;
         check(
@@ -301,6 +307,7 @@ const MOUNT_ATTR_NODEV: c_long = 4;
 const MOUNT_ATTR_NOEXEC: c_long = 8;
 const FSOPEN_CLOEXEC: c_int = 1;
 const FSMOUNT_CLOEXEC: c_int = 1;
+const FSCONFIG_SET_STRING: c_int = 1;
 const FSCONFIG_CMD_CREATE: c_int = 6;
 const OPEN_TREE_CLONE: c_int = 1;
 const MOVE_MOUNT_F_EMPTY_PATH: c_int = 4;
@@ -312,6 +319,15 @@ unsafe fn new_mount(filesystem: &CStr, attributes: c_long) -> Step<c_int> {
         let context =
             check("open a filesystem", libc::syscall(libc::SYS_fsopen, filesystem.as_ptr(), FSOPEN_CLOEXEC))?;
         let null = ptr::null::<c_char>();
+        // What /proc/mounts shows as the device. A filesystem that takes no source goes without.
+        libc::syscall(
+            libc::SYS_fsconfig,
+            context,
+            FSCONFIG_SET_STRING,
+            c"source".as_ptr(),
+            filesystem.as_ptr(),
+            0,
+        );
         check(
             "create a filesystem",
             libc::syscall(libc::SYS_fsconfig, context, FSCONFIG_CMD_CREATE, null, null, 0),

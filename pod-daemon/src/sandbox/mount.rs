@@ -27,6 +27,8 @@ pub(super) fn new(
     attributes: MountAttrFlags,
 ) -> io::Result<OwnedFd> {
     let context = fsopen(filesystem, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    // What /proc/mounts shows as the device. A filesystem that takes no source goes without.
+    fsconfig_set_string(context.as_fd(), "source", filesystem).ok();
     for (key, value) in options {
         if value.is_empty() {
             fsconfig_set_flag(context.as_fd(), *key)?;

@@ -138,14 +138,21 @@ fn established(ctx: &SockOpsContext, stats: *mut TcpStats) {
 #[inline(always)]
 fn failed(ctx: &SockOpsContext, stats: *mut TcpStats) {
     // The kernel sets the socket's error before it changes the state.
-    // SAFETY: the context is valid.
-    let sk = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
-    let errno = read::<u32>(sk as u64, offset!(sock_err)).unwrap_or(0);
+    let errno = socket(ctx).and_then(|sk| read::<u32>(sk, offset!(sock_err))).unwrap_or(0);
     let result = ConnectResult::of_errno(errno) as usize;
     if result < CONNECT_RESULTS {
         // SAFETY: `stats` points into the map's storage; the index was checked.
         unsafe { counter::add((&raw mut (*stats).connects).cast::<u64>().add(result), 1) };
     }
+}
+
+/// The address of the socket, as a number: the verifier allows no arithmetic on the pointer, but a
+/// copy of where it was spilled to has lost its type.
+#[inline(always)]
+fn socket(ctx: &SockOpsContext) -> Option<u64> {
+    // SAFETY: the context is valid.
+    let spilled = core::hint::black_box(unsafe { (*ctx.ops).__bindgen_anon_2.sk });
+    read::<u64>((&raw const spilled) as u64, 0).filter(|sk| *sk != 0)
 }
 
 #[inline(always)]
