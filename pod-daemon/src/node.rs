@@ -182,6 +182,9 @@ impl Node {
         let uid = uuid::Uuid::new_v4().to_string();
         metadata.uid = Some(uid.clone());
         metadata.creation_timestamp = Some(Time(Timestamp::now()));
+        if let Some(spec) = &mut pod.spec {
+            spec.node_name = Some(self.shared.name.clone());
+        }
         let (commands, receiver) = mpsc::channel(16);
         let worker = pod::Worker::new(Arc::clone(&self.shared), key.clone(), uid, pod.clone());
         let stored = self.shared.table.insert(&key, pod, worker.snapshot(), commands)?;
@@ -408,7 +411,6 @@ impl Node {
 
 impl Shared {
     /// Builds what the workers share.
-    #[expect(clippy::too_many_arguments, reason = "each part is made by its own module, in this order")]
     #[must_use]
     pub fn new(
         settings: Settings,

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, OwnedFd},
 };
 
 use tokio::io::{Interest, unix::AsyncFd};
@@ -30,13 +30,4 @@ impl Pidfd {
         // It has ended, so this does not block.
         sandbox::wait(self.inner.get_ref())
     }
-}
-
-/// Sends a signal to the very process that the descriptor stands for.
-pub(crate) fn signal(pidfd: &OwnedFd, signal: i32) -> io::Result<()> {
-    let none = std::ptr::null::<libc::siginfo_t>();
-    // SAFETY: the descriptor is open, and no siginfo is passed.
-    let result =
-        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, none, 0) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -31,7 +31,7 @@ const DEFAULT_SOCKET: &str = "/run/podscope/api.sock";
 
 /// Controls the pods of this node.
 #[derive(Debug, Parser)]
-#[command(name = "podctl", version, disable_version_flag = true)]
+#[command(name = "podctl", version)]
 #[command(arg_required_else_help = true, subcommand_required = true)]
 struct Cli {
     #[command(flatten)]

@@ -224,7 +224,8 @@ impl Sandboxes {
                 error: None,
             };
             let process = clone::spawn(&mut plan, cgroup, true)?;
-            let pid = share_pids.then(|| namespace_of(process.pid, "pid")).transpose()?;
+            let pid = share_pids.then(|| namespace_of(process.pid, "pid")).transpose();
+            let pid = pid.inspect_err(|_error| process.abandon())?;
             Ok(Infra { process, mount, network: network_namespace, ipc, uts, pid })
         })
     }

@@ -15,7 +15,7 @@ use crate::{
     image::{Image, Reference},
     manifest::expand,
     node::{ContainerSnapshot, Error, Exec, Exit, Shared, State},
-    pidfd::{self, Pidfd},
+    pidfd::Pidfd,
     sandbox::{
         Command, DEFAULT_CAPABILITIES, DEFAULT_PATH, EXECUTE, Identity, Process, Rootfs, Stdio,
     },
@@ -142,8 +142,13 @@ impl Container {
             Ok(started) => started,
             Err(failure) => return Err(Ended::failed(failure)),
         };
-        let pidfd = Pidfd::new(&process.pidfd)
-            .map_err(|error| Ended::failed(Failure::internal(&error.to_string())))?;
+        let pidfd = match Pidfd::new(&process.pidfd) {
+            Ok(pidfd) => pidfd,
+            Err(error) => {
+                process.abandon();
+                return Err(Ended::failed(Failure::internal(&error.to_string())));
+            }
+        };
         self.restarts = self.runs;
         self.runs += 1;
         self.image_id.clone_from(&image.id);
@@ -169,7 +174,7 @@ impl Container {
         {
             let pause = pause.max(super::RETRY);
             self.wait(failure.reason, &failure.message);
-            return (policy != "Never" || self.runs == 0).then_some(pause);
+            return Some(pause);
         }
         if ended.failure.is_some() {
             self.runs += 1;
@@ -202,7 +207,7 @@ impl Container {
         let wanted = self.image.as_ref().and_then(|image| image.config.stop_signal.as_deref());
         let signal = wanted.and_then(signal_number).unwrap_or(libc::SIGTERM);
         // It may have ended just now.
-        pidfd::signal(&process.pidfd, signal).ok();
+        process.signal(signal).ok();
     }
 
     pub(super) fn snapshot(&self, place: Option<&Place>) -> ContainerSnapshot {
@@ -481,15 +486,15 @@ fn exec(
         .exec(container, cgroup, command, &stdio)
         .map_err(|error| explain(command, &error))?;
     drop(stdio);
-    let pidfd = Pidfd::new(&process.pidfd).map_err(text)?;
+    let pidfd = Pidfd::new(&process.pidfd).inspect_err(|_error| process.abandon()).map_err(text)?;
     let (report, status) = oneshot::channel();
     let (alive, gone) = oneshot::channel::<()>();
     tokio::spawn(async move {
-        let mut pidfd_of_client = std::pin::pin!(gone);
         let code = tokio::select! {
             status = pidfd.wait() => status,
-            _ = &mut pidfd_of_client => {
-                pidfd::signal(&process.pidfd, libc::SIGKILL).ok();
+            // The client has dropped its end.
+            _ = gone => {
+                process.signal(libc::SIGKILL).ok();
                 pidfd.wait().await
             }
         };

@@ -23,7 +23,8 @@ pub(super) struct Options {
     #[arg(long, conflicts_with = "filename")]
     all: bool,
     /// Seconds that containers get to end by themselves [default: the pod's own]
-    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, default_value_t = -1)]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    #[arg(default_value_t = -1, hide_default_value = true)]
     grace_period: i64,
     /// Give containers one second only
     #[arg(long, conflicts_with = "grace_period")]

@@ -150,18 +150,14 @@ fn outcome(probe: &'static str, mode: &'static str, result: Result<(), ProgramEr
 /// An error with its causes, in one short line: a verifier's log is for the debug level.
 fn chain(error: &ProgramError) -> String {
     tracing::debug!(?error, "program refused");
-    let mut text = String::new();
-    let mut next: Option<&dyn std::error::Error> = Some(error);
-    while let Some(current) = next {
-        let line = current.to_string();
-        let line = line.lines().next().unwrap_or_default();
-        if !text.ends_with(line) {
-            if !text.is_empty() {
-                text.push_str(": ");
-            }
-            text.push_str(line);
-        }
-        next = current.source();
+    if let ProgramError::LoadError { io_error, .. } = error {
+        return format!("the kernel refuses the program: {io_error}");
+    }
+    let mut text = error.to_string();
+    let mut next = std::error::Error::source(error);
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
     }
     text
 }

@@ -50,6 +50,24 @@ pub struct Process {
     pub pidfd: OwnedFd,
 }
 
+impl Process {
+    /// Kills a process that cannot be looked after, and reaps it.
+    pub fn abandon(&self) {
+        // It may have ended by itself; either way there is something to reap.
+        self.signal(libc::SIGKILL).ok();
+        wait(&self.pidfd).ok();
+    }
+
+    /// Sends a signal to this very process, whoever has its pid by now.
+    pub fn signal(&self, signal: i32) -> io::Result<()> {
+        let (pidfd, none) = (self.pidfd.as_raw_fd(), std::ptr::null::<libc::siginfo_t>());
+        // SAFETY: the descriptor is open, and no siginfo is passed.
+        let result =
+            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd, signal, none, 0) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+}
+
 /// Starts a process in `cgroup` that carries out `plan`, which ends in an exec.
 ///
 /// It joins the namespaces of the calling thread, and gets a PID namespace of its own with

@@ -218,6 +218,10 @@ fn finished(regs: u64, result: i64, call: Call) -> i32 {
     if let Some(file) = call.reads.and_then(descriptor) {
         count(slot, file, result as u64, Access::Read);
     }
+    // A copy that met the end of its source has written nothing.
+    if call.reads.is_some() && result == 0 {
+        return 0;
+    }
     if let Some(file) = call.writes.and_then(descriptor) {
         count(slot, file, result as u64, Access::Write);
     }

@@ -1,0 +1,331 @@
+//! What runs in the containers of the tests: a program that does, one after the other, the steps
+//! that its arguments name, separated by commas.
+//!
+//! `workload write /data/file 4096 , exit 7` writes one block and leaves. Every step does as little
+//! as it says, since the tests count what it does.
+#![allow(clippy::print_stdout, reason = "containers' output is how the tests look inside")]
+#![allow(clippy::exit, reason = "how a program ends is what it is for")]
+
+use std::{
+    env,
+    ffi::CString,
+    fs::{self, File},
+    io::{self, IoSlice, IoSliceMut, Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    os::{fd::AsRawFd as _, unix::fs::FileExt as _},
+    path::Path,
+    process::{self, Command},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+
+/// As a shell says that a signal ended the program.
+const TERMINATED: i32 = 128 + libc::SIGTERM;
+
+fn main() {
+    // The first process of a PID namespace has no default actions.
+    on_term(leave as *const () as libc::sighandler_t);
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    if let Err(error) = run(&arguments) {
+        println!("workload: {error:#}");
+        process::exit(1);
+    }
+}
+
+extern "C" fn leave(_signal: libc::c_int) {
+    // SAFETY: the call is async-signal-safe and does not return.
+    unsafe { libc::_exit(TERMINATED) }
+}
+
+fn on_term(action: libc::sighandler_t) {
+    // SAFETY: `leave` may run at any time, and SIG_IGN is no function.
+    unsafe { libc::signal(libc::SIGTERM, action) };
+}
+
+fn run(arguments: &[String]) -> anyhow::Result<()> {
+    'again: loop {
+        for step in arguments.split(|word| word == ",") {
+            let words: Vec<&str> = step.iter().map(String::as_str).collect();
+            if words == ["repeat"] {
+                continue 'again;
+            }
+            do_step(&words).with_context(|| format!("failed to {}", words.join(" ")))?;
+        }
+        return Ok(());
+    }
+}
+
+fn do_step(words: &[&str]) -> anyhow::Result<()> {
+    match *words {
+        [] => {}
+        ["exit", code] => process::exit(code.parse()?),
+        ["abort"] => process::abort(),
+        ["signal", number] => {
+            // SAFETY: plain numbers.
+            unsafe { libc::kill(libc::getpid(), number.parse()?) };
+        }
+        ["ignore-term"] => on_term(libc::SIG_IGN),
+        ["pause"] => loop {
+            thread::sleep(Duration::from_secs(3600));
+        },
+        ["sleep-ms", time] => thread::sleep(Duration::from_millis(time.parse()?)),
+        ["wait-for", path] => {
+            while !Path::new(path).exists() {
+                thread::sleep(Duration::from_millis(5));
+            }
+        }
+        ["threads", count] => threads(count.parse()?),
+        ["spawn", count] => spawn(count.parse()?)?,
+        ["fork", count] => fork_and_wait(count.parse()?)?,
+        ["orphans", count] => orphans(count.parse()?)?,
+        ["fork-bomb"] => fork_bomb(),
+        ["exec-nothing", count] => exec_nothing(count.parse()?),
+        ["hold-memory", bytes] => hold_memory(bytes.parse()?),
+        ["print", ref text @ ..] => println!("{}", text.join(" ")),
+        ["log", lines] => (0..lines.parse::<u64>()?).for_each(|line| println!("line {line}")),
+        ["cat", path] => print!("{}", String::from_utf8_lossy(&fs::read(path)?)),
+        ["list", path] => list(path)?,
+        ["look", path] => look(path),
+        ["touch", path] => touch(path),
+        ["id"] => println!("pid={} uid={}", process::id(), nix::unistd::getuid()),
+        ["cwd"] => println!("{}", env::current_dir()?.display()),
+        ["arguments"] => env::args().for_each(|argument| println!("{argument}")),
+        ["env"] => env::vars().for_each(|(name, value)| println!("{name}={value}")),
+        ["hostname"] => println!("{}", nix::unistd::gethostname()?.to_string_lossy()),
+        ["fds"] => fds(),
+        ["connect", address] => connect(address),
+        ["greet", port, text] => greet(port.parse()?, text)?,
+        ["serve", port] => serve(port.parse()?)?,
+        ["send", address, bytes] => send(address, bytes.parse()?)?,
+        [call, ref rest @ ..] => return transfer(call, rest),
+    }
+    Ok(())
+}
+
+/// One system call that moves bytes from or to a regular file.
+fn transfer(call: &str, rest: &[&str]) -> anyhow::Result<()> {
+    let (path, size) = match rest {
+        [path, size] | [path, _, size] => (*path, size.parse::<usize>()?),
+        _ => bail!("unknown step"),
+    };
+    let mut buffer = vec![b'x'; size];
+    let done = match call {
+        "write" => create(path)?.write(&buffer)?,
+        "read" => File::open(path)?.read(&mut buffer)?,
+        "pwrite" => create(path)?.write_at(&buffer, 0)?,
+        "pread" => File::open(path)?.read_at(&mut buffer, 0)?,
+        "writev" => {
+            let (first, second) = buffer.split_at(size / 3);
+            create(path)?.write_vectored(&[IoSlice::new(first), IoSlice::new(second)])?
+        }
+        "readv" => {
+            let (first, second) = buffer.split_at_mut(size / 3);
+            let mut slices = [IoSliceMut::new(first), IoSliceMut::new(second)];
+            File::open(path)?.read_vectored(&mut slices)?
+        }
+        "sendfile" | "copy-range" => {
+            let target = rest[1];
+            let (from, to) = (File::open(path)?, create(target)?);
+            let (from, to) = (from.as_raw_fd(), to.as_raw_fd());
+            let none = std::ptr::null_mut();
+            // SAFETY: both descriptors are open, and no offsets are given.
+            let moved = unsafe {
+                if call == "sendfile" {
+                    libc::sendfile(to, from, none, size)
+                } else {
+                    libc::copy_file_range(from, none, to, none, size, 0)
+                }
+            };
+            usize::try_from(moved).map_err(|_negative| io::Error::last_os_error())?
+        }
+        _ => bail!("unknown step"),
+    };
+    if done != size {
+        bail!("{done} bytes were moved");
+    }
+    Ok(())
+}
+
+fn create(path: &str) -> io::Result<File> {
+    File::options().create(true).truncate(true).write(true).open(path)
+}
+
+fn threads(count: usize) {
+    for _ in 0..count {
+        thread::spawn(|| {
+            loop {
+                thread::park();
+            }
+        });
+    }
+}
+
+/// Runs this program `count` times, one after the other.
+fn spawn(count: usize) -> anyhow::Result<()> {
+    for run in 0..count {
+        let status = Command::new("/bin/workload").args(["exit", "0"]).status()?;
+        if !status.success() {
+            bail!("run {run} ended with {status}");
+        }
+    }
+    Ok(())
+}
+
+/// Forks; the child does `child` and leaves.
+fn fork(child: impl FnOnce()) -> io::Result<libc::pid_t> {
+    // SAFETY: this program has one thread when it forks, so the child may do what it likes.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            child();
+            // SAFETY: does not return.
+            unsafe { libc::_exit(0) }
+        }
+        pid => Ok(pid),
+    }
+}
+
+fn wait_for(pid: libc::pid_t) {
+    // SAFETY: no status is asked for.
+    while unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) } == -1
+        && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted
+    {}
+}
+
+fn fork_and_wait(count: usize) -> io::Result<()> {
+    for _ in 0..count {
+        wait_for(fork(|| {})?);
+    }
+    Ok(())
+}
+
+/// Makes processes whose parent ends before they do.
+fn orphans(count: usize) -> io::Result<()> {
+    for _ in 0..count {
+        let child = fork(|| {
+            fork(|| thread::sleep(Duration::from_millis(20))).ok();
+        })?;
+        wait_for(child);
+    }
+    println!("orphans made");
+    Ok(())
+}
+
+fn fork_bomb() {
+    let mut children = 0;
+    while fork(|| thread::sleep(Duration::from_secs(3600))).is_ok() {
+        children += 1;
+    }
+    println!("stopped after {children} children");
+}
+
+/// Calls execve for a program that is not there.
+fn exec_nothing(count: usize) {
+    let path = CString::default();
+    let arguments = [path.as_ptr(), std::ptr::null()];
+    for _ in 0..count {
+        // SAFETY: the path and the list end in a null; on success there is no way back, and the
+        // empty path does not exist.
+        unsafe { libc::execv(path.as_ptr(), arguments.as_ptr()) };
+    }
+}
+
+fn hold_memory(bytes: usize) {
+    let memory = vec![1_u8; bytes];
+    println!("holding {}", std::hint::black_box(&memory).len());
+    thread::sleep(Duration::from_secs(3600));
+}
+
+fn list(path: &str) -> io::Result<()> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(path)? {
+        names.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    println!("{path}: {}", names.join(" "));
+    Ok(())
+}
+
+/// Says how much can be read of a file, or why nothing.
+fn look(path: &str) {
+    match fs::read(path) {
+        Ok(content) => println!("look {path}: {} bytes", content.len()),
+        Err(error) => println!("look {path}: {}", name_of(&error)),
+    }
+}
+
+/// Says whether a file can be opened for writing; it is made if it is not there.
+fn touch(path: &str) {
+    match File::options().create(true).append(true).open(path) {
+        Ok(_) => println!("touch {path}: ok"),
+        Err(error) => println!("touch {path}: {}", name_of(&error)),
+    }
+}
+
+fn name_of(error: &io::Error) -> String {
+    error.raw_os_error().map_or_else(
+        || error.to_string(),
+        |number| format!("{:?}", nix::errno::Errno::from_raw(number)),
+    )
+}
+
+fn fds() {
+    // SAFETY: asks about a number, whatever it stands for.
+    let is_open = |fd: &i32| unsafe { libc::fcntl(*fd, libc::F_GETFD) } != -1;
+    let open: Vec<String> = (0..4096).filter(is_open).map(|fd| fd.to_string()).collect();
+    println!("fds {}", open.join(" "));
+}
+
+fn connect(address: &str) {
+    match TcpStream::connect(address) {
+        Ok(_) => println!("connect: ok"),
+        Err(error) => println!("connect: {}", name_of(&error)),
+    }
+}
+
+/// Tells whoever connects the same thing.
+fn greet(port: u16, text: &str) -> io::Result<()> {
+    let listener = TcpListener::bind(("0.0.0.0", port))?;
+    println!("listening");
+    for stream in listener.incoming() {
+        // A client that has gone is its own loss.
+        stream?.write_all(text.as_bytes()).ok();
+    }
+    Ok(())
+}
+
+/// Takes as many bytes as the client says that it will send, acknowledges them with one, and keeps
+/// the connection for as long as the client does.
+fn serve(port: u16) -> io::Result<()> {
+    let listener = TcpListener::bind(("0.0.0.0", port))?;
+    println!("listening");
+    for stream in listener.incoming() {
+        let mut stream = stream?;
+        thread::spawn(move || -> io::Result<()> {
+            let mut size = [0; 8];
+            stream.read_exact(&mut size)?;
+            let size = u64::from_be_bytes(size);
+            let taken = io::copy(&mut stream.by_ref().take(size - 8), &mut io::sink())?;
+            stream.write_all(&[1])?;
+            println!("received {}", taken + 8);
+            io::copy(&mut stream, &mut io::sink())?;
+            Ok(())
+        });
+    }
+    Ok(())
+}
+
+/// Sends that many bytes all in all, waits for the acknowledgement and keeps the connection.
+fn send(address: &str, bytes: u64) -> anyhow::Result<()> {
+    let mut stream = TcpStream::connect(address)?;
+    let mut data = vec![b'x'; usize::try_from(bytes)?];
+    data[..8].copy_from_slice(&bytes.to_be_bytes());
+    stream.write_all(&data)?;
+    stream.read_exact(&mut [0])?;
+    println!("sent {bytes}");
+    loop {
+        thread::sleep(Duration::from_secs(3600));
+    }
+}
