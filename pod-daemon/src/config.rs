@@ -178,9 +178,9 @@ impl Settings {
     }
 
     fn validate(self) -> Result<Config, Error> {
-        let network = self.network.unwrap_or_else(|| {
-            Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 77, 0, 0), 16)
-        });
+        let network = self
+            .network
+            .unwrap_or_else(|| Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 77, 0, 0), 16));
         if network.prefix_len() > 29 {
             return Err(Error::Value {
                 setting: "network",
@@ -192,7 +192,10 @@ impl Settings {
             if path.is_absolute() {
                 Ok(path)
             } else {
-                Err(Error::Value { setting, problem: format!("`{}` is not absolute", path.display()) })
+                Err(Error::Value {
+                    setting,
+                    problem: format!("`{}` is not absolute", path.display()),
+                })
             }
         };
         let cgroup_root = match self.cgroup_root {
@@ -248,10 +251,21 @@ mod tests {
     fn flags_win_over_the_file() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("config.toml");
-        fs::write(&file, "network = \"10.1.0.0/24\"\nstop-seconds = 3\nunenforced-limits = \"warn\"\n").unwrap();
+        fs::write(
+            &file,
+            "network = \"10.1.0.0/24\"\nstop-seconds = 3\nunenforced-limits = \"warn\"\n",
+        )
+        .unwrap();
         let file = file.to_str().unwrap();
-        let flags =
-            Flags::parse_from(["pod-daemon", "--config", file, "--network", "10.2.0.0/24", "--cgroup-root", "/x"]);
+        let flags = Flags::parse_from([
+            "pod-daemon",
+            "--config",
+            file,
+            "--network",
+            "10.2.0.0/24",
+            "--cgroup-root",
+            "/x",
+        ]);
         let config = flags.into_config().unwrap();
         assert_eq!(config.network.to_string(), "10.2.0.0/24");
         assert_eq!(config.stop_seconds, 3);

@@ -159,11 +159,7 @@ fn harden() {
 }
 
 fn make_directory(path: &Path, mode: u32) -> Result<(), Error> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(mode)
-        .create(path)
-        .map_err(failed_to("make", path))
+    fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(failed_to("make", path))
 }
 
 /// One daemon per run directory; the kernel lets go of the lock however the daemon ends.
@@ -215,7 +211,11 @@ fn sweep(config: &Config, hierarchy: &Hierarchy, network: &Network) -> Result<()
         }
     }
     if pods > 0 || interfaces > 0 {
-        tracing::warn!(pods, interfaces, "the daemon was killed: the pods that it left running were ended; apply their manifests again");
+        tracing::warn!(
+            pods,
+            interfaces,
+            "the daemon was killed: the pods that it left running were ended; apply their manifests again"
+        );
     }
     Ok(())
 }

@@ -13,9 +13,14 @@ const USAGE: u8 = 64;
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
-    let filter = EnvFilter::try_from_env("PODSCOPE_LOG").unwrap_or_else(|_| EnvFilter::new("info,probes=debug"));
+    let filter = EnvFilter::try_from_env("PODSCOPE_LOG")
+        .unwrap_or_else(|_| EnvFilter::new("info,probes=debug"));
     let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colours)
+        .init();
     let config = match flags.into_config() {
         Ok(config) => config,
         Err(error) => {

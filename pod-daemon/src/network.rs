@@ -58,13 +58,13 @@ impl Network {
     ///
     /// `instance` tells this daemon's names from another's on the same node; empty for the default.
     pub fn prepare(range: Ipv4Net, instance: &str) -> Result<Self, Error> {
-        let bridge = if instance.is_empty() {
-            DEFAULT_BRIDGE.to_owned()
+        let bridge =
+            if instance.is_empty() { DEFAULT_BRIDGE.to_owned() } else { format!("ps-{instance}") };
+        let table = if instance.is_empty() {
+            "podscope".to_owned()
         } else {
-            format!("ps-{instance}")
+            format!("podscope_{instance}")
         };
-        let table =
-            if instance.is_empty() { "podscope".to_owned() } else { format!("podscope_{instance}") };
         let mut host = Netlink::open().map_err(failed_to("open a netlink socket"))?;
         let pool = Pool::new(range);
         let bridge_index = host

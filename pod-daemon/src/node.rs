@@ -7,12 +7,7 @@ mod sample;
 mod snapshot;
 mod table;
 
-use std::{
-    collections::BTreeMap,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -398,12 +393,18 @@ impl Node {
             (Some(name), names) if names.contains(&name) => Ok(name.to_owned()),
             (Some(name), names) => Err(Error::Invalid {
                 field: "container".to_owned(),
-                message: format!("pod {key} has no container {name:?}; it has: {}", names.join(", ")),
+                message: format!(
+                    "pod {key} has no container {name:?}; it has: {}",
+                    names.join(", ")
+                ),
             }),
             (None, [only]) => Ok((*only).to_owned()),
             (None, names) => Err(Error::Invalid {
                 field: "container".to_owned(),
-                message: format!("pod {key} has several containers, choose one of: {}", names.join(", ")),
+                message: format!(
+                    "pod {key} has several containers, choose one of: {}",
+                    names.join(", ")
+                ),
             }),
         }
     }

@@ -125,8 +125,12 @@ impl Worker {
         let created = pod.metadata.creation_timestamp.map_or_else(Timestamp::now, |time| time.0);
         let spec = pod.spec.unwrap_or_default();
         let base = shared.restart_backoff;
-        let containers =
-            spec.containers.iter().enumerate().map(|(index, spec)| Container::new(index, spec.clone(), base)).collect();
+        let containers = spec
+            .containers
+            .iter()
+            .enumerate()
+            .map(|(index, spec)| Container::new(index, spec.clone(), base))
+            .collect();
         let about = Arc::new(About { key, uid, spec, created });
         Self {
             shared,
@@ -191,7 +195,9 @@ impl Worker {
         loop {
             match tokio::time::timeout_at(deadline, commands.recv()).await {
                 Err(_elapsed) => return None,
-                Ok(Some(Command::Delete { grace_seconds })) => return Some(self.grace(grace_seconds)),
+                Ok(Some(Command::Delete { grace_seconds })) => {
+                    return Some(self.grace(grace_seconds));
+                }
                 Ok(Some(Command::Exec { container, reply, .. })) => {
                     reply.send(Err(container::not_running(&container))).ok();
                 }
@@ -300,7 +306,10 @@ impl Worker {
 
     /// The infra process is gone, and with it the pod's namespaces: all containers start anew in
     /// new ones. Returns the grace period if the pod is to be deleted meanwhile.
-    async fn replace_sandbox(&mut self, commands: &mut mpsc::Receiver<Command>) -> Option<Duration> {
+    async fn replace_sandbox(
+        &mut self,
+        commands: &mut mpsc::Receiver<Command>,
+    ) -> Option<Duration> {
         if self.is_over() {
             return None;
         }
@@ -443,7 +452,9 @@ impl Worker {
             node: self.shared.name.clone(),
             host_network: self.about.spec.host_network.unwrap_or(false),
             phase: status::phase(&containers, policy, self.started.is_some()),
-            ready: containers.iter().all(|container| matches!(container.state, State::Running { .. })),
+            ready: containers
+                .iter()
+                .all(|container| matches!(container.state, State::Running { .. })),
             created: self.about.created,
             started: self.started,
             observed_from: self.started.unwrap_or(self.about.created),

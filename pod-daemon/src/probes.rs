@@ -165,7 +165,9 @@ impl Probes {
             forward_log(&mut ebpf)?;
         }
         let statistics = aya::sys::enable_stats(Stats::RunTime)
-            .inspect_err(|error| tracing::warn!(%error, "the cost of the probes cannot be measured"))
+            .inspect_err(
+                |error| tracing::warn!(%error, "the cost of the probes cannot be measured"),
+            )
             .ok();
         let counters = Arc::new(Counters::take(&mut ebpf)?);
         Ok(Self { ebpf: Mutex::new(ebpf), counters, status, _statistics: statistics })
@@ -181,9 +183,10 @@ impl Probes {
     pub fn attach_pod(&self, cgroup: &Cgroup) -> Result<PodLinks, Error> {
         let mut ebpf = self.ebpf();
         let mut links = Vec::new();
-        for (name, attach_type) in
-            [("net_ingress", CgroupSkbAttachType::Ingress), ("net_egress", CgroupSkbAttachType::Egress)]
-        {
+        for (name, attach_type) in [
+            ("net_ingress", CgroupSkbAttachType::Ingress),
+            ("net_egress", CgroupSkbAttachType::Egress),
+        ] {
             let Some(program) = loaded::<CgroupSkb>(&mut ebpf, name) else { continue };
             // Links are always multi-attach; any other mode than `Single` becomes a link flag that
             // the kernel refuses.
@@ -198,7 +201,11 @@ impl Probes {
 
     /// Gives a container a slot and a cell per volume, and attaches what is attached per container.
     /// Its cgroup must have no processes yet.
-    pub fn add_container(&self, cgroup: &Cgroup, volumes: &[String]) -> Result<ContainerProbe, Error> {
+    pub fn add_container(
+        &self,
+        cgroup: &Cgroup,
+        volumes: &[String],
+    ) -> Result<ContainerProbe, Error> {
         let (slot, cells) = self.counters.allocate(volumes.len())?;
         let mut probe = ContainerProbe {
             counters: Arc::clone(&self.counters),
@@ -333,7 +340,7 @@ fn take<T: TryFrom<Map, Error = aya::maps::MapError>>(
     name: &'static str,
 ) -> Result<T, Error> {
     ebpf.take_map(name)
-        .ok_or(aya::maps::MapError::InvalidName { name: name.to_owned() })
+        .ok_or_else(|| aya::maps::MapError::InvalidName { name: name.to_owned() })
         .and_then(T::try_from)
         .map_err(|source| Error::Map { action: "find a map of the probes", source })
 }

@@ -134,14 +134,22 @@ pub struct Stdio {
     pub error: Option<OwnedFd>,
 }
 
-/// A container's first process, and where its volumes are mounted.
-#[derive(Debug)]
-pub struct Container {
-    /// The process. It has exec'ed.
-    pub process: Process,
-    /// Volume index and mount id.
-    pub mounts: Vec<(usize, u32)>,
+/// What a container is started from.
+pub struct ContainerSpec<'a> {
+    /// Its root.
+    pub rootfs: &'a Rootfs,
+    /// What is mounted into it, in this order.
+    pub binds: &'a [Bind],
+    /// What runs in it.
+    pub command: &'a Command,
+    /// Its standard streams.
+    pub stdio: &'a Stdio,
+    /// Is told where the volumes are mounted, before the exec.
+    pub announce: Announce<'a>,
 }
+
+/// Takes volume indexes and the ids of their mounts.
+pub type Announce<'a> = &'a (dyn Fn(&[(usize, u32)]) + Sync);
 
 impl Sandboxes {
     /// Prepares what every start shares. `data` holds all scratch directories, `run` any directory.
@@ -190,8 +198,9 @@ impl Sandboxes {
                 flags |= CloneFlags::CLONE_NEWNET;
             }
             unshare(flags).map_err(|errno| failed_to("unshare", here)(errno.into()))?;
-            nix::unistd::sethostname(hostname)
-                .map_err(|errno| failed_to("set the hostname", Path::new(hostname))(errno.into()))?;
+            nix::unistd::sethostname(hostname).map_err(|errno| {
+                failed_to("set the hostname", Path::new(hostname))(errno.into())
+            })?;
             let memory = mount::new(
                 "tmpfs",
                 &[("mode", "1777"), ("size", "65536k")],
@@ -203,8 +212,12 @@ impl Sandboxes {
             memory
                 .and_then(|memory| mount::attach(memory, open_path(target)?))
                 .map_err(failed_to("mount", target))?;
-            let (network_namespace, ipc, uts, mount) =
-                (own_namespace("net")?, own_namespace("ipc")?, own_namespace("uts")?, own_namespace("mnt")?);
+            let (network_namespace, ipc, uts, mount) = (
+                own_namespace("net")?,
+                own_namespace("ipc")?,
+                own_namespace("uts")?,
+                own_namespace("mnt")?,
+            );
             if let NetworkMode::Pod(configure) = network {
                 configure(network_namespace.as_fd())
                     .map_err(failed_to("configure the network of", Path::new(hostname)))?;
@@ -231,18 +244,13 @@ impl Sandboxes {
     }
 
     /// Starts a container of the pod that `infra` holds. Returns when its program has been exec'ed.
-    ///
-    /// `announce` is told where the container's volumes are mounted, before the exec.
     pub fn start_container(
         &self,
         infra: &Infra,
         cgroup: BorrowedFd<'_>,
-        rootfs: &Rootfs,
-        binds: &[Bind],
-        command: &Command,
-        stdio: &Stdio,
-        announce: &(dyn Fn(&[(usize, u32)]) + Sync),
-    ) -> Result<Container, Error> {
+        spec: &ContainerSpec<'_>,
+    ) -> Result<Process, Error> {
+        let ContainerSpec { rootfs, binds, command, stdio, announce } = spec;
         on_thread("container", || {
             let sources = rootfs::Sources::open(rootfs, binds, &self.data)?;
             let scratch = rootfs.scratch.strip_prefix(&self.data).unwrap_or(&rootfs.scratch);
@@ -259,8 +267,7 @@ impl Sandboxes {
             announce(&prepared.mounts);
             let mut plan = self.plan(command, stdio)?;
             plan.mounts = Some(prepared.child_mounts());
-            let process = clone::spawn(&mut plan, cgroup, infra.pid.is_none())?;
-            Ok(Container { process, mounts: prepared.mounts })
+            Ok(clone::spawn(&mut plan, cgroup, infra.pid.is_none())?)
         })
     }
 
@@ -280,9 +287,9 @@ impl Sandboxes {
                 | CloneFlags::CLONE_NEWUTS
                 | CloneFlags::CLONE_NEWCGROUP
                 | CloneFlags::CLONE_NEWPID;
-            unshare(CloneFlags::CLONE_FS)
-                .and_then(|()| setns(&container.pidfd, all))
-                .map_err(|errno| failed_to("join the namespaces of", Path::new("container"))(errno.into()))?;
+            unshare(CloneFlags::CLONE_FS).and_then(|()| setns(&container.pidfd, all)).map_err(
+                |errno| failed_to("join the namespaces of", Path::new("container"))(errno.into()),
+            )?;
             let mut plan = self.plan(command, stdio)?;
             Ok(clone::spawn(&mut plan, cgroup, false)?)
         })
@@ -314,7 +321,10 @@ impl Sandboxes {
             groups: command.identity.groups.clone(),
             capabilities: command.capabilities.bits(),
             open_files: Some(self.open_files),
-            program: Program::Paths(strings("the command", &candidates(program, &command.environment))?),
+            program: Program::Paths(strings(
+                "the command",
+                &candidates(program, &command.environment),
+            )?),
             arguments: Strings::new(strings("the command", &command.arguments)?),
             environment: Strings::new(strings("the environment", &command.environment)?),
             error: None,
@@ -337,8 +347,9 @@ impl Infra {
             namespaces.push((pid, CloneFlags::CLONE_NEWPID));
         }
         for (namespace, kind) in namespaces {
-            setns(namespace, kind)
-                .map_err(|errno| failed_to("join a namespace of", Path::new("infra"))(errno.into()))?;
+            setns(namespace, kind).map_err(|errno| {
+                failed_to("join a namespace of", Path::new("infra"))(errno.into())
+            })?;
         }
         Ok(())
     }

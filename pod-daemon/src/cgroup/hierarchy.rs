@@ -25,7 +25,8 @@ impl Hierarchy {
     /// Controllers are enabled on the way from the mount down to `root`; one that cannot be enabled
     /// is left out of [`Hierarchy::controllers`], and limits that need it are refused later.
     pub fn prepare(root: &Path) -> Result<Self, Error> {
-        let mount = mount_point().map_err(failed_to("find the cgroup v2 mount in", Path::new("/proc/self/mountinfo")))?;
+        let mount = mount_point()
+            .map_err(failed_to("find the cgroup v2 mount in", Path::new("/proc/self/mountinfo")))?;
         let below = root.strip_prefix(&mount).map_err(|_outside| {
             failed_to("use as cgroup root, since it is not below the cgroup v2 mount,", root)(
                 io::ErrorKind::InvalidInput.into(),
@@ -90,7 +91,9 @@ fn mount_point() -> io::Result<PathBuf> {
 fn find_mount(mountinfo: &str) -> Option<PathBuf> {
     mountinfo.lines().find_map(|line| {
         let (mount, filesystem) = line.split_once(" - ")?;
-        (filesystem.split(' ').next()? == "cgroup2").then(|| mount.split(' ').nth(4))?.map(PathBuf::from)
+        (filesystem.split(' ').next()? == "cgroup2")
+            .then(|| mount.split(' ').nth(4))?
+            .map(PathBuf::from)
     })
 }
 
@@ -99,7 +102,8 @@ fn find_mount(mountinfo: &str) -> Option<PathBuf> {
 fn enable(path: &Path) {
     let available = read_set(&path.join("cgroup.controllers"));
     for controller in WANTED.into_iter().filter(|name| available.contains(*name)) {
-        if let Err(error) = fs::write(path.join("cgroup.subtree_control"), format!("+{controller}")) {
+        if let Err(error) = fs::write(path.join("cgroup.subtree_control"), format!("+{controller}"))
+        {
             tracing::debug!(%controller, path = %path.display(), %error, "controller cannot be enabled");
         }
     }

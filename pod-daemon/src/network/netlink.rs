@@ -62,7 +62,9 @@ impl Netlink {
             LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
         ];
 
-        exists_is_fine(self.request(RouteNetlinkMessage::NewLink(bridge), NLM_F_CREATE | NLM_F_EXCL))?;
+        exists_is_fine(
+            self.request(RouteNetlinkMessage::NewLink(bridge), NLM_F_CREATE | NLM_F_EXCL),
+        )?;
         let index = self.index_of(name)?.ok_or(io::ErrorKind::NotFound)?;
         exists_is_fine(self.add_address(index, address, prefix))?;
         self.set_up(index)?;
@@ -131,7 +133,9 @@ impl Netlink {
     /// Removes every interface that is a port of the bridge; returns how many.
     pub(super) fn remove_ports(&mut self, bridge_index: u32) -> io::Result<usize> {
         let mut ports = Vec::new();
-        for message in self.exchange(RouteNetlinkMessage::GetLink(LinkMessage::default()), NLM_F_DUMP)? {
+        for message in
+            self.exchange(RouteNetlinkMessage::GetLink(LinkMessage::default()), NLM_F_DUMP)?
+        {
             if let RouteNetlinkMessage::NewLink(link) = message
                 && link.attributes.contains(&LinkAttribute::Controller(bridge_index))
             {

@@ -31,7 +31,8 @@ pub(super) async fn usage(node: &Node, namespace: Option<&str>) -> Vec<PodUsage>
                 .containers
                 .iter()
                 .map(|container| {
-                    let cpu = |at: &HashMap<u32, u64>| at.get(&container.slot).copied().unwrap_or(0);
+                    let cpu =
+                        |at: &HashMap<u32, u64>| at.get(&container.slot).copied().unwrap_or(0);
                     let used_us = cpu(&after).saturating_sub(cpu(&before));
                     of_container(node.probes(), container, used_us as f64 / elapsed_us)
                 })

@@ -101,7 +101,7 @@ impl Table {
         let entry = contents.pods.get_mut(key).ok_or_else(|| key.not_found())?;
         let mut pod = Pod::clone(&entry.pod);
         let own = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
-        let seconds = grace_seconds.map_or(own.unwrap_or(30), i64::from);
+        let seconds = grace_seconds.map_or_else(|| own.unwrap_or(30), i64::from);
         let earlier = pod.metadata.deletion_grace_period_seconds.is_some_and(|old| old <= seconds);
         if !earlier {
             let deadline = Timestamp::now() + SignedDuration::from_secs(seconds);
@@ -164,7 +164,8 @@ impl Table {
         let version = contents.next_version();
         let namespace = map.metadata.namespace.get_or_insert_with(|| "default".to_owned()).clone();
         let key = Key::new(&namespace, map.metadata.name.as_deref().unwrap_or_default());
-        let old = contents.config_maps.get(&key).map(|old| old.metadata.clone()).unwrap_or_default();
+        let old =
+            contents.config_maps.get(&key).map(|old| old.metadata.clone()).unwrap_or_default();
         map.metadata.uid = old.uid.or_else(|| Some(uuid::Uuid::new_v4().to_string()));
         map.metadata.creation_timestamp =
             old.creation_timestamp.or_else(|| Some(Time(Timestamp::now())));

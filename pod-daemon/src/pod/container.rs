@@ -7,8 +7,13 @@ use k8s_openapi::api::core::v1::Container as Spec;
 use tokio::{net::unix::pipe, sync::oneshot, task::JoinHandle};
 
 use super::{
-    About, backoff::Backoff, blocking, chain, ground::{Ground, Place}, identity, logs,
-    resources, sandbox::{self, Sandbox}, volumes,
+    About,
+    backoff::Backoff,
+    blocking, chain,
+    ground::{Ground, Place},
+    identity, logs, resources,
+    sandbox::{self, Sandbox},
+    volumes,
 };
 use crate::{
     cgroup::stats,
@@ -17,7 +22,8 @@ use crate::{
     node::{ContainerSnapshot, Error, Exec, Exit, Shared, State},
     pidfd::Pidfd,
     sandbox::{
-        Command, DEFAULT_CAPABILITIES, DEFAULT_PATH, EXECUTE, Identity, Process, Rootfs, Stdio,
+        Command, ContainerSpec, DEFAULT_CAPABILITIES, DEFAULT_PATH, EXECUTE, Identity, Process,
+        Rootfs, Stdio,
     },
 };
 
@@ -222,7 +228,10 @@ impl Container {
             slot: place.map_or(pod_ebpf::NO_SLOT, |place| place.probe.slot()),
             cgroup: place.map(|place| place.cgroup.path().to_path_buf()),
             volumes: place.map(|place| place.probe.volumes()).unwrap_or_default(),
-            limits: place.map(|place| place.limits).or_else(|| resources::limits(&self.spec).ok()).unwrap_or_default(),
+            limits: place
+                .map(|place| place.limits)
+                .or_else(|| resources::limits(&self.spec).ok())
+                .unwrap_or_default(),
             requests: place.map(|place| place.requests).unwrap_or_default(),
         }
     }
@@ -254,7 +263,9 @@ impl Container {
                 Some(Err(error)) => Err(Error::Conflict {
                     message: format!("cannot run the command in container {name:?}: {error}"),
                 }),
-                None => Err(Error::Internal { message: "starting the command panicked".to_owned() }),
+                None => {
+                    Err(Error::Internal { message: "starting the command panicked".to_owned() })
+                }
             };
             // The client may have gone; dropping the exec ends the command.
             drop(reply.send(result));
@@ -341,8 +352,9 @@ fn start(
         Some(image) => image,
         None => Arc::new(prepare_image(shared, spec)?),
     };
-    let identity = identity::resolve(image.config.user.as_deref().unwrap_or_default(), &image.layers)
-        .map_err(|error| Failure::new("CreateContainerConfigError", &error))?;
+    let identity =
+        identity::resolve(image.config.user.as_deref().unwrap_or_default(), &image.layers)
+            .map_err(|error| Failure::new("CreateContainerConfigError", &error))?;
     let host_network = about.spec.host_network.unwrap_or(false);
     let command = command(spec, &image, identity, &volumes::hostname(about, host_network))?;
     let failed = |error: &io::Error| Failure::new("CreateContainerError", error);
@@ -368,24 +380,28 @@ fn start(
             tracing::error!(error = chain(&error), "file operations count as `other`");
         }
     };
-    let started = shared.sandboxes.start_container(
-        &infra,
-        place.cgroup.as_fd(),
-        &rootfs,
-        &binds,
-        &command,
-        &stdio,
-        &announce,
-    );
-    match started {
-        Ok(container) => Ok(Started { image, command, process: container.process, logs, oom_kills }),
-        Err(error) => Err(Failure { reason: "StartError", message: explain(&command, &error), image: false }),
+    let container = ContainerSpec {
+        rootfs: &rootfs,
+        binds: &binds,
+        command: &command,
+        stdio: &stdio,
+        announce: &announce,
+    };
+    match shared.sandboxes.start_container(&infra, place.cgroup.as_fd(), &container) {
+        Ok(process) => Ok(Started { image, command, process, logs, oom_kills }),
+        Err(error) => {
+            let message = explain(&command, &error);
+            Err(Failure { reason: "StartError", message, image: false })
+        }
     }
 }
 
 fn prepare_image(shared: &Shared, spec: &Spec) -> Result<Image, Failure> {
     let reference: Reference = spec.image.as_deref().unwrap_or_default().parse().map_err(
-        |error: crate::image::Error| Failure { image: true, ..Failure::new("InvalidImageName", &error) },
+        |error: crate::image::Error| Failure {
+            image: true,
+            ..Failure::new("InvalidImageName", &error)
+        },
     )?;
     shared
         .images
@@ -417,8 +433,7 @@ fn command(
     let home = if identity.user == 0 { "/root" } else { "/" };
     environment.entry("HOME".to_owned()).or_insert_with(|| home.to_owned());
 
-    let expanded =
-        |list: &[String]| list.iter().map(|text| expand(text, &own)).collect::<Vec<_>>();
+    let expanded = |list: &[String]| list.iter().map(|text| expand(text, &own)).collect::<Vec<_>>();
     let (program, arguments) = (spec.command.as_deref(), spec.args.as_deref());
     let mut line = match program {
         Some(program) if !program.is_empty() => expanded(program),
@@ -432,14 +447,18 @@ fn command(
     if line.is_empty() {
         return Err(Failure {
             reason: "CreateContainerConfigError",
-            message: "neither the manifest nor the image says what to run; set `command`".to_owned(),
+            message: "neither the manifest nor the image says what to run; set `command`"
+                .to_owned(),
             image: false,
         });
     }
     let directory = spec.working_dir.as_deref().or(image.config.working_dir.as_deref());
     Ok(Command {
         arguments: line,
-        environment: environment.into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
+        environment: environment
+            .into_iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect(),
         directory: directory.filter(|directory| !directory.is_empty()).unwrap_or("/").to_owned(),
         identity,
         capabilities: DEFAULT_CAPABILITIES,
@@ -450,17 +469,15 @@ fn command(
 fn explain(command: &Command, error: &crate::sandbox::Error) -> String {
     let program = command.arguments.first().map_or("", String::as_str);
     match error {
-        crate::sandbox::Error::Process(failure) if failure.step == EXECUTE => {
-            match failure.errno {
-                nix::errno::Errno::ENOENT if !program.contains('/') => {
-                    format!("exec: {program:?}: executable file not found in $PATH")
-                }
-                nix::errno::Errno::ENOENT => format!(
-                    "exec: {program:?}: no such file or directory (neither it nor the interpreter that it names may be missing from the image)"
-                ),
-                errno => format!("exec: {program:?}: {}", errno.desc()),
+        crate::sandbox::Error::Process(failure) if failure.step == EXECUTE => match failure.errno {
+            nix::errno::Errno::ENOENT if !program.contains('/') => {
+                format!("exec: {program:?}: executable file not found in $PATH")
             }
-        }
+            nix::errno::Errno::ENOENT => format!(
+                "exec: {program:?}: no such file or directory (neither it nor the interpreter that it names may be missing from the image)"
+            ),
+            errno => format!("exec: {program:?}: {}", errno.desc()),
+        },
         error => chain(error),
     }
 }
@@ -478,8 +495,11 @@ fn exec(
     let cgroup = sandbox.ground.place(index).cgroup.as_fd();
     let (output, output_writer) = crate::sandbox::pipe().map_err(text)?;
     let (errors, error_writer) = crate::sandbox::pipe().map_err(text)?;
-    let (input, input_writer) =
-        if stdin { crate::sandbox::pipe().map(|(r, w)| (Some(r), Some(w))).map_err(text)? } else { (None, None) };
+    let (input, input_writer) = if stdin {
+        crate::sandbox::pipe().map(|(r, w)| (Some(r), Some(w))).map_err(text)?
+    } else {
+        (None, None)
+    };
     let stdio = Stdio { input, output: Some(output_writer), error: Some(error_writer) };
     let process = shared
         .sandboxes
@@ -537,15 +557,22 @@ mod tests {
 
     fn image(entrypoint: &[&str], cmd: &[&str]) -> Image {
         let owned = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
-        let config =
-            crate::image::Config { entrypoint: owned(entrypoint), cmd: owned(cmd), ..Default::default() };
+        let config = crate::image::Config {
+            entrypoint: owned(entrypoint),
+            cmd: owned(cmd),
+            ..Default::default()
+        };
         Image { id: String::new(), layers: Vec::new(), config }
     }
 
     fn line(command_: Option<&[&str]>, args: Option<&[&str]>) -> Vec<String> {
-        let owned = |list: Option<&[&str]>| list.map(|list| list.iter().map(|text| (*text).to_owned()).collect());
+        let owned = |list: Option<&[&str]>| {
+            list.map(|list| list.iter().map(|text| (*text).to_owned()).collect())
+        };
         let spec = Spec { command: owned(command_), args: owned(args), ..Spec::default() };
-        command(&spec, &image(&["/entry"], &["cmd"]), Identity::default(), "host").unwrap().arguments
+        command(&spec, &image(&["/entry"], &["cmd"]), Identity::default(), "host")
+            .unwrap()
+            .arguments
     }
 
     #[test]

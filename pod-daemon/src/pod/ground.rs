@@ -55,18 +55,22 @@ impl Ground {
     fn try_make(shared: &Arc<Shared>, about: &About) -> Result<Self, Waiting> {
         let fail = |error: &dyn std::error::Error| Waiting::new("FailedCreatePodSandBox", error);
         let available = shared.hierarchy.controllers();
-        let pod = Cgroup::create(shared.hierarchy.root(), &about.uid).map_err(|error| fail(&error))?;
+        let pod =
+            Cgroup::create(shared.hierarchy.root(), &about.uid).map_err(|error| fail(&error))?;
         cgroup::hierarchy::enable_for_containers(pod.path());
         let whole = resources::of_pod(&about.spec.containers).map_err(|error| fail(&error))?;
-        cgroup::limits::apply(&pod, &whole, &Limits::default(), available).map_err(|error| fail(&error))?;
+        cgroup::limits::apply(&pod, &whole, &Limits::default(), available)
+            .map_err(|error| fail(&error))?;
         let links = shared.probes.attach_pod(&pod).map_err(|error| fail(&error))?;
         let infra = Cgroup::create(pod.path(), INFRA).map_err(|error| fail(&error))?;
         let mut places = Vec::new();
         for container in &about.spec.containers {
-            let cgroup = Cgroup::create(pod.path(), &container.name).map_err(|error| fail(&error))?;
+            let cgroup =
+                Cgroup::create(pod.path(), &container.name).map_err(|error| fail(&error))?;
             let limits = resources::limits(container).map_err(|error| fail(&error))?;
             let requests = resources::requests(container).map_err(|error| fail(&error))?;
-            cgroup::limits::apply(&cgroup, &limits, &requests, available).map_err(|error| fail(&error))?;
+            cgroup::limits::apply(&cgroup, &limits, &requests, available)
+                .map_err(|error| fail(&error))?;
             let probe = shared
                 .probes
                 .add_container(&cgroup, &volume_labels(container))
@@ -155,6 +159,9 @@ pub(super) fn mounted_volumes(container: &Container) -> Vec<&str> {
 
 fn report(result: Result<(), cgroup::Error>) {
     if let Err(error) = result {
-        tracing::error!(error = super::chain(&error), "cgroup left behind; the next start sweeps it");
+        tracing::error!(
+            error = super::chain(&error),
+            "cgroup left behind; the next start sweeps it"
+        );
     }
 }

@@ -35,7 +35,9 @@ pub(super) fn resolve(user: &str, layers: &[impl AsRef<Path>]) -> Result<Identit
     let number = name.bytes().all(|byte| byte.is_ascii_digit());
     let (uid, primary) = if number {
         let uid = id(name).ok_or_else(|| fail("is out of range"))?;
-        let entry = find(layers, "etc/passwd", |fields| fields.get(2).and_then(|text| id(text)) == Some(uid));
+        let entry = find(layers, "etc/passwd", |fields| {
+            fields.get(2).and_then(|text| id(text)) == Some(uid)
+        });
         (uid, entry.and_then(|entry| id(entry.get(3)?)).unwrap_or(0))
     } else {
         let entry = entry.ok_or_else(|| fail("is not in the image's /etc/passwd"))?;
@@ -101,8 +103,12 @@ mod tests {
         fs::write(layer.path().join("etc/group"), "root:x:0:\nstaff:x:50:web\n").unwrap();
         let result = resolve(user, &[layer.path()]);
         match (result, expected) {
-            (Ok(identity), Ok(expected)) => assert_eq!((identity.user, identity.group), expected, "{user}"),
-            (Err(error), Err(expected)) => assert!(error.to_string().contains(expected), "{user}: {error}"),
+            (Ok(identity), Ok(expected)) => {
+                assert_eq!((identity.user, identity.group), expected, "{user}")
+            }
+            (Err(error), Err(expected)) => {
+                assert!(error.to_string().contains(expected), "{user}: {error}")
+            }
             (result, expected) => panic!("{user}: {result:?} instead of {expected:?}"),
         }
     }

@@ -36,7 +36,8 @@ pub(super) fn copy(
     error: OwnedFd,
 ) -> io::Result<JoinHandle<()>> {
     fs::create_dir_all(directory)?;
-    let file = File::options().create(true).append(true).open(directory.join(format!("{run}.log")))?;
+    let file =
+        File::options().create(true).append(true).open(directory.join(format!("{run}.log")))?;
     let copy = file.try_clone()?;
     let output = pipe::Receiver::from_owned_fd(output)?;
     let error = pipe::Receiver::from_owned_fd(error)?;

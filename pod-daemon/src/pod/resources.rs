@@ -25,11 +25,9 @@ pub(super) fn requests(container: &Container) -> Result<Limits, Error> {
 
 fn of(quantities: Option<&BTreeMap<String, Quantity>>) -> Result<Limits, Error> {
     let number = |resource: &str, parse: fn(&Quantity) -> Result<u64, QuantityError>| {
-        quantities
-            .and_then(|quantities| quantities.get(resource))
-            .map(parse)
-            .transpose()
-            .map_err(|error| Error::Invalid { field: resource.to_owned(), message: error.to_string() })
+        quantities.and_then(|quantities| quantities.get(resource)).map(parse).transpose().map_err(
+            |error| Error::Invalid { field: resource.to_owned(), message: error.to_string() },
+        )
     };
     Ok(Limits {
         cpu_millicores: number("cpu", millicores)?,

@@ -8,7 +8,12 @@ use std::{
     time::Duration,
 };
 
-use super::{About, Waiting, ground::Ground, logs, volumes::{self, Volumes}};
+use super::{
+    About, Waiting,
+    ground::Ground,
+    logs,
+    volumes::{self, Volumes},
+};
 use crate::{
     node::Shared,
     pidfd::Pidfd,
@@ -42,7 +47,8 @@ impl Sandbox {
         };
         let volumes = volumes::make(&shared, &about, ip)?;
         let hostname = volumes::hostname(&about, host_network);
-        let connect = |namespace: std::os::fd::BorrowedFd<'_>| shared.network.connect(&about.uid, namespace);
+        let connect =
+            |namespace: std::os::fd::BorrowedFd<'_>| shared.network.connect(&about.uid, namespace);
         let network = if host_network { NetworkMode::Host } else { NetworkMode::Pod(&connect) };
         let share_pids = about.spec.share_process_namespace.unwrap_or(false);
         let cgroup = std::os::fd::AsFd::as_fd(ground.infra());

@@ -14,9 +14,9 @@ use crate::node::{ContainerSnapshot, Exit, PodSnapshot, State};
 /// The phase of a pod whose sandbox is `started`, by kubelet's rules.
 pub(super) fn phase(containers: &[ContainerSnapshot], policy: &str, started: bool) -> &'static str {
     let running = containers.iter().any(|one| matches!(one.state, State::Running { .. }));
-    let never_ran = containers.iter().any(|one| {
-        matches!(one.state, State::Waiting { .. }) && one.last_exit.is_none()
-    });
+    let never_ran = containers
+        .iter()
+        .any(|one| matches!(one.state, State::Waiting { .. }) && one.last_exit.is_none());
     let exits: Option<Vec<i32>> = containers
         .iter()
         .map(|one| match &one.state {
@@ -123,7 +123,11 @@ fn qos_class(spec: &PodSpec) -> &'static str {
     let resources = || spec.containers.iter().map(|container| container.resources.as_ref());
     let counts = |name: &&String| *name == "cpu" || *name == "memory";
     let any = resources().flatten().any(|resources| {
-        resources.limits.iter().chain(&resources.requests).any(|map| map.keys().any(|name| counts(&name)))
+        resources
+            .limits
+            .iter()
+            .chain(&resources.requests)
+            .any(|map| map.keys().any(|name| counts(&name)))
     });
     let guaranteed = resources().all(|resources| {
         ["cpu", "memory"].into_iter().all(|name| {

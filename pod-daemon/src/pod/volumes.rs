@@ -102,9 +102,7 @@ impl Volumes {
 
 /// The hostname of a pod: the manifest's, or the pod's name, or with the host's network its own.
 pub(super) fn hostname(about: &About, host_network: bool) -> String {
-    if host_network
-        && let Ok(name) = nix::unistd::gethostname()
-    {
+    if host_network && let Ok(name) = nix::unistd::gethostname() {
         return name.to_string_lossy().into_owned();
     }
     let name = about.spec.hostname.as_deref().unwrap_or(&about.key.name);
@@ -201,7 +199,9 @@ fn config_map(
     let text = map.data.unwrap_or_default();
     let binary = map.binary_data.unwrap_or_default();
     let content = |key: &str| {
-        text.get(key).map(|text| text.as_bytes()).or_else(|| binary.get(key).map(|data| data.0.as_slice()))
+        text.get(key)
+            .map(|text| text.as_bytes())
+            .or_else(|| binary.get(key).map(|data| data.0.as_slice()))
     };
     let mode = |mode: Option<i32>| {
         mode.or(source.default_mode).and_then(|mode| u32::try_from(mode).ok()).unwrap_or(0o644)
@@ -215,7 +215,8 @@ fn config_map(
                     Some(data) => entries.push((item.path.as_str(), data, mode(item.mode))),
                     None if optional => {}
                     None => {
-                        let (volume, name, key) = (volume.to_owned(), name.clone(), item.key.clone());
+                        let (volume, name, key) =
+                            (volume.to_owned(), name.clone(), item.key.clone());
                         return Err(Error::NoKey { volume, name, key });
                     }
                 }

@@ -62,8 +62,8 @@ impl Btf {
     /// Reads the running kernel's type information.
     pub fn from_kernel() -> Result<Self, Error> {
         let path = Path::new("/sys/kernel/btf/vmlinux");
-        let data =
-            fs::read(path).map_err(|source| Error::Read { path: path.display().to_string(), source })?;
+        let data = fs::read(path)
+            .map_err(|source| Error::Read { path: path.display().to_string(), source })?;
         Self::parse(data)
     }
 
@@ -75,8 +75,13 @@ impl Btf {
         let type_start = header + word(&data, 8)? as usize;
         let type_end = type_start + word(&data, 12)? as usize;
         let strings = header + word(&data, 16)? as usize;
-        let mut btf =
-            Self { data, strings, types: vec![0], structs: HashMap::new(), functions: HashMap::new() };
+        let mut btf = Self {
+            data,
+            strings,
+            types: vec![0],
+            structs: HashMap::new(),
+            functions: HashMap::new(),
+        };
         let mut at = type_start;
         while at < type_end {
             let id = u32::try_from(btf.types.len()).map_err(|_overflow| Error::Malformed(at))?;
@@ -156,7 +161,9 @@ impl Btf {
     /// Follows typedefs and qualifiers, but not pointers.
     fn resolve(&self, mut id: u32) -> Result<u32, Error> {
         for _ in 0..32 {
-            let Some(&at) = self.types.get(id as usize).filter(|at| **at != 0) else { return Ok(id) };
+            let Some(&at) = self.types.get(id as usize).filter(|at| **at != 0) else {
+                return Ok(id);
+            };
             match (word(&self.data, at + 4)? >> 24) & 0x1f {
                 kind::TYPEDEF | 9 | 10 | 11 | 18 => id = word(&self.data, at + 8)?,
                 kind::PTR => return Ok(id),

@@ -15,7 +15,10 @@ use pod_ebpf::{
     process::ProcessStats,
 };
 
-#[expect(deprecated, reason = "its successor needs Linux 6.2, and a helper that sock_ops may not call")]
+#[expect(
+    deprecated,
+    reason = "its successor needs Linux 6.2, and a helper that sock_ops may not call"
+)]
 type AttachmentSlots = aya::maps::CgroupStorage<Data, u64>;
 
 use super::{Data, Error, MapFill, take};
@@ -106,7 +109,11 @@ impl Counters {
         Ok(())
     }
 
-    pub(super) fn set_attachment_slot(&self, key: CgroupStorageKey, slot: u32) -> Result<(), Error> {
+    pub(super) fn set_attachment_slot(
+        &self,
+        key: CgroupStorageKey,
+        slot: u32,
+    ) -> Result<(), Error> {
         self.keys()
             .attachments
             .insert(key, &u64::from(slot), 0)

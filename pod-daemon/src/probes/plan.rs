@@ -5,9 +5,7 @@
 
 use aya::{
     Ebpf,
-    programs::{
-        BtfTracePoint, CgroupSkb, FExit, ProgramError, SockOps,
-    },
+    programs::{BtfTracePoint, CgroupSkb, FExit, ProgramError, SockOps},
 };
 
 use super::btf::Btf;
@@ -66,7 +64,8 @@ pub(super) fn attach(ebpf: &mut Ebpf, kernel: &Btf, btf: &aya::Btf) -> Vec<Probe
         let result = attach_tracepoint(ebpf, program, tracepoint, btf);
         status.push(outcome(probe, "tracepoint", result));
     }
-    for (probe, program) in [("network_receive", "net_ingress"), ("network_transmit", "net_egress")] {
+    for (probe, program) in [("network_receive", "net_ingress"), ("network_transmit", "net_egress")]
+    {
         let result = with::<CgroupSkb, _>(ebpf, program, CgroupSkb::load);
         status.push(outcome(probe, "cgroup", result));
     }
@@ -78,9 +77,10 @@ pub(super) fn attach(ebpf: &mut Ebpf, kernel: &Btf, btf: &aya::Btf) -> Vec<Probe
 
 /// The file probes: all by fexit, or, if the kernel refuses that, all by the syscall mode.
 fn attach_files(ebpf: &mut Ebpf, kernel: &Btf, btf: &aya::Btf) -> Vec<ProbeStatus> {
-    let functions = FILE_FUNCTIONS.map(|(probe, program, function)| (probe, program, function.to_owned()));
-    let calls =
-        FILE_CALLS.map(|(probe, program, call)| (probe, program, format!("{SYSCALL_PREFIX}{call}")));
+    let functions =
+        FILE_FUNCTIONS.map(|(probe, program, function)| (probe, program, function.to_owned()));
+    let calls = FILE_CALLS
+        .map(|(probe, program, call)| (probe, program, format!("{SYSCALL_PREFIX}{call}")));
     let first = attach_fexit(ebpf, functions[0].1, &functions[0].2, btf);
     if let Err(refused) = first {
         let reason = format!("fexit: {}", chain(&refused));
@@ -90,9 +90,11 @@ fn attach_files(ebpf: &mut Ebpf, kernel: &Btf, btf: &aya::Btf) -> Vec<ProbeStatu
             .chain(&calls)
             .map(|(probe, ..)| match &result {
                 Ok(()) => ProbeStatus { probe, mode: "syscall", reason: reason.clone() },
-                Err(error) => {
-                    ProbeStatus { probe, mode: OFF, reason: format!("{reason}; sys_exit: {}", chain(error)) }
-                }
+                Err(error) => ProbeStatus {
+                    probe,
+                    mode: OFF,
+                    reason: format!("{reason}; sys_exit: {}", chain(error)),
+                },
             })
             .collect();
     }
@@ -101,7 +103,11 @@ fn attach_files(ebpf: &mut Ebpf, kernel: &Btf, btf: &aya::Btf) -> Vec<ProbeStatu
         status.push(if kernel.has_function(function) {
             outcome(probe, "fexit", attach_fexit(ebpf, program, function, btf))
         } else {
-            ProbeStatus { probe, mode: OFF, reason: format!("this kernel has no function `{function}`") }
+            ProbeStatus {
+                probe,
+                mode: OFF,
+                reason: format!("this kernel has no function `{function}`"),
+            }
         });
     }
     status
@@ -140,7 +146,11 @@ where
     action(program.try_into()?)
 }
 
-fn outcome(probe: &'static str, mode: &'static str, result: Result<(), ProgramError>) -> ProbeStatus {
+fn outcome(
+    probe: &'static str,
+    mode: &'static str,
+    result: Result<(), ProgramError>,
+) -> ProbeStatus {
     match result {
         Ok(()) => ProbeStatus { probe, mode, reason: String::new() },
         Err(error) => ProbeStatus { probe, mode: OFF, reason: chain(&error) },

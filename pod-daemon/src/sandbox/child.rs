@@ -86,8 +86,11 @@ pub(super) struct Strings {
 
 impl Strings {
     pub(super) fn new(owned: Vec<CString>) -> Self {
-        let pointers =
-            owned.iter().map(|string| string.as_ptr()).chain(std::iter::once(ptr::null())).collect();
+        let pointers = owned
+            .iter()
+            .map(|string| string.as_ptr())
+            .chain(std::iter::once(ptr::null()))
+            .collect();
         Self { _owned: owned, pointers }
     }
 }
@@ -144,7 +147,10 @@ fn carry_out(plan: &Plan) -> Step<std::convert::Infallible> {
             check("unshare the cgroup namespace", unshare(libc::CLONE_NEWCGROUP))?;
             mount_kernel_filesystems(mounts)?;
         }
-        check("change to the working directory", libc::syscall(libc::SYS_chdir, plan.directory.as_ptr()))?;
+        check(
+            "change to the working directory",
+            libc::syscall(libc::SYS_chdir, plan.directory.as_ptr()),
+        )?;
         redirect(plan)?;
         if let Some((soft, hard)) = plan.open_files {
             let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
@@ -179,16 +185,25 @@ unsafe fn redirect(plan: &Plan) -> Step<()> {
         // First out of the way: a descriptor of the plan may itself be 0, 1 or 2.
         let mut moved = [0; 3];
         for (index, descriptor) in plan.stdio.iter().enumerate() {
-            moved[index] = check("move a descriptor", libc::syscall(libc::SYS_fcntl, *descriptor, libc::F_DUPFD_CLOEXEC, 3))?;
+            moved[index] = check(
+                "move a descriptor",
+                libc::syscall(libc::SYS_fcntl, *descriptor, libc::F_DUPFD_CLOEXEC, 3),
+            )?;
         }
         for (index, descriptor) in moved.iter().enumerate() {
-            check("redirect a standard stream", libc::syscall(libc::SYS_dup3, *descriptor, index, 0))?;
+            check(
+                "redirect a standard stream",
+                libc::syscall(libc::SYS_dup3, *descriptor, index, 0),
+            )?;
         }
         // Everything else is close-on-exec already; this closes what a library forgot. The program
         // itself must stay open until the exec.
         let first = match &plan.program {
             Program::Descriptor(program) => {
-                check("keep the program", libc::syscall(libc::SYS_dup3, *program, 3, libc::O_CLOEXEC))?;
+                check(
+                    "keep the program",
+                    libc::syscall(libc::SYS_dup3, *program, 3, libc::O_CLOEXEC),
+                )?;
                 4
             }
             Program::Paths(_) => 3,
@@ -223,8 +238,14 @@ unsafe fn become_user(plan: &Plan) -> Step<()> {
                 libc::syscall(libc::SYS_prctl, libc::PR_CAPBSET_DROP, capability, 0, 0, 0);
             }
         }
-        check("set groups", libc::syscall(libc::SYS_setgroups, plan.groups.len(), plan.groups.as_ptr()))?;
-        check("set the group", libc::syscall(libc::SYS_setresgid, plan.group, plan.group, plan.group))?;
+        check(
+            "set groups",
+            libc::syscall(libc::SYS_setgroups, plan.groups.len(), plan.groups.as_ptr()),
+        )?;
+        check(
+            "set the group",
+            libc::syscall(libc::SYS_setresgid, plan.group, plan.group, plan.group),
+        )?;
         check("set the user", libc::syscall(libc::SYS_setresuid, plan.user, plan.user, plan.user))?;
         // A user other than root has lost them with the change of user.
         let kept = if plan.user == 0 { plan.capabilities } else { 0 };
@@ -234,7 +255,10 @@ unsafe fn become_user(plan: &Plan) -> Step<()> {
             CapabilityData { effective: word, permitted: word, inheritable: 0 }
         };
         let data = [set(0), set(32)];
-        check("set capabilities", libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()))?;
+        check(
+            "set capabilities",
+            libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()),
+        )?;
         check(
             "set no_new_privs",
             libc::syscall(libc::SYS_prctl, libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
@@ -244,7 +268,8 @@ unsafe fn become_user(plan: &Plan) -> Step<()> {
 }
 
 unsafe fn execute(plan: &Plan) -> Step<std::convert::Infallible> {
-    let (arguments, environment) = (plan.arguments.pointers.as_ptr(), plan.environment.pointers.as_ptr());
+    let (arguments, environment) =
+        (plan.arguments.pointers.as_ptr(), plan.environment.pointers.as_ptr());
     // SAFETY: by the caller's contract; both arrays end in a null pointer.
     unsafe {
         match &plan.program {
@@ -316,8 +341,10 @@ const MOVE_MOUNT_T_EMPTY_PATH: c_int = 0x40;
 unsafe fn new_mount(filesystem: &CStr, attributes: c_long) -> Step<c_int> {
     // SAFETY: by the caller's contract.
     unsafe {
-        let context =
-            check("open a filesystem", libc::syscall(libc::SYS_fsopen, filesystem.as_ptr(), FSOPEN_CLOEXEC))?;
+        let context = check(
+            "open a filesystem",
+            libc::syscall(libc::SYS_fsopen, filesystem.as_ptr(), FSOPEN_CLOEXEC),
+        )?;
         let null = ptr::null::<c_char>();
         // What /proc/mounts shows as the device. A filesystem that takes no source goes without.
         libc::syscall(
@@ -332,7 +359,10 @@ unsafe fn new_mount(filesystem: &CStr, attributes: c_long) -> Step<c_int> {
             "create a filesystem",
             libc::syscall(libc::SYS_fsconfig, context, FSCONFIG_CMD_CREATE, null, null, 0),
         )?;
-        check("mount a filesystem", libc::syscall(libc::SYS_fsmount, context, FSMOUNT_CLOEXEC, attributes))
+        check(
+            "mount a filesystem",
+            libc::syscall(libc::SYS_fsmount, context, FSMOUNT_CLOEXEC, attributes),
+        )
     }
 }
 
@@ -359,7 +389,9 @@ unsafe fn target(directory: c_int, name: &CStr) -> Option<c_int> {
 unsafe fn clone_mount(source: c_int) -> Step<c_int> {
     let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC | libc::AT_EMPTY_PATH;
     // SAFETY: by the caller's contract.
-    unsafe { check("clone a mount", libc::syscall(libc::SYS_open_tree, source, c"".as_ptr(), flags)) }
+    unsafe {
+        check("clone a mount", libc::syscall(libc::SYS_open_tree, source, c"".as_ptr(), flags))
+    }
 }
 
 unsafe fn make_read_only(proc: c_int, name: &CStr) -> Step<()> {
@@ -402,8 +434,12 @@ unsafe fn set_read_only(mount: c_int) -> Step<()> {
         // nothing runs in it yet.
         let mut path = *b"/proc/self/fd/..........\0";
         write_number(&mut path[14..], mount);
-        let flags =
-            libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+        let flags = libc::MS_REMOUNT
+            | libc::MS_BIND
+            | libc::MS_RDONLY
+            | libc::MS_NOSUID
+            | libc::MS_NODEV
+            | libc::MS_NOEXEC;
         let none = ptr::null::<c_char>();
         check(
             "make a path read-only",
@@ -421,7 +457,13 @@ unsafe fn mask(proc: c_int, name: &CStr, null: c_int, empty: c_int, used: &mut b
         let mut stat: libc::stat = std::mem::zeroed();
         check(
             "stat a path",
-            libc::syscall(libc::SYS_newfstatat, path, c"".as_ptr(), &raw mut stat, libc::AT_EMPTY_PATH),
+            libc::syscall(
+                libc::SYS_newfstatat,
+                path,
+                c"".as_ptr(),
+                &raw mut stat,
+                libc::AT_EMPTY_PATH,
+            ),
         )?;
         if stat.st_mode & libc::S_IFMT != libc::S_IFDIR {
             return attach(clone_mount(null)?, path);
@@ -439,7 +481,11 @@ unsafe fn unshare(flags: c_int) -> c_long {
 }
 
 fn check(step: &'static str, result: c_long) -> Step<c_int> {
-    if result < 0 { Err((step, errno())) } else { Ok(result as c_int) }
+    if result < 0 {
+        return Err((step, errno()));
+    }
+    // Descriptors, sizes and zero: all of them fit.
+    Ok(c_int::try_from(result).unwrap_or(c_int::MAX))
 }
 
 fn errno() -> c_int {

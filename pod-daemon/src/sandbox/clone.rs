@@ -62,8 +62,7 @@ impl Process {
     pub fn signal(&self, signal: i32) -> io::Result<()> {
         let (pidfd, none) = (self.pidfd.as_raw_fd(), std::ptr::null::<libc::siginfo_t>());
         // SAFETY: the descriptor is open, and no siginfo is passed.
-        let result =
-            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd, signal, none, 0) };
+        let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd, signal, none, 0) };
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 }
@@ -93,7 +92,7 @@ pub(super) fn spawn(
         exit_signal: libc::SIGCHLD as u64,
         stack: stack.as_mut_ptr() as u64,
         stack_size: STACK_SIZE as u64,
-        cgroup: cgroup.as_raw_fd() as u64,
+        cgroup: u64::from(cgroup.as_raw_fd().cast_unsigned()),
         ..CloneArgs::default()
     };
 
@@ -131,7 +130,12 @@ pub fn wait(pidfd: &OwnedFd) -> io::Result<(i32, Option<i32>)> {
     loop {
         // SAFETY: `info` is valid for writes and the descriptor is open.
         let result = unsafe {
-            libc::waitid(libc::P_PIDFD, pidfd.as_raw_fd() as libc::id_t, &raw mut info, libc::WEXITED)
+            libc::waitid(
+                libc::P_PIDFD,
+                pidfd.as_raw_fd().cast_unsigned(),
+                &raw mut info,
+                libc::WEXITED,
+            )
         };
         if result == 0 {
             break;

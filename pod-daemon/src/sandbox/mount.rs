@@ -181,7 +181,8 @@ pub(super) fn pivot(root: impl AsFd) -> io::Result<()> {
 
 /// Takes every mount of the calling thread's namespace out of its peer group.
 pub(super) fn make_private() -> io::Result<()> {
-    let flags = rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
+    let flags =
+        rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
     Ok(rustix::mount::mount_change("/", flags)?)
 }
 

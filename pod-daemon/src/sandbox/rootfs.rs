@@ -38,8 +38,14 @@ pub struct Bind {
 }
 
 /// Character devices of every container: name, major, minor.
-const DEVICES: [(&str, u32, u32); 6] =
-    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+const DEVICES: [(&str, u32, u32); 6] = [
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
+];
 
 /// Symbolic links of every container's /dev.
 const LINKS: [(&str, &str); 5] = [
@@ -125,8 +131,9 @@ pub(super) fn stage(sources: &Sources, scratch: &Path) -> Result<OwnedFd, Error>
                     Ok(()) | Err(rustix::io::Errno::EXIST) => {}
                     Err(errno) => return Err(fail()(errno.into())),
                 }
-                let target = rustix::fs::open(&target, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-                    .map_err(|errno| fail()(errno.into()))?;
+                let target =
+                    rustix::fs::open(&target, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+                        .map_err(|errno| fail()(errno.into()))?;
                 mount::attach(copy, target).map_err(fail())?;
                 format!("{LOWER}/{index}")
             }
@@ -166,9 +173,15 @@ fn escaped(path: &Path) -> String {
 }
 
 /// Mounts everything else below `root`.
-pub(super) fn complete(root: OwnedFd, sources: &Sources, binds: &[Bind]) -> Result<Prepared, Error> {
+pub(super) fn complete(
+    root: OwnedFd,
+    sources: &Sources,
+    binds: &[Bind],
+) -> Result<Prepared, Error> {
     let mut mounts = vec![(0, mount::id(&root).map_err(failed_to("identify", Path::new("/")))?)];
-    let plain = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let plain = MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
 
     let proc = directory(&root, "/proc")?;
     let sys = directory(&root, "/sys")?;
@@ -176,7 +189,11 @@ pub(super) fn complete(root: OwnedFd, sources: &Sources, binds: &[Bind]) -> Resu
     for path in MASKED_SYS.map(Path::new) {
         match mount::open_in(&root, path) {
             Ok(target) => {
-                place(mount::new("tmpfs", &[], plain | MountAttrFlags::MOUNT_ATTR_RDONLY), target, "/sys")?;
+                place(
+                    mount::new("tmpfs", &[], plain | MountAttrFlags::MOUNT_ATTR_RDONLY),
+                    target,
+                    "/sys",
+                )?;
             }
             Err(error) if mount::is_absent(&error) => {}
             Err(error) => return Err(failed_to("open", path)(error)),
@@ -186,9 +203,8 @@ pub(super) fn complete(root: OwnedFd, sources: &Sources, binds: &[Bind]) -> Resu
     let null = devices(&root)?;
 
     for (bind, source) in binds.iter().zip(&sources.binds) {
-        let is_directory = rustix::fs::fstat(source).is_ok_and(|stat| {
-            FileType::from_raw_mode(stat.st_mode) == FileType::Directory
-        });
+        let is_directory = rustix::fs::fstat(source)
+            .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory);
         let kind = if is_directory { mount::Kind::Directory } else { mount::Kind::File };
         let target = mount::make_in(&root, &bind.target, kind)
             .map_err(failed_to("make the mount point", &bind.target))?;
@@ -216,9 +232,22 @@ fn devices(root: &OwnedFd) -> Result<OwnedFd, Error> {
     .map_err(failed_to("mount", Path::new("/dev")))?;
     for (name, major, minor) in DEVICES {
         let device = rustix::fs::makedev(major, minor);
-        rustix::fs::mknodat(&dev, name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), device)
-            .and_then(|()| rustix::fs::chmodat(&dev, name, Mode::from_raw_mode(0o666), rustix::fs::AtFlags::empty()))
-            .map_err(|errno| failed_to("make the device", &at(name))(errno.into()))?;
+        rustix::fs::mknodat(
+            &dev,
+            name,
+            FileType::CharacterDevice,
+            Mode::from_raw_mode(0o666),
+            device,
+        )
+        .and_then(|()| {
+            rustix::fs::chmodat(
+                &dev,
+                name,
+                Mode::from_raw_mode(0o666),
+                rustix::fs::AtFlags::empty(),
+            )
+        })
+        .map_err(|errno| failed_to("make the device", &at(name))(errno.into()))?;
     }
     for (target, name) in LINKS {
         rustix::fs::symlinkat(target, &dev, name)
@@ -232,11 +261,22 @@ fn devices(root: &OwnedFd) -> Result<OwnedFd, Error> {
     mount::attach(&dev, &target).map_err(failed_to("mount", Path::new("/dev")))?;
 
     let plain = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let terminals =
-        mount::new("devpts", &[("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")], plain);
-    place(terminals, &mount::open_in(root, &at("pts")).map_err(failed_to("open", &at("pts")))?, "/dev/pts")?;
+    let terminals = mount::new(
+        "devpts",
+        &[("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")],
+        plain,
+    );
+    place(
+        terminals,
+        &mount::open_in(root, &at("pts")).map_err(failed_to("open", &at("pts")))?,
+        "/dev/pts",
+    )?;
     let queues = mount::new("mqueue", &[], plain | MountAttrFlags::MOUNT_ATTR_NODEV);
-    place(queues, &mount::open_in(root, &at("mqueue")).map_err(failed_to("open", &at("mqueue")))?, "/dev/mqueue")?;
+    place(
+        queues,
+        &mount::open_in(root, &at("mqueue")).map_err(failed_to("open", &at("mqueue")))?,
+        "/dev/mqueue",
+    )?;
     let target = mount::open_in(root, &at("shm")).map_err(failed_to("open", &at("shm")))?;
     let shared = rustix::fs::open(SHARED_MEMORY, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| failed_to("open", Path::new(SHARED_MEMORY))(errno.into()))?;
@@ -257,7 +297,9 @@ fn directory(root: &OwnedFd, path: &'static str) -> Result<OwnedFd, Error> {
         }
         result => result,
     }
-    .map_err(|errno| failed_to("use as a directory of the image (it may not be a link)", path)(errno.into()))
+    .map_err(|errno| {
+        failed_to("use as a directory of the image (it may not be a link)", path)(errno.into())
+    })
 }
 
 fn place(mount: io::Result<OwnedFd>, target: impl AsFd, path: &'static str) -> Result<(), Error> {

@@ -12,8 +12,8 @@ use aya_ebpf::{
 };
 use pod_ebpf::{
     NO_SLOT,
-    lost::Lost,
     file::{Access, FILE_CELLS, FileStats, MAX_VOLUMES, Volume},
+    lost::Lost,
 };
 
 use crate::{

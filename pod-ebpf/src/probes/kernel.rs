@@ -40,5 +40,7 @@ pub(crate) fn load_offset(at: usize) -> u64 {
 #[inline(always)]
 pub(crate) fn read<T>(base: u64, offset: u64) -> Option<T> {
     // SAFETY: the helper checks the address and fails instead of faulting.
-    unsafe { bpf_probe_read_kernel(core::ptr::with_exposed_provenance((base + offset) as usize)).ok() }
+    unsafe {
+        bpf_probe_read_kernel(core::ptr::with_exposed_provenance((base + offset) as usize)).ok()
+    }
 }

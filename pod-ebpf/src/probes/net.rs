@@ -6,12 +6,15 @@
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
-        BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB,
-        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_TCP_CONNECT_CB,
-        BPF_SK_STORAGE_GET_F_CREATE, BPF_TCP_CLOSE, BPF_TCP_SYN_SENT, __sk_buff,
+        __sk_buff, BPF_SK_STORAGE_GET_F_CREATE, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB,
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
+        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_SYN_SENT,
     },
     btf_maps::{CgroupStorage, SkStorage},
-    helpers::{bpf_ktime_get_ns, generated::{bpf_sk_storage_get, bpf_skb_ancestor_cgroup_id}},
+    helpers::{
+        bpf_ktime_get_ns,
+        generated::{bpf_sk_storage_get, bpf_skb_ancestor_cgroup_id},
+    },
     macros::{btf_map, cgroup_skb, map, sock_ops},
     maps::{Array, PerCpuArray},
     programs::{SkBuffContext, SockOpsContext},
@@ -22,7 +25,11 @@ use pod_ebpf::{
     net::{CONNECT_RESULTS, ConnectResult, LATENCY_BUCKETS, NetStats, TcpStats, latency_bucket},
 };
 
-use crate::{counter, kernel::{offset, read}, slot};
+use crate::{
+    counter,
+    kernel::{offset, read},
+    slot,
+};
 
 /// Verdict that lets the packet through: Podscope observes and never filters.
 const PASS: i32 = 1;
@@ -63,7 +70,10 @@ fn count(ctx: &SkBuffContext, direction: Direction) {
         let at = |counters: *mut [u64; 2]| counters.cast::<u64>().add(direction);
         counter::add(at(&raw mut (*stats).bytes), u64::from(ctx.len()));
         counter::add(at(&raw mut (*stats).packets), 1);
-        counter::add(at(&raw mut (*stats).segments), u64::from(if segments == 0 { 1 } else { segments }));
+        counter::add(
+            at(&raw mut (*stats).segments),
+            u64::from(if segments == 0 { 1 } else { segments }),
+        );
     }
 }
 
@@ -74,7 +84,10 @@ static TCP: Array<TcpStats> = Array::with_max_entries(MAX_SLOTS, 0);
 /// The slot of the cgroup that `tcp` is attached to. No helper tells a `sock_ops` program whose
 /// socket it runs for, so it is attached to each container's cgroup and the daemon leaves the slot
 /// in that attachment's storage.
-#[expect(deprecated, reason = "its successor needs Linux 6.2, and a helper that sock_ops may not call")]
+#[expect(
+    deprecated,
+    reason = "its successor needs Linux 6.2, and a helper that sock_ops may not call"
+)]
 #[btf_map]
 static SLOT_OF: CgroupStorage<u64> = CgroupStorage::new();
 

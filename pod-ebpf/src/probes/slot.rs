@@ -1,6 +1,8 @@
 //! Which container a task or a socket belongs to.
 
-use aya_ebpf::{Global, helpers::generated::bpf_get_current_ancestor_cgroup_id, macros::map, maps::HashMap};
+use aya_ebpf::{
+    Global, helpers::generated::bpf_get_current_ancestor_cgroup_id, macros::map, maps::HashMap,
+};
 use pod_ebpf::{MAX_SLOTS, NO_SLOT};
 
 /// Container cgroup id to slot. The daemon inserts before a container's first process exists.
