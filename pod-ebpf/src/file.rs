@@ -10,6 +10,9 @@ pub const MAX_VOLUMES: u32 = 8192;
 /// rest, one per volume and container.
 pub const FILE_CELLS: u32 = MAX_SLOTS + MAX_VOLUMES;
 
+/// Bytes at the beginning of `struct file` in which its inode and its mount are.
+pub const FILE_HEAD: usize = 128;
+
 /// Which counters belong to a mount.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]

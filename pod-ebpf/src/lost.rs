@@ -1,7 +1,7 @@
 //! What the probes could not count.
 
 /// Number of [`Lost`] kinds.
-pub const LOST_KINDS: usize = 4;
+pub const LOST_KINDS: u32 = 4;
 
 /// Why an event is missing from the counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub enum Lost {
 
 impl Lost {
     /// Every kind, in the order of the map that is indexed by it.
-    pub const ALL: [Self; LOST_KINDS] =
+    pub const ALL: [Self; LOST_KINDS as usize] =
         [Self::Task, Self::File, Self::ConnectLatency, Self::ConnectResult];
 
     /// The value of the `kind` label.

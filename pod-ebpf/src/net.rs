@@ -101,6 +101,18 @@ impl ConnectResult {
     }
 }
 
+/// What the daemon leaves in the storage of each attachment of the TCP probe.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct AttachmentSlot {
+    /// Slot of the container whose cgroup this is.
+    pub slot: u32,
+    /// Cgroup storage comes in units of eight bytes.
+    pub unused: u32,
+}
+
+const _: () = assert!(size_of::<AttachmentSlot>() == 8);
+
 /// The bucket of a latency in nanoseconds; see [`LATENCY_BUCKETS`].
 #[must_use]
 #[inline(always)]
@@ -116,6 +128,8 @@ pub const fn latency_bucket(nanoseconds: u64) -> usize {
 
 #[cfg(feature = "user")]
 mod user {
+    // SAFETY: `repr(C)`, two `u32`s, so no padding and every bit pattern is valid.
+    unsafe impl aya::Pod for super::AttachmentSlot {}
     // SAFETY: `repr(C)`, only `u64`s, so no padding and every bit pattern is valid.
     unsafe impl aya::Pod for super::NetStats {}
     // SAFETY: `repr(C)`, only `u64`s, so no padding and every bit pattern is valid.

@@ -58,19 +58,20 @@ struct Profile {
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     setup::ensure(&[Group::Build])?;
-    let bin_dir = if options.release {
-        let mut cargo = static_cargo("build");
-        cargo.args(["--release", "--package", "pod-daemon", "--bins"]);
-        binaries(&mut cargo)?
-            .into_iter()
-            .find(|(name, test, _)| name == "pod-daemon" && !test)
-            .and_then(|(.., path)| path.parent().map(PathBuf::from))
-            .context("find pod-daemon among the binaries")?
-    } else {
-        artifacts()?.bin_dir
-    };
+    let bin_dir = if options.release { release()? } else { artifacts()?.bin_dir };
     println!("built: {}", bin_dir.display());
     Ok(())
+}
+
+/// Builds what ships, and returns the folder of its programs.
+pub(crate) fn release() -> anyhow::Result<PathBuf> {
+    let mut cargo = static_cargo("build");
+    cargo.args(["--release", "--package", "pod-daemon", "--bins"]);
+    binaries(&mut cargo)?
+        .into_iter()
+        .find(|(name, test, _)| name == "pod-daemon" && !test)
+        .and_then(|(.., path)| path.parent().map(PathBuf::from))
+        .context("find pod-daemon among the binaries")
 }
 
 /// Builds the daemon and the kernel tests.

@@ -9,10 +9,15 @@
 )]
 
 mod build;
+mod daemon;
+mod demo;
+mod http;
 mod lint;
+mod metrics;
 mod process;
 mod report;
 mod setup;
+mod stop;
 mod test;
 mod vm;
 
@@ -29,6 +34,8 @@ enum Command {
     Setup(setup::Options),
     /// Build the daemon, podctl and the kernel tests, all statically linked.
     Build(build::Options),
+    /// Run two pods and show what the probes see, until Ctrl-C.
+    Demo(demo::Options),
     /// Check formatting and lints.
     Lint(lint::Options),
     /// Run every test there is: lints, unit tests, kernel tests on this host and in VMs.
@@ -43,6 +50,7 @@ fn main() -> ExitCode {
     let result = match Command::parse() {
         Command::Setup(options) => setup::run(&options),
         Command::Build(options) => build::run(&options),
+        Command::Demo(options) => demo::run(&options),
         Command::Lint(options) => lint::run(&options),
         Command::Test(options) => test::run(&options),
         Command::VmTest(options) => vm::run(&options),

@@ -30,8 +30,10 @@ pub(crate) struct Options {
 pub(crate) enum Group {
     /// Compile the daemon and the probes.
     Build,
-    /// Run the kernel tests on this host, and the demo.
+    /// Run the kernel tests on this host.
     Test,
+    /// Run the demo.
+    Demo,
     /// Boot other kernels.
     Vm,
     /// Compare with other runtimes.
@@ -50,9 +52,10 @@ struct Package {
 /// LLVM is not in this list: only building bpf-linker needs its headers.
 #[rustfmt::skip]
 const PACKAGES: &[Package] = &[
-    Package { name: "nftables", groups: &[Group::Test, Group::Vm], proof: "nft", why: "pods reach other networks through it; VMs get a copy" },
+    Package { name: "nftables", groups: &[Group::Test, Group::Demo, Group::Vm, Group::Bench], proof: "nft", why: "pods reach other networks through it; VMs get a copy" },
     Package { name: "iproute2", groups: &[Group::Test, Group::Vm], proof: "ip", why: "tests look at links and addresses; VMs get a copy" },
-    Package { name: "prometheus", groups: &[Group::Test], proof: "promtool", why: "scrapes the daemon in tests and in the demo" },
+    Package { name: "prometheus", groups: &[Group::Test, Group::Demo], proof: "promtool", why: "scrapes the daemon in tests and in the demo" },
+    Package { name: "busybox-static", groups: &[Group::Demo], proof: "/var/lib/dpkg/info/busybox-static.list", why: "all that is in the demo's image" },
     Package { name: "qemu-system-x86", groups: &[Group::Vm], proof: "qemu-system-x86_64", why: "boots the kernels of the test matrix" },
     Package { name: "xz-utils", groups: &[Group::Vm], proof: "xz", why: "kernel modules are xz-compressed" },
     Package { name: "crun", groups: &[Group::Bench], proof: "crun", why: "the runtime to compare with" },
@@ -68,7 +71,7 @@ const LLVM: Package = Package {
 };
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    let all = [Group::Build, Group::Test, Group::Vm, Group::Bench];
+    let all = [Group::Build, Group::Test, Group::Demo, Group::Vm, Group::Bench];
     let groups = if options.groups.is_empty() { &all[..] } else { &options.groups };
     ensure(groups)?;
     println!("setup: everything is there for {}:", names(groups));

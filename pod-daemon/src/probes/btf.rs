@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, fs, io, path::Path};
 
-use pod_ebpf::file::Offsets;
+use pod_ebpf::file::{FILE_HEAD, Offsets};
 
 /// The kernel's type information.
 pub struct Btf {
@@ -197,8 +197,8 @@ pub fn offsets(btf: &Btf) -> Result<Offsets, Error> {
         files_fdt: btf.offset("files_struct", "fdt")?,
         fdt_max_fds: btf.offset("fdtable", "max_fds")?,
         fdt_fd: btf.offset("fdtable", "fd")?,
-        file_inode: btf.offset("file", "f_inode")?,
-        file_mnt: btf.offset("file", "f_path.mnt")?,
+        file_inode: in_head(btf, "f_inode")?,
+        file_mnt: in_head(btf, "f_path.mnt")?,
         inode_mode: btf.offset("inode", "i_mode")?,
         mnt_id: btf
             .offset("mount", "mnt_id")?
@@ -206,6 +206,16 @@ pub fn offsets(btf: &Btf) -> Result<Offsets, Error> {
             .ok_or_else(|| Error::Absent("mount.mnt_id behind mount.mnt".to_owned()))?,
         sock_err: btf.offset("sock", "sk_err")?,
     })
+}
+
+/// Offset of a field of `struct file` that the probes read together with others.
+fn in_head(btf: &Btf, field: &str) -> Result<u32, Error> {
+    let offset = btf.offset("file", field)?;
+    if offset as usize + 8 <= FILE_HEAD {
+        Ok(offset)
+    } else {
+        Err(Error::Absent(format!("file.{field} in the first {FILE_HEAD} bytes")))
+    }
 }
 
 fn word(data: &[u8], at: usize) -> Result<u32, Error> {

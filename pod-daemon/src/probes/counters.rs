@@ -11,7 +11,7 @@ use pod_ebpf::{
     MAX_SLOTS, NO_SLOT,
     file::{FILE_CELLS, FileStats, MAX_VOLUMES, Volume},
     lost::Lost,
-    net::{NetStats, TcpStats},
+    net::{AttachmentSlot, NetStats, TcpStats},
     process::ProcessStats,
 };
 
@@ -19,7 +19,7 @@ use pod_ebpf::{
     deprecated,
     reason = "its successor needs Linux 6.2, and a helper that sock_ops may not call"
 )]
-type AttachmentSlots = aya::maps::CgroupStorage<Data, u64>;
+type AttachmentSlots = aya::maps::CgroupStorage<Data, AttachmentSlot>;
 
 use super::{Data, Error, MapFill, take};
 
@@ -116,7 +116,7 @@ impl Counters {
     ) -> Result<(), Error> {
         self.keys()
             .attachments
-            .insert(key, &u64::from(slot), 0)
+            .insert(key, &AttachmentSlot { slot, unused: 0 }, 0)
             .map_err(|source| Error::Map { action: "store an attachment's slot", source })
     }
 

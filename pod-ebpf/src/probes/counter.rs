@@ -7,7 +7,7 @@ use pod_ebpf::lost::{LOST_KINDS, Lost};
 
 /// Losses by kind.
 #[map]
-static LOST: Array<u64> = Array::with_max_entries(LOST_KINDS as u32, 0);
+static LOST: Array<u64> = Array::with_max_entries(LOST_KINDS, 0);
 
 /// Adds to a counter.
 ///

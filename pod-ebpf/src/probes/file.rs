@@ -5,26 +5,30 @@
 //! from the file descriptor and the return value.
 
 use aya_ebpf::{
-    helpers::generated::bpf_get_current_task,
+    helpers::generated::bpf_get_current_task_btf,
     macros::{btf_tracepoint, fexit, map},
     maps::{HashMap, PerCpuArray},
     programs::{BtfTracePointContext, FExitContext},
 };
 use pod_ebpf::{
     NO_SLOT,
-    file::{Access, FILE_CELLS, FileStats, MAX_VOLUMES, Volume},
+    file::{Access, FILE_CELLS, FILE_HEAD, FileStats, MAX_VOLUMES, Volume},
     lost::Lost,
 };
 
 use crate::{
     counter,
-    kernel::{offset, read},
+    kernel::{field, offset, read},
     slot,
 };
 
 /// File type bits of `i_mode`, and the value for a regular file.
 const S_IFMT: u16 = 0o170_000;
 const S_IFREG: u16 = 0o100_000;
+
+/// Words of `struct file` that hold its inode and mount on every kernel of the matrix; the daemon
+/// checks.
+const HEAD_WORDS: usize = FILE_HEAD / 8;
 
 /// Mount id to the volume that was mounted there. Each container has mounts of its own, so two
 /// containers that share a volume, or two volumes on one filesystem, stay apart.
@@ -51,21 +55,40 @@ fn file_write(ctx: FExitContext) -> i32 {
 
 /// A call on `file` returned `result` bytes or an error.
 #[inline(always)]
-fn returned(file: u64, result: i64, access: Access) {
+fn returned(file: *const u8, result: i64, access: Access) {
     if result < 0 {
         return;
     }
     let slot = slot::of_current();
-    if slot != NO_SLOT {
-        count(slot, file, result as u64, access);
+    if slot == NO_SLOT {
+        return;
     }
+    // SAFETY: `file` is the function's `struct file *`, and these are fields of it.
+    let (inode, mnt) = unsafe {
+        (field::<*const u8>(file, offset!(file_inode)), field::<*const u8>(file, offset!(file_mnt)))
+    };
+    // SAFETY: `inode` was read from a typed pointer.
+    if !is_regular(unsafe { field(inode, offset!(inode_mode)) }) {
+        return;
+    }
+    // The id stands behind the part of the mount that `mnt` points at, so the verifier does not
+    // allow a plain load.
+    match read::<u32>(mnt as u64, offset!(mnt_id)) {
+        Some(mnt_id) => add(slot, mnt_id, result.cast_unsigned(), access),
+        None => counter::lose(Lost::File),
+    }
+}
+
+/// Pipes and sockets would swamp everything else.
+#[inline(always)]
+fn is_regular(mode: u16) -> bool {
+    mode & S_IFMT == S_IFREG
 }
 
 #[inline(always)]
 fn count(slot: u32, file: u64, bytes: u64, access: Access) {
     match mount_of(file) {
         Some(Some(mnt_id)) => add(slot, mnt_id, bytes, access),
-        // Pipes and sockets would swamp everything else.
         Some(None) => {}
         None => counter::lose(Lost::File),
     }
@@ -74,11 +97,14 @@ fn count(slot: u32, file: u64, bytes: u64, access: Access) {
 /// The mount id of a regular file; `Some(None)` for other kinds of files.
 #[inline(always)]
 fn mount_of(file: u64) -> Option<Option<u32>> {
-    let inode = read::<u64>(file, offset!(file_inode))?;
-    if read::<u16>(inode, offset!(inode_mode))? & S_IFMT != S_IFREG {
+    // One read for both fields: helper calls are what this costs.
+    let head = read::<[u64; HEAD_WORDS]>(file, 0)?;
+    let word = |offset: u64| head.get((offset / 8) as usize).copied();
+    let inode = word(offset!(file_inode))?;
+    let mnt = word(offset!(file_mnt))?;
+    if !is_regular(read::<u16>(inode, offset!(inode_mode))?) {
         return Some(None);
     }
-    let mnt = read::<u64>(file, offset!(file_mnt))?;
     Some(Some(read::<u32>(mnt, offset!(mnt_id))?))
 }
 
@@ -109,17 +135,18 @@ fn add(slot: u32, mnt_id: u32, bytes: u64, access: Access) {
 /// there since the call began; that file then gets the bytes.
 #[inline(always)]
 fn file_of(fd: u64) -> Option<u64> {
-    // SAFETY: the helper has no preconditions.
-    let task = unsafe { bpf_get_current_task() };
-    let files = read::<u64>(task, offset!(task_files))?;
-    let table = read::<u64>(files, offset!(files_fdt))?;
-    let max_fds = read::<u32>(table, offset!(fdt_max_fds))?;
+    // SAFETY: the helper has no preconditions, and each step is a field of the structure that the
+    // step before it points at.
+    let (max_fds, array) = unsafe {
+        let task = bpf_get_current_task_btf() as *const u8;
+        let files = field::<*const u8>(task, offset!(task_files));
+        let table = field::<*const u8>(files, offset!(files_fdt));
+        (field::<u32>(table, offset!(fdt_max_fds)), field::<u64>(table, offset!(fdt_fd)))
+    };
     if fd >= u64::from(max_fds) {
         return None;
     }
-    let array = read::<u64>(table, offset!(fdt_fd))?;
-    let file = read::<u64>(array, fd * 8)?;
-    if file == 0 { None } else { Some(file) }
+    read::<u64>(array, fd * 8).filter(|file| *file != 0)
 }
 
 /// Where a system call keeps the descriptors of the files that it reads and writes.
@@ -190,12 +217,13 @@ const fn call(reads: Option<usize>, writes: Option<usize>) -> Call {
 /// Arguments: the registers and the return value.
 #[btf_tracepoint(function = "sys_exit")]
 fn file_syscall(ctx: BtfTracePointContext) -> i32 {
-    let regs = ctx.arg::<u64>(0);
+    let regs = ctx.arg::<*const u8>(0);
     let result = ctx.arg::<i64>(1);
     if result < 0 {
         return 0;
     }
-    let Some(nr) = read::<u32>(regs, arch::NUMBER) else { return 0 };
+    // SAFETY: `regs` is the tracepoint's `struct pt_regs *`.
+    let nr = unsafe { field::<u32>(regs, arch::NUMBER) };
     match arch::classify(nr) {
         Some(call) => finished(regs, result, call),
         None => 0,
@@ -204,7 +232,7 @@ fn file_syscall(ctx: BtfTracePointContext) -> i32 {
 
 /// A system call returned `result` bytes or an error.
 #[inline(always)]
-fn finished(regs: u64, result: i64, call: Call) -> i32 {
+fn finished(regs: *const u8, result: i64, call: Call) -> i32 {
     if result < 0 {
         return 0;
     }
@@ -213,17 +241,18 @@ fn finished(regs: u64, result: i64, call: Call) -> i32 {
         return 0;
     }
     let descriptor = |argument: usize| {
-        read::<u32>(regs, arch::argument(argument)).and_then(|fd| file_of(u64::from(fd)))
+        // SAFETY: `regs` is a typed `struct pt_regs *`, the argument of the hooked function.
+        file_of(u64::from(unsafe { field::<u32>(regs, arch::argument(argument)) }))
     };
     if let Some(file) = call.reads.and_then(descriptor) {
-        count(slot, file, result as u64, Access::Read);
+        count(slot, file, result.cast_unsigned(), Access::Read);
     }
     // A copy that met the end of its source has written nothing.
     if call.reads.is_some() && result == 0 {
         return 0;
     }
     if let Some(file) = call.writes.and_then(descriptor) {
-        count(slot, file, result as u64, Access::Write);
+        count(slot, file, result.cast_unsigned(), Access::Write);
     }
     0
 }

@@ -39,8 +39,24 @@ pub(crate) fn load_offset(at: usize) -> u64 {
 /// Reads a `T` at `base + offset`; `None` if the address faults.
 #[inline(always)]
 pub(crate) fn read<T>(base: u64, offset: u64) -> Option<T> {
+    let address = base + offset;
+    #[expect(clippy::cast_possible_truncation, reason = "kernel addresses have 64 bits here")]
+    let pointer = core::ptr::with_exposed_provenance(address as usize);
     // SAFETY: the helper checks the address and fails instead of faulting.
-    unsafe {
-        bpf_probe_read_kernel(core::ptr::with_exposed_provenance((base + offset) as usize)).ok()
-    }
+    unsafe { bpf_probe_read_kernel(pointer).ok() }
+}
+
+/// Reads a field through a pointer whose type the verifier knows, without a helper call. The
+/// kernel turns a fault into zero.
+///
+/// # Safety
+/// `base` is a typed argument of the program, or a pointer that this function read from one, and
+/// `offset` is that of a field of type `T` in it.
+#[inline(always)]
+pub(crate) unsafe fn field<T: Copy>(base: *const u8, offset: u64) -> T {
+    #[expect(clippy::cast_possible_truncation, reason = "offsets in a structure are small")]
+    let offset = offset as usize;
+    // SAFETY: by this function's contract. Volatile, since a wider or repeated load would be
+    // refused by the verifier.
+    unsafe { base.add(offset).cast::<T>().read_volatile() }
 }

@@ -3,6 +3,11 @@
 //! The cgroup hooks see exactly the traffic of the pod's sockets, so nothing is filtered and no
 //! packet is parsed.
 
+#![expect(
+    deprecated,
+    reason = "the successor of cgroup storage needs Linux 6.2, and a cgroup pointer"
+)]
+
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
@@ -22,7 +27,10 @@ use aya_ebpf::{
 use pod_ebpf::{
     Direction, MAX_SLOTS, NO_SLOT,
     lost::Lost,
-    net::{CONNECT_RESULTS, ConnectResult, LATENCY_BUCKETS, NetStats, TcpStats, latency_bucket},
+    net::{
+        AttachmentSlot, CONNECT_RESULTS, ConnectResult, LATENCY_BUCKETS, NetStats, TcpStats,
+        latency_bucket,
+    },
 };
 
 use crate::{
@@ -89,7 +97,7 @@ static TCP: Array<TcpStats> = Array::with_max_entries(MAX_SLOTS, 0);
     reason = "its successor needs Linux 6.2, and a helper that sock_ops may not call"
 )]
 #[btf_map]
-static SLOT_OF: CgroupStorage<u64> = CgroupStorage::new();
+static SLOT_OF: CgroupStorage<AttachmentSlot> = CgroupStorage::new();
 
 /// When a connection attempt began, in nanoseconds of `bpf_ktime_get_ns`.
 #[btf_map]
@@ -98,7 +106,7 @@ static CONNECT_TIME: SkStorage<u64> = SkStorage::new();
 #[sock_ops]
 fn tcp(ctx: SockOpsContext) -> u32 {
     // SAFETY: the storage belongs to the attachment that runs this program.
-    let slot = unsafe { *SLOT_OF.get_ptr_mut() } as u32;
+    let slot = unsafe { (*SLOT_OF.get_ptr_mut()).slot };
     let Some(stats) = TCP.get_ptr_mut(slot) else { return 1 };
     match ctx.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => connecting(&ctx),
@@ -107,10 +115,8 @@ fn tcp(ctx: SockOpsContext) -> u32 {
             // SAFETY: `stats` points into the map's storage, which outlives this program.
             unsafe { counter::add(&raw mut (*stats).accepts, 1) };
         }
-        BPF_SOCK_OPS_STATE_CB => {
-            if ctx.arg(0) == BPF_TCP_SYN_SENT && ctx.arg(1) == BPF_TCP_CLOSE {
-                failed(&ctx, stats);
-            }
+        BPF_SOCK_OPS_STATE_CB if ctx.arg(0) == BPF_TCP_SYN_SENT && ctx.arg(1) == BPF_TCP_CLOSE => {
+            failed(&ctx, stats);
         }
         _ => {}
     }
@@ -120,7 +126,7 @@ fn tcp(ctx: SockOpsContext) -> u32 {
 #[inline(always)]
 fn connecting(ctx: &SockOpsContext) {
     // Without the flag the failure of this attempt would not be reported.
-    if ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32).is_err() {
+    if ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG.cast_signed()).is_err() {
         counter::lose(Lost::ConnectResult);
     }
     match connect_time(ctx, u64::from(BPF_SK_STORAGE_GET_F_CREATE)) {

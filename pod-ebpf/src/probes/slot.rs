@@ -34,5 +34,7 @@ pub(crate) fn of_cgroup(id: u64) -> u32 {
 #[inline(always)]
 pub(crate) fn of_current() -> u32 {
     // SAFETY: the helper has no preconditions; at a level that does not exist it returns 0.
-    of_cgroup(unsafe { bpf_get_current_ancestor_cgroup_id(container_level()) })
+    let id = unsafe { bpf_get_current_ancestor_cgroup_id(container_level()) };
+    // Most tasks of a node live in cgroups less deep than containers': no look-up for them.
+    if id == 0 { NO_SLOT } else { of_cgroup(id) }
 }

@@ -307,7 +307,8 @@ fn serve(port: u16) -> io::Result<()> {
             let mut size = [0; 8];
             stream.read_exact(&mut size)?;
             let size = u64::from_be_bytes(size);
-            let taken = io::copy(&mut stream.by_ref().take(size - 8), &mut io::sink())?;
+            let taken =
+                io::copy(&mut io::Read::by_ref(&mut stream).take(size - 8), &mut io::sink())?;
             stream.write_all(&[1])?;
             println!("received {}", taken + 8);
             io::copy(&mut stream, &mut io::sink())?;

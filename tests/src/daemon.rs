@@ -1,0 +1,383 @@
+//! A daemon of the test's own, and what can be asked of it.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{self, Child, Command},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+
+use crate::{
+    Metrics, binary, eventually,
+    http::{self, Answer},
+    manifest,
+    program::{self, Output},
+    seconds,
+    state::{self, State},
+};
+
+/// Pause before a second restart, in milliseconds, unless a test says otherwise.
+pub const BACKOFF_MS: u64 = 50;
+
+/// A running daemon with folders, a cgroup root and an address of its own.
+///
+/// A test ends it with [`Daemon::stop`], which checks that nothing is left. Dropping it, as a test
+/// that fails does, removes everything without complaint.
+#[derive(Debug)]
+pub struct Daemon {
+    child: Child,
+    options: Vec<String>,
+    folder: PathBuf,
+    cgroups: PathBuf,
+    metrics: SocketAddr,
+    before: State,
+    stopped: bool,
+}
+
+impl Daemon {
+    /// Starts a daemon with these options beside the necessary ones, and waits until it is ready.
+    #[track_caller]
+    #[must_use]
+    pub fn start(options: &[&str]) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let before = State::capture();
+        let name =
+            format!("{}{}-{}", state::CGROUP, process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let folder = std::env::temp_dir().join(&name);
+        let rootfs = folder.join("rootfs/bin");
+        fs::create_dir_all(&rootfs).expect("create the image");
+        fs::copy(binary("workload"), rootfs.join("workload")).expect("copy the workload");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind to a free port");
+        let metrics = listener.local_addr().expect("ask for the free port");
+        drop(listener);
+        let cgroups = state::cgroup_mount().join(&name);
+        let mut all = vec![
+            format!("--data-dir={}", folder.join("data").display()),
+            format!("--run-dir={}", folder.join("run").display()),
+            format!("--log-dir={}", folder.join("logs").display()),
+            format!("--cgroup-root={}", cgroups.display()),
+            format!("--metrics-address={metrics}"),
+        ];
+        all.extend(options.iter().map(|&option| option.to_owned()));
+        if !options.iter().any(|option| option.starts_with("--restart-backoff-ms")) {
+            all.push(format!("--restart-backoff-ms={BACKOFF_MS}"));
+        }
+        let child = spawn(&all, &folder);
+        let mut daemon =
+            Self { child, options: all, folder, cgroups, metrics, before, stopped: false };
+        daemon.wait_until_ready();
+        daemon
+    }
+
+    /// Starts the daemon again, after [`Daemon::kill`].
+    #[track_caller]
+    pub fn restart(&mut self) {
+        self.child = spawn(&self.options, &self.folder);
+        self.wait_until_ready();
+    }
+
+    #[track_caller]
+    fn wait_until_ready(&mut self) {
+        let socket = self.socket();
+        eventually("the daemon is ready", seconds(30), || {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                panic!("the daemon ended with {status}:\n{}", self.log());
+            }
+            let api = http::unix(&socket, "GET", "/readyz", "").ok()?;
+            let metrics = http::tcp(self.metrics, "/readyz").ok()?;
+            (api.status == 200 && metrics.status == 200).then_some(())
+        });
+    }
+
+    /// Stops the daemon in order, and checks that the node is as it was before it started.
+    #[track_caller]
+    pub fn stop(mut self) {
+        self.stopped = true;
+        kill(self.pid(), Signal::SIGTERM).expect("signal the daemon");
+        let code = program::wait(&mut self.child, seconds(40));
+        assert_eq!(code, Some(0), "the daemon stops in order:\n{}", self.log());
+        let processes = state::processes_below(&self.cgroups);
+        assert!(processes.is_empty(), "processes are left behind: {processes:?}");
+        State::capture().assert_same(&self.before);
+        self.assert_no_files();
+        drop(fs::remove_dir_all(&self.folder));
+    }
+
+    /// Checks that pods that are gone have left no files.
+    #[track_caller]
+    pub fn assert_no_files(&self) {
+        for place in ["data/pods", "logs"] {
+            let left = state::entries(&self.folder.join(place));
+            assert!(left.is_empty(), "files are left behind: {left:?}");
+        }
+    }
+
+    /// Ends the daemon as a crash does.
+    #[track_caller]
+    pub fn kill(&mut self) {
+        program::end(&mut self.child);
+    }
+
+    /// The daemon's process.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).expect("pids are positive"))
+    }
+
+    /// The options that it was started with.
+    #[must_use]
+    pub fn options(&self) -> &[String] {
+        &self.options
+    }
+
+    /// What it has logged since it was first started.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("daemon.log")).unwrap_or_default()
+    }
+
+    /// Its folder in which a test may put files of its own.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Its cgroup root.
+    #[must_use]
+    pub fn cgroups(&self) -> &Path {
+        &self.cgroups
+    }
+
+    /// Where it serves /metrics.
+    #[must_use]
+    pub fn metrics_address(&self) -> SocketAddr {
+        self.metrics
+    }
+
+    /// The image whose only file is the workload.
+    #[must_use]
+    pub fn image(&self) -> String {
+        format!("dir:{}", self.folder.join("rootfs").display())
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.join("run/api.sock")
+    }
+
+    /// Asks the API.
+    #[track_caller]
+    #[must_use]
+    pub fn api(&self, method: &str, path: &str, body: Option<&Value>) -> Answer {
+        let body = body.map(Value::to_string).unwrap_or_default();
+        http::unix(&self.socket(), method, path, &body)
+            .unwrap_or_else(|error| panic!("{method} {path}: {error}\n{}", self.log()))
+    }
+
+    /// Runs `podctl`.
+    #[track_caller]
+    #[must_use]
+    pub fn podctl(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(binary("podctl"));
+        command.args(arguments).env("PODSCOPE_SOCKET", self.socket());
+        program::run(&mut command, seconds(40))
+    }
+
+    /// Scrapes /metrics.
+    #[track_caller]
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        let answer = http::tcp(self.metrics, "/metrics").expect("scrape /metrics");
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        Metrics::parse(answer.body)
+    }
+
+    /// Applies a manifest.
+    #[track_caller]
+    pub fn apply(&self, manifest: &Value) {
+        let kind = if manifest["kind"] == "Pod" { "pods" } else { "configmaps" };
+        let path = format!("/api/v1/namespaces/default/{kind}");
+        let answer = self.api("POST", &path, Some(manifest));
+        assert_eq!(answer.status, 201, "{}", answer.body);
+    }
+
+    /// Starts a pod.
+    #[track_caller]
+    pub fn run(&self, pod: manifest::Pod) {
+        self.apply(&pod.into_value(&self.image()));
+    }
+
+    /// Why a pod is refused.
+    #[track_caller]
+    #[must_use]
+    pub fn refused(&self, pod: manifest::Pod) -> String {
+        let pod = pod.into_value(&self.image());
+        let answer = self.api("POST", "/api/v1/namespaces/default/pods", Some(&pod));
+        assert!(answer.status >= 400, "it was admitted: {}", answer.body);
+        answer.json()["message"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// The pod as the API has it; null if it is not there.
+    #[track_caller]
+    #[must_use]
+    pub fn pod(&self, name: &str) -> Value {
+        let answer = self.api("GET", &format!("/api/v1/namespaces/default/pods/{name}"), None);
+        if answer.status == 200 { answer.json() } else { Value::Null }
+    }
+
+    /// Waits until the pod is as it should be.
+    #[track_caller]
+    pub fn wait_for(&self, name: &str, what: &str, is: impl Fn(&Value) -> bool) -> Value {
+        let deadline = std::time::Instant::now() + seconds(20);
+        loop {
+            let pod = self.pod(name);
+            if is(&pod) {
+                return pod;
+            }
+            assert!(
+                std::time::Instant::now() < deadline,
+                "pod {name} is never {what}: {:#}\n{}",
+                pod["status"],
+                self.log()
+            );
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Waits until all containers of the pod run.
+    #[track_caller]
+    pub fn wait_ready(&self, name: &str) -> Value {
+        self.wait_for(name, "ready", |pod| {
+            let containers = pod["status"]["containerStatuses"].as_array();
+            containers.is_some_and(|all| {
+                !all.is_empty() && all.iter().all(|container| container["ready"] == true)
+            })
+        })
+    }
+
+    /// Waits until the pod is over; returns it.
+    #[track_caller]
+    pub fn wait_over(&self, name: &str) -> Value {
+        self.wait_for(name, "over", |pod| {
+            pod["status"]["phase"] == "Succeeded" || pod["status"]["phase"] == "Failed"
+        })
+    }
+
+    /// Runs a pod of one container to its end, and returns what it wrote. The pod stays.
+    #[track_caller]
+    pub fn output_of(&self, pod: manifest::Pod, name: &str) -> String {
+        self.run(pod);
+        self.wait_over(name);
+        self.logs(name, "")
+    }
+
+    /// What a container has written; the query may name the container.
+    #[track_caller]
+    #[must_use]
+    pub fn logs(&self, name: &str, query: &str) -> String {
+        let path = format!("/api/v1/namespaces/default/pods/{name}/log?{query}");
+        let answer = self.api("GET", &path, None);
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        answer.body
+    }
+
+    /// Waits until a container has written this.
+    #[track_caller]
+    pub fn wait_logged(&self, name: &str, query: &str, text: &str) -> String {
+        self.wait_ready_or_over(name);
+        eventually(&format!("{name} writes {text:?}"), seconds(20), || {
+            Some(self.logs(name, query)).filter(|log| log.contains(text))
+        })
+    }
+
+    #[track_caller]
+    fn wait_ready_or_over(&self, name: &str) {
+        self.wait_for(name, "started", |pod| {
+            let phase = pod["status"]["phase"].as_str().unwrap_or("Pending");
+            phase != "Pending"
+        });
+    }
+
+    /// Deletes a pod and waits until it is gone.
+    #[track_caller]
+    pub fn delete(&self, name: &str) {
+        let path = format!("/api/v1/namespaces/default/pods/{name}");
+        let answer = self.api("DELETE", &path, None);
+        assert!(answer.status < 300, "{}", answer.body);
+        self.wait_for(name, "gone", Value::is_null);
+    }
+
+    /// The cgroup of a container, or of the infra program as `_infra`.
+    #[must_use]
+    pub fn cgroup(&self, pod: &Value, container: &str) -> PathBuf {
+        self.cgroups.join(pod["metadata"]["uid"].as_str().unwrap_or_default()).join(container)
+    }
+
+    /// The first process of a container.
+    #[track_caller]
+    #[must_use]
+    pub fn pid_of(&self, pod: &Value, container: &str) -> Pid {
+        let list = self.cgroup(pod, container).join("cgroup.procs");
+        let first = state::pids(&list).first().copied();
+        Pid::from_raw(first.unwrap_or_else(|| panic!("no process in {}", list.display())))
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        program::end(&mut self.child);
+        if self.stopped && !thread::panicking() {
+            return;
+        }
+        println!("the daemon's log:\n{}", self.log());
+        remove(&self.cgroups);
+        for link in State::capture().links.difference(&self.before.links) {
+            drop(Command::new("ip").args(["link", "delete", link]).output());
+        }
+        for table in State::capture().tables.difference(&self.before.tables) {
+            let words = table.split_whitespace();
+            drop(Command::new("nft").arg("delete").args(words).output());
+        }
+        drop(fs::remove_dir_all(&self.folder));
+    }
+}
+
+/// Kills what is in the cgroups below `root`, and removes them.
+fn remove(root: &Path) {
+    for _ in 0..200 {
+        for pid in state::processes_below(root) {
+            // It may be gone by now.
+            kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
+        }
+        let mut paths = BTreeSet::new();
+        state::walk(root, &mut paths);
+        for path in paths.iter().rev().filter(|path| path.is_dir()) {
+            fs::remove_dir(path).ok();
+        }
+        if !root.exists() {
+            return;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn spawn(options: &[String], folder: &Path) -> Child {
+    let log = File::options().create(true).append(true).open(folder.join("daemon.log"));
+    let log = log.expect("open the daemon's log");
+    Command::new(binary("pod-daemon"))
+        .args(options)
+        .env_remove("PODSCOPE_LOG")
+        .stdout(log.try_clone().expect("copy a descriptor"))
+        .stderr(log)
+        .spawn()
+        .expect("start the daemon")
+}

@@ -1,0 +1,115 @@
+//! What /metrics says, in the text format of Prometheus.
+
+use std::collections::BTreeMap;
+
+/// One scrape.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    /// As it came.
+    pub text: String,
+    samples: Vec<Sample>,
+}
+
+/// One series and its value.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    /// Name of the metric.
+    pub name: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its value.
+    pub value: f64,
+}
+
+impl Metrics {
+    /// Reads what /metrics has answered.
+    ///
+    /// # Panics
+    /// When a line is not what it should be.
+    #[must_use]
+    pub fn parse(text: String) -> Self {
+        let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let samples = lines
+            .map(|line| parse(line).unwrap_or_else(|| panic!("no sample: {line:?}")))
+            .collect();
+        Self { samples, text }
+    }
+
+    /// The series of that name that have these labels, among others.
+    pub fn series<'a>(
+        &'a self,
+        name: &'a str,
+        labels: &'a [(&'a str, &'a str)],
+    ) -> impl Iterator<Item = &'a Sample> {
+        self.samples.iter().filter(move |sample| {
+            sample.name == name
+                && labels.iter().all(|(label, value)| {
+                    sample.labels.get(*label).is_some_and(|found| found == value)
+                })
+        })
+    }
+
+    /// The value of the only such series, if there is one.
+    ///
+    /// # Panics
+    /// When there are several.
+    #[track_caller]
+    #[must_use]
+    pub fn find(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+        let found: Vec<&Sample> = self.series(name, labels).collect();
+        assert!(found.len() < 2, "which {name}{labels:?}? {found:?}");
+        found.first().map(|sample| sample.value)
+    }
+
+    /// The value of the only such series.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[track_caller]
+    #[must_use]
+    pub fn one(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let found = self.find(name, labels);
+        found.unwrap_or_else(|| panic!("no {name}{labels:?} among\n{}", self.about(name)))
+    }
+
+    /// The sum of all such series; 0 if there is none.
+    #[must_use]
+    pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        self.series(name, labels).map(|sample| sample.value).sum()
+    }
+
+    /// The lines about a metric.
+    #[must_use]
+    pub fn about(&self, name: &str) -> String {
+        let lines = self.text.lines().filter(|line| line.starts_with(name));
+        lines.collect::<Vec<_>>().join("\n")
+    }
+}
+
+fn parse(line: &str) -> Option<Sample> {
+    let (series, value) = line.rsplit_once(' ')?;
+    let value = value.parse().ok()?;
+    let Some((name, rest)) = series.split_once('{') else {
+        return Some(Sample { name: series.to_owned(), labels: BTreeMap::new(), value });
+    };
+    let mut rest = rest.strip_suffix('}')?;
+    let mut labels = BTreeMap::new();
+    while !rest.is_empty() {
+        let (label, text) = rest.split_once("=\"")?;
+        let mut content = String::new();
+        let mut characters = text.char_indices();
+        let end = loop {
+            match characters.next()? {
+                (index, '"') => break index,
+                (_, '\\') => match characters.next()?.1 {
+                    'n' => content.push('\n'),
+                    other => content.push(other),
+                },
+                (_, other) => content.push(other),
+            }
+        };
+        labels.insert(label.to_owned(), content);
+        rest = text.get(end + 1..)?.trim_start_matches(',');
+    }
+    Some(Sample { name: name.to_owned(), labels, value })
+}

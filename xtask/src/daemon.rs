@@ -1,0 +1,269 @@
+//! A daemon that disturbs no other: started in directories of its own, and removed without a trace.
+
+use std::{
+    fs::{self, File},
+    io,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use nix::{
+    sys::{
+        prctl::set_pdeathsig,
+        signal::{Signal, kill},
+    },
+    unistd::Pid,
+};
+use tempfile::TempDir;
+
+use crate::{metrics::Metrics, process::wait_until, stop};
+
+/// How long the daemon may take to be ready, and to be gone.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A running daemon; when this is dropped, it and all that it made are removed.
+pub(crate) struct Daemon {
+    bin_dir: PathBuf,
+    directory: TempDir,
+    child: Child,
+    cgroup_root: PathBuf,
+    /// The bridge; the name of the nftables table ends in the same digits.
+    bridge: String,
+    metrics: SocketAddr,
+    stopped: bool,
+}
+
+impl Daemon {
+    /// Starts the daemon of `bin_dir` with these flags and waits until it is ready.
+    ///
+    /// `name` tells its directories from others'.
+    pub(crate) fn start(bin_dir: &Path, name: &str, flags: &[&str]) -> anyhow::Result<Self> {
+        let directory = tempfile::Builder::new()
+            .prefix(&format!("podscope-{name}-"))
+            .tempdir()
+            .context("make a directory for the daemon")?;
+        let path = |part: &str| directory.path().join(part);
+        let cgroup_root =
+            cgroup2_mount()?.join(directory.path().file_name().expect("it has a name"));
+        let network = free_network()?;
+        let metrics = free_port(9464)?;
+
+        let mut command = Command::new(bin_dir.join("pod-daemon"));
+        command.arg("--data-dir").arg(path("data")).arg("--run-dir").arg(path("run"));
+        command.arg("--log-dir").arg(path("log")).arg("--cgroup-root").arg(&cgroup_root);
+        command.arg(format!("--network={network}/16")).arg(format!("--metrics-address={metrics}"));
+        command.args(["--unenforced-limits=warn", "--stop-seconds=2"]).args(flags);
+        let log = File::create(path("daemon.log")).context("create the daemon's log")?;
+        command.stdout(log.try_clone().context("copy the log's handle")?).stderr(log);
+        let child = spawn(&mut command)?;
+        let mut daemon = Self {
+            bin_dir: bin_dir.to_owned(),
+            directory,
+            child,
+            cgroup_root,
+            bridge: String::new(),
+            metrics,
+            stopped: false,
+        };
+        daemon.wait_until_ready()?;
+        daemon.bridge = routes()?
+            .into_iter()
+            .find(|route| route.destination == network)
+            .map(|route| route.interface)
+            .context("find the daemon's bridge")?;
+        Ok(daemon)
+    }
+
+    /// Where its directories are; others may put theirs beside them.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.directory().join("run/api.sock")
+    }
+
+    pub(crate) fn metrics_address(&self) -> SocketAddr {
+        self.metrics
+    }
+
+    pub(crate) fn scrape(&self) -> anyhow::Result<Metrics> {
+        Metrics::scrape(self.metrics)
+    }
+
+    /// Resident memory in bytes.
+    pub(crate) fn resident(&self) -> anyhow::Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))
+            .context("read the daemon's status")?;
+        let kilobytes = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"))
+            .context("find the daemon's memory")?;
+        Ok(kilobytes.parse::<u64>().context("read the daemon's memory")? * 1024)
+    }
+
+    /// podctl, told where the daemon is.
+    pub(crate) fn podctl(&self) -> Command {
+        let mut podctl = Command::new(self.podctl_path());
+        podctl.arg("--socket").arg(self.socket());
+        podctl
+    }
+
+    pub(crate) fn podctl_path(&self) -> PathBuf {
+        self.bin_dir.join("podctl")
+    }
+
+    /// What the daemon said last.
+    pub(crate) fn last_words(&self) -> String {
+        let log = fs::read_to_string(self.directory().join("daemon.log")).unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+
+    /// Stops the daemon, removes its directories, and makes sure that nothing is left.
+    pub(crate) fn stop(mut self) -> anyhow::Result<()> {
+        self.end()
+    }
+
+    fn wait_until_ready(&mut self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.socket().exists() || TcpListener::bind(self.metrics).is_ok() {
+            stop::check()?;
+            if let Some(status) = self.child.try_wait().context("wait for the daemon")? {
+                bail!("the daemon did not start ({status}):\n{}", self.last_words());
+            }
+            ensure!(Instant::now() < deadline, "no answer of the daemon:\n{}", self.last_words());
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) -> anyhow::Result<()> {
+        self.stopped = true;
+        terminate(&mut self.child, "the daemon")?;
+        let left = self.left_over();
+        let removed = fs::remove_dir_all(self.directory()).context("remove the directories");
+        ensure!(left.is_empty(), "the daemon left behind: {}", left.join(", "));
+        removed
+    }
+
+    /// What is still there of what the daemon made outside its directories.
+    fn left_over(&self) -> Vec<String> {
+        let mut left = Vec::new();
+        if self.cgroup_root.exists() {
+            left.push(format!("cgroup {}", self.cgroup_root.display()));
+        }
+        if !self.bridge.is_empty() && Path::new("/sys/class/net").join(&self.bridge).exists() {
+            left.push(format!("link {}", self.bridge));
+        }
+        let instance = self.bridge.rsplit('-').next().unwrap_or_default();
+        let tables = Command::new("nft").args(["list", "tables"]).output();
+        if !instance.is_empty()
+            && tables.is_ok_and(|list| String::from_utf8_lossy(&list.stdout).contains(instance))
+        {
+            left.push(format!("nftables table podscope_{instance}"));
+        }
+        let directory = self.directory().display().to_string();
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let mounts = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+        left.extend(
+            mounts.filter(|point| point.starts_with(&directory)).map(|at| format!("mount {at}")),
+        );
+        left
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if !self.stopped
+            && let Err(error) = self.end()
+        {
+            eprintln!("xtask: {error:#}");
+        }
+    }
+}
+
+/// Starts a program that Ctrl-C does not reach, but that does not outlive this one either.
+pub(crate) fn spawn(command: &mut Command) -> anyhow::Result<Child> {
+    command.stdin(Stdio::null()).process_group(0);
+    // SAFETY: between fork and exec only prctl is called, which is async-signal-safe.
+    unsafe { command.pre_exec(|| set_pdeathsig(Signal::SIGTERM).map_err(io::Error::from)) };
+    command.spawn().with_context(|| format!("start {}", command.get_program().display()))
+}
+
+/// Asks a program to end and waits until it has.
+pub(crate) fn terminate(child: &mut Child, name: &str) -> anyhow::Result<()> {
+    let pid = Pid::from_raw(child.id().try_into().context("read a pid")?);
+    if child.try_wait().with_context(|| format!("wait for {name}"))?.is_none() {
+        kill(pid, Signal::SIGTERM).with_context(|| format!("stop {name}"))?;
+    }
+    let status = wait_until(child, Instant::now() + PATIENCE);
+    let status = status.with_context(|| format!("wait for {name}"))?;
+    let status = status.with_context(|| format!("{name} did not stop and was killed"))?;
+    ensure!(status.success(), "{name} ended with {status}");
+    Ok(())
+}
+
+/// The wanted port of 127.0.0.1, or another if it is taken.
+pub(crate) fn free_port(wanted: u16) -> anyhow::Result<SocketAddr> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, wanted))
+        .or_else(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
+        .and_then(|listener| listener.local_addr())
+        .context("find a free port")
+}
+
+/// One line of the routing table.
+struct Route {
+    interface: String,
+    destination: Ipv4Addr,
+    mask: u32,
+}
+
+/// A /16 that no route leads to, but for the default route.
+fn free_network() -> anyhow::Result<Ipv4Addr> {
+    let routes = routes()?;
+    let is_free = |network: &Ipv4Addr| {
+        let (from, to) = (network.to_bits(), network.to_bits() | 0xffff);
+        routes.iter().filter(|route| route.mask != 0).all(|route| {
+            let start = route.destination.to_bits();
+            to < start || start | !route.mask < from
+        })
+    };
+    (78..255)
+        .map(|second| Ipv4Addr::new(10, second, 0, 0))
+        .find(is_free)
+        .context("find a network range that no route leads to")
+}
+
+fn routes() -> anyhow::Result<Vec<Route>> {
+    // Numbers are in network byte order, and printed as if they were in the host's.
+    let number = |hex: &str| u32::from_str_radix(hex, 16).map(u32::from_be).ok();
+    let table = fs::read_to_string("/proc/net/route").context("read the routes")?;
+    Ok(table
+        .lines()
+        .skip(1)
+        .filter_map(|line| {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            Some(Route {
+                interface: (*fields.first()?).to_owned(),
+                destination: Ipv4Addr::from_bits(number(fields.get(1)?)?),
+                mask: number(fields.get(7)?)?,
+            })
+        })
+        .collect())
+}
+
+fn cgroup2_mount() -> anyhow::Result<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").context("read the mounts")?;
+    mounts
+        .lines()
+        .map(|line| line.split(' ').collect::<Vec<_>>())
+        .find(|fields| fields.get(2) == Some(&"cgroup2"))
+        .map(|fields| PathBuf::from(fields[1]))
+        .context("find where cgroup2 is mounted")
+}
