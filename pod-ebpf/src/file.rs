@@ -89,9 +89,17 @@ pub struct Offsets {
     pub mnt_id: u32,
     /// `sock.sk_err`
     pub sock_err: u32,
+    /// `task_struct.cgroups`
+    pub task_cgroups: u32,
+    /// `css_set.dfl_cgrp`
+    pub css_set_cgroup: u32,
+    /// `cgroup.level`
+    pub cgroup_level: u32,
+    /// `cgroup.ancestor_ids`, up to Linux 6.0; 0 from then on, where a helper takes its place.
+    pub cgroup_ancestor_ids: u32,
 }
 
-const _: () = assert!(size_of::<Offsets>() == 14 * 4);
+const _: () = assert!(size_of::<Offsets>() == 18 * 4);
 
 #[cfg(feature = "user")]
 mod user {

@@ -6,9 +6,12 @@ use std::{
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{self, Child, Command},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -18,7 +21,7 @@ use nix::{
 use serde_json::Value;
 
 use crate::{
-    Metrics, binary, eventually,
+    Metrics, binary, eventually, in_vm,
     http::{self, Answer},
     manifest,
     program::{self, Output},
@@ -28,6 +31,10 @@ use crate::{
 
 /// Pause before a second restart, in milliseconds, unless a test says otherwise.
 pub const BACKOFF_MS: u64 = 50;
+
+/// A daemon without special options that a test is done with. Starting one takes seconds where
+/// instructions are emulated, and a VM needs no tidying up: there the next test gets it.
+static IDLE: Mutex<Option<Daemon>> = Mutex::new(None);
 
 /// A running daemon with folders, a cgroup root and an address of its own.
 ///
@@ -41,6 +48,8 @@ pub struct Daemon {
     cgroups: PathBuf,
     metrics: SocketAddr,
     before: State,
+    /// The node with this daemon and no pods, if another test may have the daemon.
+    idle: Option<State>,
     stopped: bool,
 }
 
@@ -49,6 +58,21 @@ impl Daemon {
     #[track_caller]
     #[must_use]
     pub fn start(options: &[&str]) -> Self {
+        let idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match idle {
+            // Two daemons at a time would use the same addresses.
+            Some(mut daemon) if !options.is_empty() => {
+                daemon.idle = None;
+                daemon.stop();
+                Self::start_new(options)
+            }
+            Some(daemon) => daemon,
+            None => Self::start_new(options),
+        }
+    }
+
+    #[track_caller]
+    fn start_new(options: &[&str]) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let before = State::capture();
         let name =
@@ -72,10 +96,16 @@ impl Daemon {
         if !options.iter().any(|option| option.starts_with("--restart-backoff-ms")) {
             all.push(format!("--restart-backoff-ms={BACKOFF_MS}"));
         }
+        let began = Instant::now();
         let child = spawn(&all, &folder);
+        let idle = None;
         let mut daemon =
-            Self { child, options: all, folder, cgroups, metrics, before, stopped: false };
+            Self { child, options: all, folder, cgroups, metrics, before, idle, stopped: false };
         daemon.wait_until_ready();
+        println!("the daemon was ready in {:.1} s", began.elapsed().as_secs_f64());
+        if in_vm() && options.is_empty() {
+            daemon.idle = Some(State::capture());
+        }
         daemon
     }
 
@@ -99,9 +129,17 @@ impl Daemon {
         });
     }
 
-    /// Stops the daemon in order, and checks that the node is as it was before it started.
+    /// Stops the daemon in order, and checks that the node is as it was before it started; or
+    /// deletes its pods, and checks that the node is as it was before them.
     #[track_caller]
     pub fn stop(mut self) {
+        if let Some(idle) = &self.idle {
+            self.delete_all();
+            State::capture().assert_same(idle);
+            self.assert_no_files();
+            *IDLE.lock().unwrap_or_else(PoisonError::into_inner) = Some(self);
+            return;
+        }
         self.stopped = true;
         kill(self.pid(), Signal::SIGTERM).expect("signal the daemon");
         let code = program::wait(&mut self.child, seconds(40));
@@ -111,6 +149,28 @@ impl Daemon {
         State::capture().assert_same(&self.before);
         self.assert_no_files();
         drop(fs::remove_dir_all(&self.folder));
+    }
+
+    #[track_caller]
+    fn delete_all(&self) {
+        for kind in ["pods", "configmaps"] {
+            let list = self.api("GET", &format!("/api/v1/namespaces/default/{kind}"), None).json();
+            let names = list["items"].as_array().into_iter().flatten();
+            let names: Vec<_> =
+                names.filter_map(|item| item["metadata"]["name"].as_str().map(str::to_owned)).collect();
+            let path = |name: &String| {
+                format!("/api/v1/namespaces/default/{kind}/{name}?gracePeriodSeconds=1")
+            };
+            for name in &names {
+                let answer = self.api("DELETE", &path(name), None);
+                assert!(answer.status < 300, "{}", answer.body);
+            }
+            for name in &names {
+                eventually(&format!("{kind} {name} is gone"), seconds(20), || {
+                    (self.api("GET", &path(name), None).status == 404).then_some(())
+                });
+            }
+        }
     }
 
     /// Checks that pods that are gone have left no files.
@@ -125,6 +185,7 @@ impl Daemon {
     /// Ends the daemon as a crash does.
     #[track_caller]
     pub fn kill(&mut self) {
+        self.idle = None;
         program::end(&mut self.child);
     }
 
@@ -237,14 +298,14 @@ impl Daemon {
     /// Waits until the pod is as it should be.
     #[track_caller]
     pub fn wait_for(&self, name: &str, what: &str, is: impl Fn(&Value) -> bool) -> Value {
-        let deadline = std::time::Instant::now() + seconds(20);
+        let deadline = Instant::now() + seconds(20);
         loop {
             let pod = self.pod(name);
             if is(&pod) {
                 return pod;
             }
             assert!(
-                std::time::Instant::now() < deadline,
+                Instant::now() < deadline,
                 "pod {name} is never {what}: {:#}\n{}",
                 pod["status"],
                 self.log()

@@ -2,7 +2,6 @@
 
 use std::{
     env,
-    io::Read as _,
     path::PathBuf,
     process::{Child, Command, Stdio},
     thread::{self, JoinHandle},
@@ -26,7 +25,6 @@ impl Output {
     /// # Panics
     /// When it failed.
     #[track_caller]
-    #[must_use]
     pub fn success(self) -> String {
         assert_eq!(self.code, 0, "{}{}", self.stdout, self.stderr);
         self.stdout

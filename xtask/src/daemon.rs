@@ -3,8 +3,8 @@
 use std::{
     fs::{self, File},
     io,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
-    os::unix::process::CommandExt as _,
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    os::unix::{net::UnixStream, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -21,7 +21,11 @@ use nix::{
 };
 use tempfile::TempDir;
 
-use crate::{metrics::Metrics, process::wait_until, stop};
+use crate::{
+    metrics::Metrics,
+    process::{succeeds, wait_until},
+    stop,
+};
 
 /// How long the daemon may take to be ready, and to be gone.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -32,8 +36,9 @@ pub(crate) struct Daemon {
     directory: TempDir,
     child: Child,
     cgroup_root: PathBuf,
-    /// The bridge; the name of the nftables table ends in the same digits.
-    bridge: String,
+    network: Ipv4Addr,
+    /// The bridge, once it is known; the name of the nftables table ends in the same digits.
+    bridge: Option<String>,
     metrics: SocketAddr,
     stopped: bool,
 }
@@ -66,16 +71,13 @@ impl Daemon {
             directory,
             child,
             cgroup_root,
-            bridge: String::new(),
+            network,
+            bridge: None,
             metrics,
             stopped: false,
         };
         daemon.wait_until_ready()?;
-        daemon.bridge = routes()?
-            .into_iter()
-            .find(|route| route.destination == network)
-            .map(|route| route.interface)
-            .context("find the daemon's bridge")?;
+        daemon.bridge = daemon.find_bridge()?;
         Ok(daemon)
     }
 
@@ -132,7 +134,9 @@ impl Daemon {
 
     fn wait_until_ready(&mut self) -> anyhow::Result<()> {
         let deadline = Instant::now() + PATIENCE;
-        while !self.socket().exists() || TcpListener::bind(self.metrics).is_ok() {
+        while UnixStream::connect(self.socket()).is_err()
+            || TcpStream::connect(self.metrics).is_err()
+        {
             stop::check()?;
             if let Some(status) = self.child.try_wait().context("wait for the daemon")? {
                 bail!("the daemon did not start ({status}):\n{}", self.last_words());
@@ -145,11 +149,28 @@ impl Daemon {
 
     fn end(&mut self) -> anyhow::Result<()> {
         self.stopped = true;
-        terminate(&mut self.child, "the daemon")?;
+        let ended = terminate(&mut self.child, "the daemon");
+        if self.bridge.is_none() {
+            self.bridge = self.find_bridge()?;
+        }
         let left = self.left_over();
+        if !left.is_empty() {
+            self.sweep();
+        }
         let removed = fs::remove_dir_all(self.directory()).context("remove the directories");
-        ensure!(left.is_empty(), "the daemon left behind: {}", left.join(", "));
+        ended?;
+        ensure!(left.is_empty(), "the daemon left behind (now removed): {}", left.join(", "));
         removed
+    }
+
+    fn find_bridge(&self) -> anyhow::Result<Option<String>> {
+        let ours = routes()?.into_iter().find(|route| route.destination == self.network);
+        Ok(ours.map(|route| route.interface))
+    }
+
+    fn table(&self) -> Option<String> {
+        let instance = self.bridge.as_ref()?.rsplit('-').next()?;
+        Some(format!("podscope_{instance}"))
     }
 
     /// What is still there of what the daemon made outside its directories.
@@ -158,16 +179,20 @@ impl Daemon {
         if self.cgroup_root.exists() {
             left.push(format!("cgroup {}", self.cgroup_root.display()));
         }
-        if !self.bridge.is_empty() && Path::new("/sys/class/net").join(&self.bridge).exists() {
-            left.push(format!("link {}", self.bridge));
-        }
-        let instance = self.bridge.rsplit('-').next().unwrap_or_default();
+        let links = Path::new("/sys/class/net");
+        left.extend(
+            self.bridge
+                .iter()
+                .filter(|link| links.join(link).exists())
+                .map(|it| format!("link {it}")),
+        );
         let tables = Command::new("nft").args(["list", "tables"]).output();
-        if !instance.is_empty()
-            && tables.is_ok_and(|list| String::from_utf8_lossy(&list.stdout).contains(instance))
-        {
-            left.push(format!("nftables table podscope_{instance}"));
-        }
+        let tables = tables.map(|list| String::from_utf8_lossy(&list.stdout).into_owned());
+        left.extend(
+            self.table()
+                .filter(|table| tables.is_ok_and(|list| list.contains(table)))
+                .map(|table| format!("nftables table {table}")),
+        );
         let directory = self.directory().display().to_string();
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         let mounts = mounts.lines().filter_map(|line| line.split(' ').nth(1));
@@ -175,6 +200,21 @@ impl Daemon {
             mounts.filter(|point| point.starts_with(&directory)).map(|at| format!("mount {at}")),
         );
         left
+    }
+
+    /// Does what a daemon that died could not do any more.
+    fn sweep(&self) {
+        drop(fs::write(self.cgroup_root.join("cgroup.kill"), "1"));
+        let deadline = Instant::now() + Duration::from_secs(2);
+        while remove_cgroup(&self.cgroup_root).is_err() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(20));
+        }
+        if let Some(bridge) = &self.bridge {
+            succeeds(Command::new("ip").args(["link", "delete", bridge]));
+        }
+        if let Some(table) = self.table() {
+            succeeds(Command::new("nft").args(["delete", "table", "ip", &table]));
+        }
     }
 }
 
@@ -186,6 +226,17 @@ impl Drop for Daemon {
             eprintln!("xtask: {error:#}");
         }
     }
+}
+
+/// Removes a cgroup and those below it.
+fn remove_cgroup(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_cgroup(&entry.path())?;
+        }
+    }
+    fs::remove_dir(path)
 }
 
 /// Starts a program that Ctrl-C does not reach, but that does not outlive this one either.

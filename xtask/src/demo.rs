@@ -9,7 +9,7 @@ use std::{
     fs,
     io::{self, IsTerminal as _, Write as _},
     net::{SocketAddr, TcpStream},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -44,15 +44,23 @@ pub(crate) struct Options {
     /// End by itself after this time, such as 20s or 2m.
     #[arg(long = "for", value_name = "TIME", value_parser = duration)]
     time: Option<Duration>,
+    /// Run the pod-daemon and podctl of this folder instead of building them.
+    #[arg(long, value_name = "DIR")]
+    bin_dir: Option<PathBuf>,
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     if !Uid::effective().is_root() {
         bail!("pods need root, type: sudo env PATH=\"$PATH\" HOME=\"$HOME\" cargo xtask demo");
     }
-    setup::ensure(&[Group::Build, Group::Demo])?;
-    say("building the daemon and podctl (the first time takes minutes)")?;
-    let bin_dir = build::release()?;
+    let bin_dir = if let Some(bin_dir) = &options.bin_dir {
+        setup::ensure(&[Group::Demo])?;
+        bin_dir.clone()
+    } else {
+        setup::ensure(&[Group::Build, Group::Demo])?;
+        say("building the daemon and podctl (the first time takes minutes)")?;
+        build::release()?
+    };
 
     stop::listen()?;
     say("starting the daemon")?;

@@ -8,7 +8,9 @@
     reason = "a command line talks on its terminal"
 )]
 
+mod bench;
 mod build;
+mod columns;
 mod daemon;
 mod demo;
 mod http;
@@ -21,7 +23,7 @@ mod stop;
 mod test;
 mod vm;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 
@@ -36,6 +38,11 @@ enum Command {
     Build(build::Options),
     /// Run two pods and show what the probes see, until Ctrl-C.
     Demo(demo::Options),
+    /// Measure starts, probes and scrapes beside crun, runc and the kernel alone.
+    Bench(bench::Options),
+    /// What `bench` runs in a process without threads.
+    #[command(name = bench::floor::COMMAND, hide = true)]
+    BenchFloor { n: usize, rootfs: PathBuf },
     /// Check formatting and lints.
     Lint(lint::Options),
     /// Run every test there is: lints, unit tests, kernel tests on this host and in VMs.
@@ -51,6 +58,8 @@ fn main() -> ExitCode {
         Command::Setup(options) => setup::run(&options),
         Command::Build(options) => build::run(&options),
         Command::Demo(options) => demo::run(&options),
+        Command::Bench(options) => bench::run(&options),
+        Command::BenchFloor { n, rootfs } => bench::floor::main(n, &rootfs),
         Command::Lint(options) => lint::run(&options),
         Command::Test(options) => test::run(&options),
         Command::VmTest(options) => vm::run(&options),

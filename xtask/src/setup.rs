@@ -53,7 +53,7 @@ struct Package {
 #[rustfmt::skip]
 const PACKAGES: &[Package] = &[
     Package { name: "nftables", groups: &[Group::Test, Group::Demo, Group::Vm, Group::Bench], proof: "nft", why: "pods reach other networks through it; VMs get a copy" },
-    Package { name: "iproute2", groups: &[Group::Test, Group::Vm], proof: "ip", why: "tests look at links and addresses; VMs get a copy" },
+    Package { name: "iproute2", groups: &[Group::Test, Group::Demo, Group::Vm, Group::Bench], proof: "ip", why: "tests look at links and addresses; VMs get a copy" },
     Package { name: "prometheus", groups: &[Group::Test, Group::Demo], proof: "promtool", why: "scrapes the daemon in tests and in the demo" },
     Package { name: "busybox-static", groups: &[Group::Demo], proof: "/var/lib/dpkg/info/busybox-static.list", why: "all that is in the demo's image" },
     Package { name: "qemu-system-x86", groups: &[Group::Vm], proof: "qemu-system-x86_64", why: "boots the kernels of the test matrix" },

@@ -205,6 +205,10 @@ pub fn offsets(btf: &Btf) -> Result<Offsets, Error> {
             .checked_sub(mount)
             .ok_or_else(|| Error::Absent("mount.mnt_id behind mount.mnt".to_owned()))?,
         sock_err: btf.offset("sock", "sk_err")?,
+        task_cgroups: btf.offset("task_struct", "cgroups")?,
+        css_set_cgroup: btf.offset("css_set", "dfl_cgrp")?,
+        cgroup_level: btf.offset("cgroup", "level")?,
+        cgroup_ancestor_ids: btf.offset("cgroup", "ancestor_ids").unwrap_or(0),
     })
 }
 

@@ -19,6 +19,10 @@ static OFFSETS: Global<Offsets> = Global::new(Offsets {
     inode_mode: 0,
     mnt_id: 0,
     sock_err: 0,
+    task_cgroups: 0,
+    css_set_cgroup: 0,
+    cgroup_level: 0,
+    cgroup_ancestor_ids: 0,
 });
 
 /// One offset. A volatile read of one word: loading the whole struct would copy it to the stack.

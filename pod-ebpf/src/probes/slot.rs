@@ -1,9 +1,14 @@
 //! Which container a task or a socket belongs to.
 
 use aya_ebpf::{
-    Global, helpers::generated::bpf_get_current_ancestor_cgroup_id, macros::map, maps::HashMap,
+    Global,
+    helpers::generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_current_task},
+    macros::map,
+    maps::HashMap,
 };
 use pod_ebpf::{MAX_SLOTS, NO_SLOT};
+
+use crate::kernel::{offset, read};
 
 /// Container cgroup id to slot. The daemon inserts before a container's first process exists.
 #[map]
@@ -33,8 +38,34 @@ pub(crate) fn of_cgroup(id: u64) -> u32 {
 /// it interrupted.
 #[inline(always)]
 pub(crate) fn of_current() -> u32 {
-    // SAFETY: the helper has no preconditions; at a level that does not exist it returns 0.
-    let id = unsafe { bpf_get_current_ancestor_cgroup_id(container_level()) };
     // Most tasks of a node live in cgroups less deep than containers': no look-up for them.
-    if id == 0 { NO_SLOT } else { of_cgroup(id) }
+    match current_ancestor() {
+        0 => NO_SLOT,
+        id => of_cgroup(id),
+    }
+}
+
+/// The id of the running task's cgroup at the level of containers; 0 if it is not so deep.
+#[inline(always)]
+fn current_ancestor() -> u64 {
+    let level = container_level();
+    let ancestor_ids = offset!(cgroup_ancestor_ids);
+    if ancestor_ids == 0 {
+        // SAFETY: the helper has no preconditions.
+        return unsafe { bpf_get_current_ancestor_cgroup_id(level) };
+    }
+    // Old kernels do not let tracing programs call the helper, but keep the ids at hand.
+    ancestor_of_task(level, ancestor_ids).unwrap_or(0)
+}
+
+#[inline(always)]
+fn ancestor_of_task(level: i32, ancestor_ids: u64) -> Option<u64> {
+    // SAFETY: the helper has no preconditions.
+    let task = unsafe { bpf_get_current_task() };
+    let set = read::<u64>(task, offset!(task_cgroups))?;
+    let cgroup = read::<u64>(set, offset!(css_set_cgroup))?;
+    if read::<i32>(cgroup, offset!(cgroup_level))? < level {
+        return None;
+    }
+    read::<u64>(cgroup, ancestor_ids + 8 * u64::from(level.cast_unsigned()))
 }

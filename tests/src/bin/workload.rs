@@ -61,11 +61,17 @@ fn do_step(words: &[&str]) -> anyhow::Result<()> {
     match *words {
         [] => {}
         ["exit", code] => process::exit(code.parse()?),
-        ["abort"] => process::abort(),
-        ["signal", number] => {
-            // SAFETY: plain numbers.
-            unsafe { libc::kill(libc::getpid(), number.parse()?) };
+        ["exit-if", path, code] => {
+            if Path::new(path).exists() {
+                process::exit(code.parse()?);
+            }
         }
+        ["leave-child"] => {
+            fork(|| thread::sleep(Duration::from_secs(3600)))?;
+        }
+        ["abort"] => process::abort(),
+        // A signal that the first process sends itself does nothing; so a child does.
+        ["end-child", number] => end_child(number.parse()?)?,
         ["ignore-term"] => on_term(libc::SIG_IGN),
         ["pause"] => loop {
             thread::sleep(Duration::from_secs(3600));
@@ -198,6 +204,15 @@ fn fork_and_wait(count: usize) -> io::Result<()> {
     for _ in 0..count {
         wait_for(fork(|| {})?);
     }
+    Ok(())
+}
+
+/// Forks; the signal ends the child.
+fn end_child(signal: libc::c_int) -> io::Result<()> {
+    wait_for(fork(|| {
+        // SAFETY: plain numbers.
+        unsafe { libc::raise(signal) };
+    })?);
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, time::Instant};
 
-use crate::{daemon::Daemon, metrics::Metrics};
+use crate::{columns::aligned, daemon::Daemon, metrics::Metrics};
 
 /// Pod and container.
 type Key = (String, String);
@@ -156,29 +156,6 @@ impl Container {
     }
 }
 
-/// Columns side by side; names to the left, numbers to the right.
-fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
-    let mut widths = [0; N];
-    for row in rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
-        }
-    }
-    let mut text = String::new();
-    for row in rows {
-        for (index, (cell, width)) in row.iter().zip(widths).enumerate() {
-            if index == 0 {
-                write!(text, "{cell:<width$}")
-            } else {
-                write!(text, "  {cell:>width$}")
-            }
-            .expect("a string takes all");
-        }
-        text.push('\n');
-    }
-    text
-}
-
 /// Bytes with the unit that keeps them short.
 fn bytes(count: f64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB"];
@@ -200,12 +177,5 @@ mod tests {
         assert_eq!(bytes(1023.0), "1023 B");
         assert_eq!(bytes(1536.0), "1.5 KiB");
         assert_eq!(bytes(3.0 * 1024.0 * 1024.0 * 1024.0), "3.0 GiB");
-    }
-
-    #[test]
-    fn columns_are_aligned() {
-        let rows = [["A", "B", "C"], ["long", "10", "x"]].map(|row| row.map(str::to_owned));
-
-        assert_eq!(aligned(&rows), "A      B  C\nlong  10  x\n");
     }
 }

@@ -1,0 +1,104 @@
+//! Limits: enforced where the node can, refused where it cannot.
+
+use std::fs;
+
+use pod_tests::{Daemon, eventually, manifest::pod, seconds, skip, state};
+use serde_json::{Value, json};
+
+/// Whether pods can have limits here.
+fn enforceable() -> bool {
+    let there = fs::read_to_string(state::cgroup_mount().join("cgroup.controllers"));
+    let there = there.unwrap_or_default();
+    let there: Vec<&str> = there.split_whitespace().collect();
+    ["cpu", "memory", "pids"].iter().all(|controller| there.contains(controller))
+}
+
+fn limits(limits: Value) -> Value {
+    json!({"resources": {"limits": limits, "requests": {"cpu": "250m"}}})
+}
+
+#[test]
+fn limits_are_written_as_kubernetes_means_them() {
+    if !enforceable() {
+        return skip("cgroup v2 has no cpu, memory and pids controllers here");
+    }
+    let daemon = Daemon::start(&[]);
+    let fields =
+        limits(json!({"cpu": "500m", "memory": "64Mi", "podscope.dev/pids": "20"}));
+    daemon.run(pod("limited").container_with("app", "pause", fields));
+    let running = daemon.wait_ready("limited");
+    let cgroup = daemon.cgroup(&running, "app");
+    let read = |file: &str| {
+        let text = fs::read_to_string(cgroup.join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+        text.trim().to_owned()
+    };
+    assert_eq!(read("cpu.max"), "50000 100000");
+    assert_eq!(read("memory.max"), (64_u64 << 20).to_string());
+    assert_eq!(read("pids.max"), "20");
+    let weight: u64 = read("cpu.weight").parse().unwrap();
+    assert!((1..100).contains(&weight), "{weight}");
+    let metrics = daemon.metrics();
+    let labels = [("pod", "limited"), ("container", "app")];
+    assert_eq!(metrics.one("podscope_cpu_limit_cores", &labels), 0.5);
+    assert_eq!(metrics.one("podscope_cpu_request_cores", &labels), 0.25);
+    assert_eq!(metrics.one("podscope_pids_limit", &labels), 20.0);
+    assert_eq!(metrics.one("podscope_pids_current", &labels), 1.0);
+    daemon.stop();
+}
+
+#[test]
+fn too_much_memory_ends_the_container() {
+    if !enforceable() {
+        return skip("cgroup v2 has no cpu, memory and pids controllers here");
+    }
+    let daemon = Daemon::start(&[]);
+    let fields = limits(json!({"memory": "16Mi"}));
+    daemon.run(pod("hungry").container_with("app", "hold-memory 67108864", fields));
+    let over = daemon.wait_over("hungry");
+    let state = &over["status"]["containerStatuses"][0]["state"]["terminated"];
+    assert_eq!(state["reason"], "OOMKilled", "{over:#}");
+    assert_eq!(state["exitCode"], 137);
+    let metrics = daemon.metrics();
+    let killed = metrics.one("podscope_memory_events_total", &[("pod", "hungry"), ("event", "oom_kill")]);
+    assert!(killed >= 1.0, "{killed}");
+    daemon.stop();
+}
+
+#[test]
+fn a_fork_bomb_is_stopped() {
+    if !enforceable() {
+        return skip("cgroup v2 has no cpu, memory and pids controllers here");
+    }
+    let daemon = Daemon::start(&[]);
+    let fields = limits(json!({"podscope.dev/pids": "10"}));
+    daemon.run(pod("bomb").container_with("app", "fork-bomb , pause", fields));
+    daemon.wait_logged("bomb", "", "stopped after 9 children");
+    eventually("the refusal is counted", seconds(5), || {
+        let refused = daemon.metrics().sum("podscope_pids_refused_total", &[("pod", "bomb")]);
+        (refused >= 1.0).then_some(())
+    });
+    daemon.stop();
+}
+
+#[test]
+fn a_limit_that_cannot_be_enforced_is_refused() {
+    if enforceable() {
+        return skip("this node can enforce every limit");
+    }
+    let daemon = Daemon::start(&[]);
+    let fields = limits(json!({"memory": "16Mi"}));
+    let message = daemon.refused(pod("limited").container_with("app", "pause", fields.clone()));
+    assert!(message.contains("spec.containers[0].resources.limits"), "{message}");
+    assert!(message.contains("`memory`"), "{message}");
+    assert!(message.contains("--unenforced-limits=warn"), "{message}");
+    assert!(message.contains("systemd.unified_cgroup_hierarchy=1"), "{message}");
+    daemon.stop();
+
+    let daemon = Daemon::start(&["--unenforced-limits=warn"]);
+    daemon.run(pod("limited").container_with("app", "pause", fields));
+    daemon.wait_ready("limited");
+    let metrics = daemon.metrics();
+    let labels = [("pod", "limited"), ("controller", "memory")];
+    assert_eq!(metrics.one("podscope_limit_unenforced", &labels), 1.0);
+    daemon.stop();
+}

@@ -1,0 +1,61 @@
+//! Pods on the network.
+
+use std::{io::Read as _, net::TcpStream, time::Duration};
+
+use pod_tests::{Daemon, eventually, manifest::pod, seconds};
+
+#[test]
+fn a_pod_is_reached_by_its_address() {
+    let daemon = Daemon::start(&[]);
+    let web = pod("web")
+        .container("server", "greet 8080 welcome")
+        .container("sidecar", "sleep-ms 300 , connect 127.0.0.1:8080 , pause");
+    daemon.run(web);
+    daemon.wait_logged("web", "container=server", "listening");
+    let address = daemon.pod("web")["status"]["podIP"].as_str().unwrap().to_owned();
+    assert!(address.starts_with("10.77."), "{address}");
+
+    // From the host.
+    let mut answer = String::new();
+    let mut stream = TcpStream::connect((address.as_str(), 8080)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "welcome");
+
+    // From another container of the pod on localhost, and from another pod.
+    daemon.wait_logged("web", "container=sidecar", "connect: ok");
+    let steps = format!("connect {address}:8080 , connect {address}:8081 , exit 0");
+    let output = daemon.output_of(pod("client").container("app", &steps), "client");
+    assert_eq!(output, "connect: ok\nconnect: ECONNREFUSED\n");
+
+    // The containers of a pod are told apart.
+    let metrics = daemon.metrics();
+    let accepts = |container| {
+        metrics.one("podscope_tcp_accepts_total", &[("pod", "web"), ("container", container)])
+    };
+    assert_eq!(accepts("server"), 3.0);
+    assert_eq!(accepts("sidecar"), 0.0);
+    let connects = |container| {
+        metrics.sum("podscope_tcp_connects_total", &[("pod", "web"), ("container", container)])
+    };
+    assert_eq!(connects("server"), 0.0);
+    assert_eq!(connects("sidecar"), 1.0);
+    daemon.stop();
+}
+
+#[test]
+fn a_pod_on_the_hosts_network_is_the_host() {
+    let daemon = Daemon::start(&[]);
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let host = pod("host").with("hostNetwork", true);
+    daemon.run(host.container("app", &format!("greet {port} host")));
+    daemon.wait_logged("host", "", "listening");
+    let mut answer = String::new();
+    TcpStream::connect(("127.0.0.1", port)).unwrap().read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "host");
+    eventually("the accept is counted", seconds(5), || {
+        let accepts = daemon.metrics().one("podscope_tcp_accepts_total", &[("pod", "host")]);
+        (accepts == 1.0).then_some(())
+    });
+    daemon.stop();
+}

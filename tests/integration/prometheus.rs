@@ -1,0 +1,173 @@
+//! A real Prometheus, fed by the daemon and asked what the dashboard asks.
+
+use std::{
+    fs::{self, File},
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use pod_tests::{
+    Daemon, eventually, http, in_vm,
+    manifest::{mounts, pod},
+    program, seconds, skip,
+};
+use serde_json::{Value, json};
+
+/// A Prometheus that scrapes a daemon.
+struct Prometheus {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Prometheus {
+    /// Starts it with the scrape configuration that is shipped, faster and for this daemon.
+    fn start(program: &Path, daemon: &Daemon) -> Self {
+        let folder = daemon.folder().join("prometheus");
+        fs::create_dir(&folder).unwrap();
+        let config = fs::read_to_string(dashboards().join("prometheus.yml")).unwrap();
+        let target = daemon.metrics_address().to_string();
+        let config = config
+            .replace("127.0.0.1:9464", &target)
+            .replace("scrape_interval: 5s", "scrape_interval: 1s");
+        assert!(config.contains(&target), "{config}");
+        assert!(config.contains("scrape_interval: 1s"), "{config}");
+        fs::write(folder.join("prometheus.yml"), config).unwrap();
+        fs::copy(dashboards().join("rules.yml"), folder.join("rules.yml")).unwrap();
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let log = File::create(folder.join("log")).unwrap();
+        let child = Command::new(program)
+            .arg(format!("--config.file={}", folder.join("prometheus.yml").display()))
+            .arg(format!("--storage.tsdb.path={}", folder.join("data").display()))
+            .arg(format!("--web.listen-address={address}"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let prometheus = Self { child, address };
+        eventually("Prometheus is ready", seconds(60), || {
+            http::tcp(address, "/-/ready").ok().filter(|answer| answer.status == 200)
+        });
+        prometheus
+    }
+
+    /// The result of a query, or why there is none.
+    fn query(&self, query: &str) -> Result<Vec<Value>, String> {
+        let path = format!("/api/v1/query?query={}", http::escape(query));
+        let answer = http::tcp(self.address, &path).map_err(|error| error.to_string())?.json();
+        match answer["data"]["result"].as_array() {
+            Some(result) => Ok(result.clone()),
+            None => Err(answer["error"].to_string()),
+        }
+    }
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        program::end(&mut self.child);
+    }
+}
+
+/// The folder of that name in the repository.
+fn dashboards() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../dashboards")
+}
+
+/// Titles and queries of a dashboard's panels.
+fn queries(panels: &Value, found: &mut Vec<(String, String)>) {
+    for panel in panels.as_array().into_iter().flatten() {
+        for target in panel["targets"].as_array().into_iter().flatten() {
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            found.push((text(&panel["title"]), text(&target["expr"])));
+        }
+        queries(&panel["panels"], found);
+    }
+}
+
+/// A query as Grafana sends it when everything is selected.
+fn complete(query: &str) -> String {
+    let query = query.replace("$__rate_interval", "20s").replace("$__range", "1h");
+    ["namespace", "pod", "container", "node", "instance"]
+        .iter()
+        .fold(query, |query, name| query.replace(&format!("${name}"), ".*"))
+}
+
+#[test]
+fn every_query_of_the_dashboard_returns_data() {
+    if in_vm() {
+        return skip("Prometheus is tested on the host");
+    }
+    let Some(program) = program::find("prometheus") else {
+        return skip("there is no `prometheus` (apt-get install prometheus)");
+    };
+    let daemon = Daemon::start(&[]);
+    let prometheus = Prometheus::start(&program, &daemon);
+    daemon.run(pod("server").container("app", "serve 7000"));
+    daemon.wait_logged("server", "", "listening");
+    let address = daemon.pod("server")["status"]["podIP"].as_str().unwrap().to_owned();
+    let steps = format!(
+        "write /data/file 1000 , read /data/file 500 , spawn 2 , connect {address}:7000 , connect {address}:9 , \
+         threads 1 , sleep-ms 100 , exit 1"
+    );
+    let busy = pod("busy")
+        .with("restartPolicy", "Always")
+        .volume("data", "emptyDir", json!({}))
+        .container_with("app", &steps, mounts(&[("data", "/data")]));
+    daemon.run(busy);
+    daemon.run(pod("crash").with("restartPolicy", "Always").container("app", "sleep-ms 200 , end-child 9 , abort"));
+
+    let dashboard = fs::read_to_string(dashboards().join("podscope.json")).unwrap();
+    let dashboard: Value = serde_json::from_str(&dashboard).unwrap();
+    let mut missing = Vec::new();
+    queries(&dashboard["panels"], &mut missing);
+    assert!(missing.len() > 30, "{} queries", missing.len());
+    for (_, query) in &mut missing {
+        *query = complete(query);
+        assert!(!query.contains('$'), "{query}");
+    }
+    let all = missing.len();
+    eventually("every query returns data", seconds(40), || {
+        missing.retain(|(title, query)| match prometheus.query(query) {
+            Ok(result) => result.is_empty(),
+            Err(error) => panic!("{title}: {query}: {error}"),
+        });
+        (missing.is_empty()).then_some(())
+    });
+    println!("{all} queries return data");
+    let up = prometheus.query("up{job=\"podscope\"}").unwrap();
+    assert_eq!(up[0]["value"][1], "1", "{up:?}");
+    // As a user would compute it.
+    let rate = prometheus.query("sum(increase(podscope_exec_total{pod=\"busy\"}[20s])) > 0").unwrap();
+    assert!(!rate.is_empty());
+    drop(prometheus);
+    daemon.stop();
+}
+
+#[test]
+fn promtool_finds_nothing_to_complain_about() {
+    if in_vm() {
+        return skip("promtool is run on the host");
+    }
+    let Some(promtool) = program::find("promtool") else {
+        return skip("there is no `promtool` (apt-get install prometheus)");
+    };
+    let daemon = Daemon::start(&[]);
+    let steps = "write /data/file 10 , connect 127.0.0.1:9 , spawn 1 , pause";
+    let busy = pod("busy").volume("data", "emptyDir", json!({}));
+    daemon.run(busy.container_with("app", steps, mounts(&[("data", "/data")])));
+    daemon.run(pod("dead").container("app", "end-child 9 , abort"));
+    daemon.wait_ready("busy");
+    daemon.wait_over("dead");
+    let scrape = daemon.folder().join("scrape");
+    fs::write(&scrape, daemon.metrics().text).unwrap();
+    let mut check = Command::new("sh");
+    check.args(["-c", "exec \"$0\" check metrics < \"$1\""]).arg(&promtool).arg(&scrape);
+    let output = program::run(&mut check, seconds(20));
+    assert_eq!((output.code, &*output.stdout, &*output.stderr), (0, "", ""));
+    for (what, file) in [("config", "prometheus.yml"), ("rules", "rules.yml")] {
+        let mut check = Command::new(&promtool);
+        program::run(check.args(["check", what]).arg(dashboards().join(file)), seconds(20)).success();
+    }
+    daemon.stop();
+}

@@ -1,0 +1,137 @@
+//! Containers that end, and what becomes of them and of their pod.
+
+use nix::sys::signal::{Signal, kill};
+use pod_tests::{
+    Daemon, eventually,
+    manifest::{mounts, pod},
+    seconds,
+};
+use serde_json::{Value, json};
+
+fn restarts(pod: &Value) -> u64 {
+    pod["status"]["containerStatuses"][0]["restartCount"].as_u64().unwrap_or(0)
+}
+
+#[test]
+fn a_container_restarts_as_its_policy_says() {
+    let daemon = Daemon::start(&[]);
+    let with = |name: &str, policy: &str, steps: &str| {
+        daemon.run(pod(name).with("restartPolicy", policy).container("app", steps));
+    };
+    with("always", "Always", "exit 0");
+    with("on-failure", "OnFailure", "exit 3");
+    with("on-success", "OnFailure", "exit 0");
+    with("never", "Never", "exit 3");
+    daemon.wait_for("always", "restarted", |pod| restarts(pod) >= 2);
+    daemon.wait_for("on-failure", "restarted", |pod| restarts(pod) >= 2);
+    for (name, phase) in [("on-success", "Succeeded"), ("never", "Failed")] {
+        let over = daemon.wait_over(name);
+        assert_eq!(over["status"]["phase"], phase);
+        assert_eq!(restarts(&over), 0);
+    }
+    let code = &daemon.pod("never")["status"]["containerStatuses"][0]["state"]["terminated"];
+    assert_eq!(code["exitCode"], 3);
+    daemon.stop();
+}
+
+#[test]
+fn the_pause_before_a_restart_doubles() {
+    let daemon = Daemon::start(&["--restart-backoff-ms=200"]);
+    let crashing = pod("crashing").with("restartPolicy", "Always");
+    daemon.run(crashing.container("app", "print run , exit 1"));
+    // None, 0.2, 0.4, 0.8 s.
+    daemon.wait_for("crashing", "restarted four times", |pod| restarts(pod) >= 4);
+    let began = |pod: &Value| pod["status"]["startTime"].as_str().map(str::to_owned);
+    assert!(began(&daemon.pod("crashing")).is_some());
+    let waiting = daemon.wait_for("crashing", "in back-off", |pod| {
+        pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == "CrashLoopBackOff"
+    });
+    let message = &waiting["status"]["containerStatuses"][0]["state"]["waiting"]["message"];
+    let message = message.as_str().unwrap();
+    assert!(message.contains("back-off 1.6s"), "{message}");
+    let metrics = daemon.metrics();
+    let labels = [("pod", "crashing"), ("container", "app")];
+    assert_eq!(metrics.one("podscope_container_restarts_total", &labels), 4.0);
+    // The counters go on.
+    assert_eq!(metrics.one("podscope_exec_total", &labels), 5.0);
+    daemon.stop();
+}
+
+#[test]
+fn a_crashed_container_restarts_inside_its_living_pod() {
+    let daemon = Daemon::start(&[]);
+    let crashing = pod("crashing")
+        .with("restartPolicy", "Always")
+        .container("app", "pause")
+        .container("other", "pause");
+    daemon.run(crashing);
+    let before = daemon.wait_ready("crashing");
+    let other = daemon.pid_of(&before, "other");
+    let infra = daemon.pid_of(&before, "_infra");
+    kill(daemon.pid_of(&before, "app"), Signal::SIGKILL).unwrap();
+    let after = daemon.wait_for("crashing", "restarted", |pod| {
+        restarts(pod) == 1 && pod["status"]["containerStatuses"][0]["ready"] == true
+    });
+    assert_eq!(after["status"]["podIP"], before["status"]["podIP"]);
+    assert_eq!(daemon.pid_of(&after, "_infra"), infra);
+    assert_eq!(daemon.pid_of(&after, "other"), other);
+    let last = &after["status"]["containerStatuses"][0]["lastState"]["terminated"];
+    assert_eq!(last["exitCode"], 137, "{after:#}");
+    daemon.stop();
+}
+
+#[test]
+fn processes_that_a_container_leaves_behind_do_not_hinder_the_next_run() {
+    let daemon = Daemon::start(&[]);
+    // In a shared PID namespace, the end of a container's first process is not that of the others.
+    let leaving = pod("leaving")
+        .with("shareProcessNamespace", true)
+        .with("restartPolicy", "OnFailure")
+        .volume("data", "emptyDir", json!({}))
+        .container_with(
+            "app",
+            "exit-if /data/mark 0 , touch /data/mark , leave-child , exit 1",
+            mounts(&[("data", "/data")]),
+        );
+    daemon.run(leaving);
+    let over = daemon.wait_over("leaving");
+    assert_eq!(over["status"]["phase"], "Succeeded");
+    assert_eq!(restarts(&over), 1, "{over:#}");
+    daemon.stop();
+}
+
+#[test]
+fn a_pod_recovers_from_the_end_of_its_infra_process() {
+    let daemon = Daemon::start(&[]);
+    let hit = pod("hit")
+        .with("restartPolicy", "Always")
+        .volume("data", "emptyDir", json!({}))
+        .container_with("app", "greet 8080 hello", mounts(&[("data", "/data")]));
+    daemon.run(hit);
+    let before = daemon.wait_ready("hit");
+    let infra = daemon.pid_of(&before, "_infra");
+    kill(infra, Signal::SIGKILL).unwrap();
+    let after = daemon.wait_for("hit", "restarted", |pod| {
+        restarts(pod) == 1 && pod["status"]["containerStatuses"][0]["ready"] == true
+    });
+    assert_ne!(daemon.pid_of(&after, "_infra"), infra);
+    let address = after["status"]["podIP"].as_str().unwrap().to_owned();
+    eventually("the pod is reached again", seconds(10), || {
+        let result = std::net::TcpStream::connect((address.as_str(), 8080));
+        result.inspect_err(|error| println!("{address}: {error}")).ok()
+    });
+    daemon.stop();
+}
+
+#[test]
+fn a_program_that_is_not_there_is_named() {
+    let daemon = Daemon::start(&[]);
+    let fields = json!({"command": ["/bin/nothing"]});
+    daemon.run(pod("absent").container_with("app", "", fields));
+    let over = daemon.wait_over("absent");
+    let state = &over["status"]["containerStatuses"][0]["state"]["terminated"];
+    assert_eq!(state["exitCode"], 128, "{over:#}");
+    assert_eq!(state["reason"], "StartError");
+    assert!(state["message"].as_str().unwrap().contains("/bin/nothing"), "{state}");
+    daemon.stop();
+}
