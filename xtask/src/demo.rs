@@ -245,7 +245,8 @@ fn duration(text: &str) -> Result<Duration, String> {
         Some(minutes) => (minutes, 60),
         None => (text.strip_suffix('s').unwrap_or(text), 1),
     };
-    let number: u64 = number.parse().map_err(|_| "expected a time such as 20s or 2m".to_owned())?;
+    let number: u64 =
+        number.parse().map_err(|error| format!("{error}; expected a time such as 20s or 2m"))?;
     Ok(Duration::from_secs(number * unit))
 }
 

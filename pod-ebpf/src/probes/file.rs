@@ -5,7 +5,7 @@
 //! from the file descriptor and the return value.
 
 use aya_ebpf::{
-    helpers::generated::bpf_get_current_task_btf,
+    helpers::generated::{bpf_get_current_task, bpf_get_current_task_btf},
     macros::{btf_tracepoint, fexit, map},
     maps::{HashMap, PerCpuArray},
     programs::{BtfTracePointContext, FExitContext},
@@ -135,13 +135,22 @@ fn add(slot: u32, mnt_id: u32, bytes: u64, access: Access) {
 /// there since the call began; that file then gets the bytes.
 #[inline(always)]
 fn file_of(fd: u64) -> Option<u64> {
-    // SAFETY: the helper has no preconditions, and each step is a field of the structure that the
-    // step before it points at.
-    let (max_fds, array) = unsafe {
-        let task = bpf_get_current_task_btf() as *const u8;
-        let files = field::<*const u8>(task, offset!(task_files));
-        let table = field::<*const u8>(files, offset!(files_fdt));
-        (field::<u32>(table, offset!(fdt_max_fds)), field::<u64>(table, offset!(fdt_fd)))
+    let (max_fds, array) = if offset!(cgroup_ancestor_ids) == 0 {
+        // SAFETY: the helper has no preconditions, and each step is a field of the structure that
+        // the step before it points at.
+        unsafe {
+            let task = bpf_get_current_task_btf() as *const u8;
+            let files = field::<*const u8>(task, offset!(task_files));
+            let table = field::<*const u8>(files, offset!(files_fdt));
+            (field::<u32>(table, offset!(fdt_max_fds)), field::<u64>(table, offset!(fdt_fd)))
+        }
+    } else {
+        // A kernel old enough to have that array may be too old for a typed task (Linux 5.11).
+        // SAFETY: the helper has no preconditions.
+        let task = unsafe { bpf_get_current_task() };
+        let files = read::<u64>(task, offset!(task_files))?;
+        let table = read::<u64>(files, offset!(files_fdt))?;
+        (read::<u32>(table, offset!(fdt_max_fds))?, read::<u64>(table, offset!(fdt_fd))?)
     };
     if fd >= u64::from(max_fds) {
         return None;
