@@ -183,11 +183,20 @@ fn listen(socket: &Path) -> Result<UnixListener, Error> {
     let listener = UnixListener::bind(socket).map_err(failed_to("listen on", socket))?;
     fs::set_permissions(socket, fs::Permissions::from_mode(0o660))
         .map_err(failed_to("set the mode of", socket))?;
-    if let Ok(Some(group)) = nix::unistd::Group::from_name(GROUP) {
-        nix::unistd::chown(socket, None, Some(group.gid))
-            .map_err(|errno| failed_to("set the group of", socket)(errno.into()))?;
+    if let Some(group) = fs::read_to_string("/etc/group").ok().and_then(|text| group_id(&text)) {
+        std::os::unix::fs::chown(socket, None, Some(group))
+            .map_err(failed_to("set the group of", socket))?;
     }
     Ok(listener)
+}
+
+/// The id of the API's group. Read from the file: the C library's look-up loads plug-ins, which a
+/// statically linked program cannot.
+fn group_id(groups: &str) -> Option<u32> {
+    groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next()? == GROUP).then(|| fields.nth(1)?.parse().ok())?
+    })
 }
 
 /// Ends what a daemon that was killed has left running, and removes what it has left behind.
@@ -229,4 +238,15 @@ fn remove(path: &Path) {
 fn failed_to(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_path_buf();
     move |source| Error::File { action, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_group_of_the_socket_is_found_by_name() {
+        assert_eq!(group_id("root:x:0:\npodscope:x:990:alice\n"), Some(990));
+        assert_eq!(group_id("root:x:0:\npodscopes:x:990:\n"), None);
+    }
 }

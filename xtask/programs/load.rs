@@ -57,7 +57,7 @@ fn stamp(now: SystemTime, arguments: &[String]) -> ExitCode {
     }
 }
 
-/// `load KIND N DIR [SELF]`: does something N times and writes the nanoseconds to DIR/KIND.
+/// `load KIND N DIR TRUE`: does something N times and writes the nanoseconds to DIR/KIND.
 fn load(arguments: &[String]) -> Result<(), Box<dyn Error>> {
     let [kind, count, directory, program] = arguments else {
         return Err("expected KIND N DIR TRUE".into());

