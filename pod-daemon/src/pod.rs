@@ -4,6 +4,7 @@
 //! orders cgroups, probes, network, sandbox and containers. What blocks runs on blocking threads.
 
 mod backoff;
+mod command;
 mod container;
 mod ground;
 mod identity;

@@ -1,6 +1,6 @@
 //! One container of a pod: its runs, their ends, and the commands in it.
 
-use std::{collections::BTreeMap, fs, io, os::fd::AsFd as _, sync::Arc, time::Duration};
+use std::{fs, io, os::fd::AsFd as _, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Container as Spec;
@@ -9,7 +9,7 @@ use tokio::{net::unix::pipe, sync::oneshot, task::JoinHandle};
 use super::{
     About,
     backoff::Backoff,
-    blocking, chain,
+    blocking, chain, command,
     ground::{Ground, Place},
     identity, logs, resources,
     sandbox::{self, Sandbox},
@@ -18,13 +18,9 @@ use super::{
 use crate::{
     cgroup::stats,
     image::{Image, Reference},
-    manifest::expand,
     node::{ContainerSnapshot, Error, Exec, Exit, Shared, State},
     pidfd::Pidfd,
-    sandbox::{
-        Command, ContainerSpec, DEFAULT_CAPABILITIES, DEFAULT_PATH, EXECUTE, Identity, Process,
-        Rootfs, Stdio,
-    },
+    sandbox::{Command, ContainerSpec, Process, Rootfs, Stdio},
 };
 
 /// Exit code of a run whose program could not be started, as containerd reports it.
@@ -211,7 +207,7 @@ impl Container {
     pub(super) fn signal_stop(&self) {
         let Some(process) = &self.running else { return };
         let wanted = self.image.as_ref().and_then(|image| image.config.stop_signal.as_deref());
-        let signal = wanted.and_then(signal_number).unwrap_or(libc::SIGTERM);
+        let signal = wanted.and_then(command::signal_number).unwrap_or(libc::SIGTERM);
         // It may have ended just now.
         process.signal(signal).ok();
     }
@@ -356,7 +352,9 @@ fn start(
         identity::resolve(image.config.user.as_deref().unwrap_or_default(), &image.layers)
             .map_err(|error| Failure::new("CreateContainerConfigError", &error))?;
     let host_network = about.spec.host_network.unwrap_or(false);
-    let command = command(spec, &image, identity, &volumes::hostname(about, host_network))?;
+    let hostname = volumes::hostname(about, host_network);
+    let command = command::of(spec, &image, identity, &hostname)
+        .map_err(|error| Failure::new("CreateContainerConfigError", &error))?;
     let failed = |error: &io::Error| Failure::new("CreateContainerError", error);
     let containers = sandbox::directory(shared, about).join("containers").join(&spec.name);
     let scratch = containers.join(run.to_string());
@@ -390,7 +388,7 @@ fn start(
     match shared.sandboxes.start_container(&infra, place.cgroup.as_fd(), &container) {
         Ok(process) => Ok(Started { image, command, process, logs, oom_kills }),
         Err(error) => {
-            let message = explain(&command, &error);
+            let message = command::explain(&command, &error);
             Err(Failure { reason: "StartError", message, image: false })
         }
     }
@@ -407,79 +405,6 @@ fn prepare_image(shared: &Shared, spec: &Spec) -> Result<Image, Failure> {
         .images
         .prepare(&reference)
         .map_err(|error| Failure { image: true, ..Failure::new("ErrImagePull", &error) })
-}
-
-/// The command of a container: the manifest's, or else the image's.
-fn command(
-    spec: &Spec,
-    image: &Image,
-    identity: Identity,
-    hostname: &str,
-) -> Result<Command, Failure> {
-    let mut environment: BTreeMap<String, String> = BTreeMap::new();
-    for variable in &image.config.env {
-        let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
-        environment.insert(name.to_owned(), value.to_owned());
-    }
-    environment.insert("HOSTNAME".to_owned(), hostname.to_owned());
-    let mut own = BTreeMap::new();
-    for variable in spec.env.iter().flatten() {
-        // A variable may use those before it.
-        let value = expand(variable.value.as_deref().unwrap_or_default(), &own);
-        own.insert(variable.name.clone(), value);
-    }
-    environment.extend(own.clone());
-    environment.entry("PATH".to_owned()).or_insert_with(|| DEFAULT_PATH.to_owned());
-    let home = if identity.user == 0 { "/root" } else { "/" };
-    environment.entry("HOME".to_owned()).or_insert_with(|| home.to_owned());
-
-    let expanded = |list: &[String]| list.iter().map(|text| expand(text, &own)).collect::<Vec<_>>();
-    let (program, arguments) = (spec.command.as_deref(), spec.args.as_deref());
-    let mut line = match program {
-        Some(program) if !program.is_empty() => expanded(program),
-        _ => image.config.entrypoint.clone(),
-    };
-    match (program, arguments) {
-        (_, Some(arguments)) if !arguments.is_empty() => line.extend(expanded(arguments)),
-        (None | Some([]), _) => line.extend(image.config.cmd.iter().cloned()),
-        _ => {}
-    }
-    if line.is_empty() {
-        return Err(Failure {
-            reason: "CreateContainerConfigError",
-            message: "neither the manifest nor the image says what to run; set `command`"
-                .to_owned(),
-            image: false,
-        });
-    }
-    let directory = spec.working_dir.as_deref().or(image.config.working_dir.as_deref());
-    Ok(Command {
-        arguments: line,
-        environment: environment
-            .into_iter()
-            .map(|(name, value)| format!("{name}={value}"))
-            .collect(),
-        directory: directory.filter(|directory| !directory.is_empty()).unwrap_or("/").to_owned(),
-        identity,
-        capabilities: DEFAULT_CAPABILITIES,
-    })
-}
-
-/// Why a container's program did not start, in the words that people search for.
-fn explain(command: &Command, error: &crate::sandbox::Error) -> String {
-    let program = command.arguments.first().map_or("", String::as_str);
-    match error {
-        crate::sandbox::Error::Process(failure) if failure.step == EXECUTE => match failure.errno {
-            nix::errno::Errno::ENOENT if !program.contains('/') => {
-                format!("exec: {program:?}: executable file not found in $PATH")
-            }
-            nix::errno::Errno::ENOENT => format!(
-                "exec: {program:?}: no such file or directory (neither it nor the interpreter that it names may be missing from the image)"
-            ),
-            errno => format!("exec: {program:?}: {}", errno.desc()),
-        },
-        error => chain(error),
-    }
 }
 
 /// Starts a command in a running container; blocks.
@@ -504,7 +429,7 @@ fn exec(
     let process = shared
         .sandboxes
         .exec(container, cgroup, command, &stdio)
-        .map_err(|error| explain(command, &error))?;
+        .map_err(|error| command::explain(command, &error))?;
     drop(stdio);
     let pidfd = Pidfd::new(&process.pidfd).inspect_err(|_error| process.abandon()).map_err(text)?;
     let (report, status) = oneshot::channel();
@@ -540,55 +465,4 @@ fn oom_kill_count(ground: &Ground, index: usize) -> u64 {
 
 fn absent_is_fine(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
-}
-
-/// The number of a signal by name (with or without SIG) or number.
-fn signal_number(text: &str) -> Option<i32> {
-    if let Ok(number) = text.parse() {
-        return (1..=64).contains(&number).then_some(number);
-    }
-    let name = if text.starts_with("SIG") { text.to_owned() } else { format!("SIG{text}") };
-    name.parse::<nix::sys::signal::Signal>().ok().map(|signal| signal as i32)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn image(entrypoint: &[&str], cmd: &[&str]) -> Image {
-        let owned = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
-        let config = crate::image::Config {
-            entrypoint: owned(entrypoint),
-            cmd: owned(cmd),
-            ..Default::default()
-        };
-        Image { id: String::new(), layers: Vec::new(), config }
-    }
-
-    fn line(command_: Option<&[&str]>, args: Option<&[&str]>) -> Vec<String> {
-        let owned = |list: Option<&[&str]>| {
-            list.map(|list| list.iter().map(|text| (*text).to_owned()).collect())
-        };
-        let spec = Spec { command: owned(command_), args: owned(args), ..Spec::default() };
-        command(&spec, &image(&["/entry"], &["cmd"]), Identity::default(), "host")
-            .unwrap()
-            .arguments
-    }
-
-    #[test]
-    fn command_and_args_override_as_in_kubernetes() {
-        assert_eq!(line(None, None), ["/entry", "cmd"]);
-        assert_eq!(line(Some(&["/own"]), None), ["/own"]);
-        assert_eq!(line(None, Some(&["arg"])), ["/entry", "arg"]);
-        assert_eq!(line(Some(&["/own"]), Some(&["arg"])), ["/own", "arg"]);
-    }
-
-    #[test]
-    fn signals_have_names_and_numbers() {
-        assert_eq!(signal_number("SIGQUIT"), Some(libc::SIGQUIT));
-        assert_eq!(signal_number("TERM"), Some(libc::SIGTERM));
-        assert_eq!(signal_number("9"), Some(9));
-        assert_eq!(signal_number("99"), None);
-        assert_eq!(signal_number("nonsense"), None);
-    }
 }

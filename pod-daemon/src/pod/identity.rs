@@ -104,10 +104,10 @@ mod tests {
         let result = resolve(user, &[layer.path()]);
         match (result, expected) {
             (Ok(identity), Ok(expected)) => {
-                assert_eq!((identity.user, identity.group), expected, "{user}")
+                assert_eq!((identity.user, identity.group), expected, "{user}");
             }
             (Err(error), Err(expected)) => {
-                assert!(error.to_string().contains(expected), "{user}: {error}")
+                assert!(error.to_string().contains(expected), "{user}: {error}");
             }
             (result, expected) => panic!("{user}: {result:?} instead of {expected:?}"),
         }
