@@ -11,7 +11,12 @@ use tracing_subscriber::EnvFilter;
 /// `EX_USAGE` of sysexits.h: settings that cannot be used.
 const USAGE: u8 = 64;
 
+/// Threads for what blocks, such as starting a container. More than this many starts at once only
+/// wait for each other in the kernel.
+const BLOCKING_THREADS: usize = 32;
+
 fn main() -> ExitCode {
+    limit_arenas();
     let flags = Flags::parse();
     let filter = EnvFilter::try_from_env("PODSCOPE_LOG")
         .unwrap_or_else(|_| EnvFilter::new("info,probes=debug"));
@@ -28,7 +33,11 @@ fn main() -> ExitCode {
             return ExitCode::from(USAGE);
         }
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!(%error, "failed to start the runtime");
@@ -46,6 +55,16 @@ fn main() -> ExitCode {
             tracing::error!("{:#}", anyhow::Error::from(error));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Keeps the C library from giving every thread a heap of its own: starts run on short-lived
+/// threads, and what their heaps grew to would stay with the daemon (with 200 pods, 110 MB).
+fn limit_arenas() {
+    // SAFETY: sets a parameter of the allocator, before there is a second thread.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 2);
     }
 }
 
