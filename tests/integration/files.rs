@@ -29,9 +29,8 @@ fn containers_of_a_pod_share_an_empty_directory() {
 fn a_config_map_becomes_files() {
     let daemon = Daemon::start(&[]);
     daemon.apply(&config_map("settings", json!({"colour": "green", "size": "large"})));
-    let reader = pod("reader")
-        .volume("config", "configMap", json!({"name": "settings"}))
-        .container_with(
+    let reader =
+        pod("reader").volume("config", "configMap", json!({"name": "settings"})).container_with(
             "app",
             "list /etc/app , cat /etc/app/colour , print , touch /etc/app/other , exit 0",
             mounts(&[("config", "/etc/app")]),
@@ -77,10 +76,14 @@ fn every_container_has_the_files_that_name_it() {
     );
     let output = daemon.output_of(named, "named");
     assert!(output.starts_with("chosen\nchosen\n"), "{output}");
-    assert!(output.lines().any(|line| {
-        let mut words = line.split_whitespace();
-        words.next().is_some_and(|first| first.starts_with("10.77.")) && words.any(|word| word == "chosen")
-    }), "{output}");
+    assert!(
+        output.lines().any(|line| {
+            let mut words = line.split_whitespace();
+            words.next().is_some_and(|first| first.starts_with("10.77."))
+                && words.any(|word| word == "chosen")
+        }),
+        "{output}"
+    );
     assert!(output.contains("127.0.0.1\tlocalhost"), "{output}");
     assert!(output.contains("look /etc/resolv.conf: ") && !output.contains("ENOENT"), "{output}");
     daemon.stop();

@@ -23,13 +23,13 @@ fn limits_are_written_as_kubernetes_means_them() {
         return skip("cgroup v2 has no cpu, memory and pids controllers here");
     }
     let daemon = Daemon::start(&[]);
-    let fields =
-        limits(json!({"cpu": "500m", "memory": "64Mi", "podscope.dev/pids": "20"}));
+    let fields = limits(json!({"cpu": "500m", "memory": "64Mi", "podscope.dev/pids": "20"}));
     daemon.run(pod("limited").container_with("app", "pause", fields));
     let running = daemon.wait_ready("limited");
     let cgroup = daemon.cgroup(&running, "app");
     let read = |file: &str| {
-        let text = fs::read_to_string(cgroup.join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+        let text =
+            fs::read_to_string(cgroup.join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
         text.trim().to_owned()
     };
     assert_eq!(read("cpu.max"), "50000 100000");
@@ -59,7 +59,8 @@ fn too_much_memory_ends_the_container() {
     assert_eq!(state["reason"], "OOMKilled", "{over:#}");
     assert_eq!(state["exitCode"], 137);
     let metrics = daemon.metrics();
-    let killed = metrics.one("podscope_memory_events_total", &[("pod", "hungry"), ("event", "oom_kill")]);
+    let killed =
+        metrics.one("podscope_memory_events_total", &[("pod", "hungry"), ("event", "oom_kill")]);
     assert!(killed >= 1.0, "{killed}");
     daemon.stop();
 }

@@ -2,6 +2,8 @@
 //!
 //! `cargo xtask test` runs them on this host and in VMs. Each starts a daemon of its own, and
 //! checks at its end that nothing is left behind.
+#![allow(clippy::print_stdout, reason = "what a test says is shown with its result")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as the tests do")]
 
 mod exactness;
 mod files;

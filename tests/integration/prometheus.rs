@@ -115,7 +115,11 @@ fn every_query_of_the_dashboard_returns_data() {
         .volume("data", "emptyDir", json!({}))
         .container_with("app", &steps, mounts(&[("data", "/data")]));
     daemon.run(busy);
-    daemon.run(pod("crash").with("restartPolicy", "Always").container("app", "sleep-ms 200 , end-child 9 , abort"));
+    daemon.run(
+        pod("crash")
+            .with("restartPolicy", "Always")
+            .container("app", "sleep-ms 200 , end-child 9 , abort"),
+    );
 
     let dashboard = fs::read_to_string(dashboards().join("podscope.json")).unwrap();
     let dashboard: Value = serde_json::from_str(&dashboard).unwrap();
@@ -138,8 +142,10 @@ fn every_query_of_the_dashboard_returns_data() {
     let up = prometheus.query("up{job=\"podscope\"}").unwrap();
     assert_eq!(up[0]["value"][1], "1", "{up:?}");
     // As a user would compute it.
-    let rate = prometheus.query("sum(increase(podscope_exec_total{pod=\"busy\"}[20s])) > 0").unwrap();
-    assert!(!rate.is_empty());
+    eventually("the execs show as an increase", seconds(20), || {
+        let query = "sum(increase(podscope_exec_total{pod=\"busy\"}[20s])) > 0";
+        prometheus.query(query).ok().filter(|result| !result.is_empty())
+    });
     drop(prometheus);
     daemon.stop();
 }
@@ -167,7 +173,8 @@ fn promtool_finds_nothing_to_complain_about() {
     assert_eq!((output.code, &*output.stdout, &*output.stderr), (0, "", ""));
     for (what, file) in [("config", "prometheus.yml"), ("rules", "rules.yml")] {
         let mut check = Command::new(&promtool);
-        program::run(check.args(["check", what]).arg(dashboards().join(file)), seconds(20)).success();
+        program::run(check.args(["check", what]).arg(dashboards().join(file)), seconds(20))
+            .success();
     }
     daemon.stop();
 }

@@ -17,7 +17,9 @@ fn a_killed_daemon_leaves_nothing_after_the_next_start() {
         "fork 3 , write /data/file 10 , print ready , pause",
         mounts(&[("data", "/data")]),
     ));
-    daemon.run(pod("shared").with("shareProcessNamespace", true).container("app", "print ready , pause"));
+    daemon.run(
+        pod("shared").with("shareProcessNamespace", true).container("app", "print ready , pause"),
+    );
     daemon.wait_logged("left", "", "ready");
     daemon.wait_logged("shared", "", "ready");
     daemon.kill();

@@ -6,7 +6,8 @@ use serde_json::json;
 #[test]
 fn a_container_has_the_default_capabilities_and_three_descriptors() {
     let daemon = Daemon::start(&[]);
-    let output = daemon.output_of(pod("caps").container("app", "fds , cat /proc/self/status , exit 0"), "caps");
+    let output = daemon
+        .output_of(pod("caps").container("app", "fds , cat /proc/self/status , exit 0"), "caps");
     assert!(output.starts_with("fds 0 1 2\n"), "{output}");
     let field = |name: &str| {
         let line = output.lines().find_map(|line| line.strip_prefix(name));
@@ -37,11 +38,15 @@ fn the_kernels_own_files_are_masked_or_read_only() {
         assert!(hidden, "{path}: {output}");
     }
     for line in output.lines().filter(|line| line.starts_with("touch ")) {
-        let refused = ["EROFS", "EACCES", "ENOENT", "EPERM"].iter().any(|errno| line.ends_with(errno));
+        let refused =
+            ["EROFS", "EACCES", "ENOENT", "EPERM"].iter().any(|errno| line.ends_with(errno));
         assert!(refused, "{line}\n{output}");
     }
     assert!(output.contains("touch /proc/sys/kernel/domainname: EROFS"), "{output}");
-    assert!(output.contains("list /sys/firmware") || output.contains("/sys/firmware: \n"), "{output}");
+    assert!(
+        output.contains("list /sys/firmware") || output.contains("/sys/firmware: \n"),
+        "{output}"
+    );
     daemon.stop();
 }
 
@@ -61,7 +66,8 @@ fn a_container_sees_neither_the_hosts_mounts_nor_the_daemon() {
     assert!(mounts.len() > 5, "{output}");
     for mount in mounts {
         let place = mount.split_whitespace().nth(4).unwrap();
-        let known = ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/sys", "/dev", "/proc", "/"];
+        let known =
+            ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/sys", "/dev", "/proc", "/"];
         let below = |known: &&str| place == *known || place.starts_with(&format!("{known}/"));
         assert!(known.iter().any(below), "{mount}");
         // What is mounted on the host later must not appear here.
@@ -70,7 +76,8 @@ fn a_container_sees_neither_the_hosts_mounts_nor_the_daemon() {
     assert!(output.contains(&format!("look /proc/{own}/exe: ENOENT")), "{output}");
     // The infra program is small, and nothing of the daemon.
     let infra = output.lines().find_map(|line| line.strip_prefix("look /proc/1/exe: "));
-    let small = infra.and_then(|answer| answer.strip_suffix(" bytes")).and_then(|size| size.parse().ok());
+    let small =
+        infra.and_then(|answer| answer.strip_suffix(" bytes")).and_then(|size| size.parse().ok());
     assert!(infra == Some("EACCES") || small.is_some_and(|size: u64| size <= 2048), "{infra:?}");
     daemon.stop();
 }

@@ -21,9 +21,9 @@ use nix::{
 use serde_json::Value;
 
 use crate::{
-    Metrics, binary, eventually, in_vm,
+    Metrics, binary, eventually,
     http::{self, Answer},
-    manifest,
+    in_vm, manifest,
     program::{self, Output},
     seconds,
     state::{self, State},
@@ -156,8 +156,9 @@ impl Daemon {
         for kind in ["pods", "configmaps"] {
             let list = self.api("GET", &format!("/api/v1/namespaces/default/{kind}"), None).json();
             let names = list["items"].as_array().into_iter().flatten();
-            let names: Vec<_> =
-                names.filter_map(|item| item["metadata"]["name"].as_str().map(str::to_owned)).collect();
+            let names: Vec<_> = names
+                .filter_map(|item| item["metadata"]["name"].as_str().map(str::to_owned))
+                .collect();
             let path = |name: &String| {
                 format!("/api/v1/namespaces/default/{kind}/{name}?gracePeriodSeconds=1")
             };

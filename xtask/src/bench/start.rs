@@ -18,8 +18,8 @@ use super::{
 };
 use crate::stop;
 
-/// Everything is measured in so many turns.
-const ROUNDS: usize = 5;
+/// Samples of a kind before it is the next one's turn.
+const TURN: usize = 5;
 
 /// Starts of the long run.
 const SOAK: usize = 10_000;
@@ -49,21 +49,23 @@ pub(super) fn run(start_daemon: &StartDaemon<'_>, n: usize) -> anyhow::Result<Va
     pods.exec_true("living")?;
 
     let mut samples = Samples::default();
-    let each = n.div_ceil(ROUNDS);
-    for round in 1..=ROUNDS {
-        println!("bench: starts, round {round} of {ROUNDS}");
-        for _ in 0..each {
+    let rounds = n.div_ceil(TURN);
+    for round in 1..=rounds {
+        if round % 5 == 1 {
+            println!("bench: starts, round {round} of {rounds}");
+        }
+        for _ in 0..TURN {
             stop::check()?;
             samples.pod.push(start_pod(&mut pods, &rootfs, daemon.directory())?);
         }
-        samples.restart.extend(restarts(&mut pods, &rootfs, daemon.directory(), each + 1)?);
-        for _ in 0..each {
+        samples.restart.extend(restarts(&mut pods, &rootfs, daemon.directory(), TURN + 1)?);
+        for _ in 0..TURN {
             samples.exec.push(pods.exec_true("living")?);
         }
-        samples.floor.extend(floor::measure(&rootfs, each)?);
-        samples.crun.extend(peers::crun_run(&rootfs, each)?);
-        samples.runc.extend(peers::runc_run(&rootfs, each)?);
-        samples.crun_exec.extend(peers::crun_exec(&rootfs, each)?);
+        samples.floor.extend(floor::measure(&rootfs, TURN)?);
+        samples.crun.extend(peers::crun_run(&rootfs, TURN)?);
+        samples.runc.extend(peers::runc_run(&rootfs, TURN)?);
+        samples.crun_exec.extend(peers::crun_exec(&rootfs, TURN)?);
     }
     pods.delete("living")?;
     daemon.stop()?;
