@@ -74,6 +74,15 @@ impl Cgroup {
         fs::write(&path, value).map_err(failed_to("write", &path))
     }
 
+    /// How many of its processes the kernel killed for want of memory; 0 without the `memory`
+    /// controller.
+    #[must_use]
+    pub fn oom_kills(&self) -> u64 {
+        let events = fs::read_to_string(self.path.join("memory.events")).unwrap_or_default();
+        let count = events.lines().find_map(|line| line.strip_prefix("oom_kill "));
+        count.and_then(|count| count.parse().ok()).unwrap_or(0)
+    }
+
     /// Kills every process in this cgroup and below, and waits until they are gone or `patience`
     /// is over.
     pub fn kill(&self, patience: Duration) -> Result<(), Error> {

@@ -8,64 +8,29 @@ mod command;
 mod container;
 mod ground;
 mod identity;
+mod key;
 pub mod logs;
 mod resources;
 mod sandbox;
 mod status;
 mod volumes;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use tokio::sync::{mpsc, oneshot};
 
-pub use self::resources::unenforceable;
 use self::{
     container::{Container, Ended},
     ground::Ground,
     sandbox::Sandbox,
 };
+pub use self::{key::Key, resources::unenforceable};
 use crate::node::{Completed, Error, Exec, PodSnapshot, Shared, State};
 
 /// Pause before what a pod waits for (a config map, an image) is looked for again.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// A pod's identity on the node.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Key {
-    /// Namespace.
-    pub namespace: String,
-    /// Name.
-    pub name: String,
-}
-
-impl Key {
-    /// The key of these names.
-    #[must_use]
-    pub fn new(namespace: &str, name: &str) -> Self {
-        Self { namespace: namespace.to_owned(), name: name.to_owned() }
-    }
-
-    /// The key of a pod.
-    #[must_use]
-    pub fn of(pod: &Pod) -> Self {
-        Self::new(
-            pod.metadata.namespace.as_deref().unwrap_or("default"),
-            pod.metadata.name.as_deref().unwrap_or_default(),
-        )
-    }
-
-    pub(crate) fn not_found(&self) -> Error {
-        Error::NotFound { kind: "pods", name: self.name.clone() }
-    }
-}
-
-impl fmt::Display for Key {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}/{}", self.namespace, self.name)
-    }
-}
 
 /// What a worker is asked to do.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! One container of a pod: its runs, their ends, and the commands in it.
 
-use std::{fs, io, os::fd::AsFd as _, sync::Arc, time::Duration};
+use std::{fs, io, os::fd::AsFd as _, path::Path, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Container as Spec;
@@ -16,7 +16,6 @@ use super::{
     volumes,
 };
 use crate::{
-    cgroup::stats,
     image::{Image, Reference},
     node::{ContainerSnapshot, Error, Exec, Exit, Shared, State},
     pidfd::Pidfd,
@@ -279,7 +278,7 @@ impl Run {
         let oom_kills_now = blocking(move || {
             // With a shared PID namespace, or in an exec, processes outlive the first one.
             ground_for_kill.kill_container(index);
-            oom_kill_count(&ground_for_kill, index)
+            ground_for_kill.place(index).cgroup.oom_kills()
         });
         let out_of_memory = oom_kills_now.await.unwrap_or(oom_kills) > oom_kills;
         if tokio::time::timeout(LAST_OUTPUT, &mut logs).await.is_err() {
@@ -358,8 +357,6 @@ fn start(
     let failed = |error: &io::Error| Failure::new("CreateContainerError", error);
     let containers = sandbox::directory(shared, about).join("containers").join(&spec.name);
     let scratch = containers.join(run.to_string());
-    // Earlier runs left their changes, which the next one must not see.
-    fs::remove_dir_all(&containers).or_else(absent_is_fine).map_err(|error| failed(&error))?;
     for name in ["upper", "work"] {
         fs::create_dir_all(scratch.join(name)).map_err(|error| failed(&error))?;
     }
@@ -370,7 +367,7 @@ fn start(
     let stdio = Stdio { input: None, output: Some(output_writer), error: Some(error_writer) };
 
     let infra = sandbox.infra().ok_or_else(|| Failure::internal("the pod's sandbox is gone"))?;
-    let oom_kills = oom_kill_count(&sandbox.ground, index);
+    let oom_kills = place.cgroup.oom_kills();
     let rootfs = Rootfs { layers: image.layers.clone(), scratch };
     let binds = sandbox.volumes.binds(spec);
     let announce = |mounts: &[(usize, u32)]| {
@@ -386,7 +383,11 @@ fn start(
         announce: &announce,
     };
     match shared.sandboxes.start_container(&infra, place.cgroup.as_fd(), &container) {
-        Ok(process) => Ok(Started { image, command, process, logs, oom_kills }),
+        Ok(process) => {
+            // Not before the start: a restart should not wait for the disk.
+            tokio::task::spawn_blocking(move || remove_earlier_runs(&containers, run));
+            Ok(Started { image, command, process, logs, oom_kills })
+        }
         Err(error) => {
             let message = command::explain(&command, &error);
             Err(Failure { reason: "StartError", message, image: false })
@@ -459,10 +460,16 @@ pub(super) fn not_running(container: &str) -> Error {
     Error::Conflict { message: format!("container {container:?} is not running") }
 }
 
-fn oom_kill_count(ground: &Ground, index: usize) -> u64 {
-    stats::read(ground.place(index).cgroup.path()).memory.map_or(0, |memory| memory.events.oom_kill)
-}
-
-fn absent_is_fine(error: io::Error) -> io::Result<()> {
-    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+/// Removes what earlier runs of a container changed, which no later run sees. A later run may
+/// have begun already.
+fn remove_earlier_runs(containers: &Path, run: u32) {
+    for entry in fs::read_dir(containers).into_iter().flatten().flatten() {
+        let is_earlier = |name: &str| name.parse::<u32>().is_ok_and(|number| number < run);
+        if entry.file_name().to_str().is_some_and(is_earlier)
+            && let Err(error) = fs::remove_dir_all(entry.path())
+        {
+            // The pod's removal takes what is left.
+            tracing::debug!(path = %entry.path().display(), %error, "files of an earlier run stay");
+        }
+    }
 }
