@@ -11,7 +11,11 @@ use clap::Parser;
 use ipnet::Ipv4Net;
 use serde::Deserialize;
 
-use crate::{manifest::Unsupported, node::UnenforcedLimits, probes::LogLevel};
+use crate::{
+    manifest::Unsupported,
+    node::UnenforcedLimits,
+    probes::{Floor, LogLevel},
+};
 
 /// Runs pods and sees everything they do.
 #[derive(Debug, Default, Parser)]
@@ -58,6 +62,9 @@ struct Settings {
     /// What the eBPF probes log [default: off]
     #[arg(long, value_enum, value_name = "LEVEL")]
     probe_log: Option<LogLevel>,
+    /// A program that does next to nothing, to compare the cost of the probes with [default: off]
+    #[arg(long, value_enum, value_name = "WHAT")]
+    probe_floor: Option<Floor>,
     /// Milliseconds before a container's second restart; doubles up to thirty times as much
     /// [default: 10000]
     #[arg(long, value_name = "MS")]
@@ -100,6 +107,8 @@ pub struct Config {
     pub unsupported_fields: Unsupported,
     /// What the eBPF probes log.
     pub probe_log: LogLevel,
+    /// A program to compare the cost of the probes with.
+    pub probe_floor: Floor,
     /// Pause before a container's second restart.
     pub restart_backoff: Duration,
     /// Seconds that pods get when the daemon is told to stop.
@@ -172,6 +181,7 @@ impl Settings {
             unenforced_limits: self.unenforced_limits.or(other.unenforced_limits),
             unsupported_fields: self.unsupported_fields.or(other.unsupported_fields),
             probe_log: self.probe_log.or(other.probe_log),
+            probe_floor: self.probe_floor.or(other.probe_floor),
             restart_backoff_ms: self.restart_backoff_ms.or(other.restart_backoff_ms),
             stop_seconds: self.stop_seconds.or(other.stop_seconds),
         }
@@ -222,6 +232,7 @@ impl Settings {
                 Some(Policy::Deny) | None => Unsupported::Deny,
             },
             probe_log: self.probe_log.unwrap_or_default(),
+            probe_floor: self.probe_floor.unwrap_or_default(),
             restart_backoff: Duration::from_millis(self.restart_backoff_ms.unwrap_or(10_000)),
             stop_seconds: self.stop_seconds.unwrap_or(10),
         })

@@ -126,7 +126,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
 }
 
 fn make_node(config: &Config, hierarchy: Hierarchy, network: Network) -> Result<Node, Error> {
-    let probes = Arc::new(Probes::load(hierarchy.container_level(), config.probe_log)?);
+    let probes =
+        Arc::new(Probes::load(hierarchy.container_level(), config.probe_log, config.probe_floor)?);
     let images = Store::open(&config.data_dir.join("images"))?;
     let sandboxes = Sandboxes::new(&config.data_dir, &config.run_dir)?;
     let settings = Settings {

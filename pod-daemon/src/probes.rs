@@ -45,6 +45,17 @@ pub enum LogLevel {
     Debug,
 }
 
+/// Whether a program that does next to nothing runs beside the probes, to compare their cost with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Floor {
+    /// It does not.
+    #[default]
+    Off,
+    /// It does, as `podscope_bpf_program_*{program="floor"}`.
+    On,
+}
+
 /// The loaded probes of this node.
 pub struct Probes {
     ebpf: Mutex<Ebpf>,
@@ -141,7 +152,7 @@ impl Probes {
     /// Loads the object and attaches what is attached once per node.
     ///
     /// `container_level` is the depth of containers' cgroups below the root of the hierarchy.
-    pub fn load(container_level: i32, log: LogLevel) -> Result<Self, Error> {
+    pub fn load(container_level: i32, log: LogLevel, floor: Floor) -> Result<Self, Error> {
         let kernel = btf::Btf::from_kernel()?;
         let offsets = btf::offsets(&kernel)?;
         let btf = aya::Btf::from_sys_fs().map_err(Error::KernelBtf)?;
@@ -157,7 +168,10 @@ impl Probes {
             .override_global(aya_log::LEVEL, &log_level, true)
             .load(OBJECT)
             .map_err(Error::Load)?;
-        let status = plan::attach(&mut ebpf, &kernel, &btf);
+        let mut status = plan::attach(&mut ebpf, &kernel, &btf);
+        if floor == Floor::On {
+            status.push(plan::attach_floor(&mut ebpf, &btf));
+        }
         for probe in status.iter().filter(|probe| probe.mode == plan::OFF) {
             tracing::warn!(probe = probe.probe, reason = %probe.reason, "probe is off");
         }

@@ -75,6 +75,11 @@ pub(super) fn attach(ebpf: &mut Ebpf, kernel: &Btf, btf: &aya::Btf) -> Vec<Probe
     status
 }
 
+/// Attaches the program that does next to nothing, to compare the others' cost with.
+pub(super) fn attach_floor(ebpf: &mut Ebpf, btf: &aya::Btf) -> ProbeStatus {
+    outcome("floor", "fexit", attach_fexit(ebpf, "floor", FILE_FUNCTIONS[0].2, btf))
+}
+
 /// The file probes: all by fexit, or, if the kernel refuses that, all by the syscall mode.
 fn attach_files(ebpf: &mut Ebpf, kernel: &Btf, btf: &aya::Btf) -> Vec<ProbeStatus> {
     let functions =
