@@ -126,8 +126,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
 }
 
 fn make_node(config: &Config, hierarchy: Hierarchy, network: Network) -> Result<Node, Error> {
-    let probes =
-        Arc::new(Probes::load(hierarchy.container_level(), config.probe_log, config.probe_floor)?);
+    let probes = Arc::new(load_probes(config, &hierarchy)?);
     let images = Store::open(&config.data_dir.join("images"))?;
     let sandboxes = Sandboxes::new(&config.data_dir, &config.run_dir)?;
     let settings = Settings {
@@ -152,11 +151,22 @@ fn harden() {
     if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
         tracing::debug!(%error, "open files stay limited");
     }
-    // Kernels before 5.11 charge eBPF maps to this limit.
+}
+
+/// Loads the probes. Kernels before 5.11 charge eBPF maps to the limit of locked memory, which is
+/// lifted meanwhile, and not for what is started later.
+fn load_probes(config: &Config, hierarchy: &Hierarchy) -> Result<Probes, Error> {
+    let before = rustix::process::getrlimit(Resource::Memlock);
     let unlimited = Rlimit { current: None, maximum: None };
-    if let Err(error) = rustix::process::setrlimit(Resource::Memlock, unlimited) {
+    let lifted = rustix::process::setrlimit(Resource::Memlock, unlimited);
+    if let Err(error) = &lifted {
         tracing::debug!(%error, "locked memory stays limited");
     }
+    let probes = Probes::load(hierarchy.container_level(), config.probe_log, config.probe_floor);
+    if lifted.is_ok() {
+        rustix::process::setrlimit(Resource::Memlock, before).ok();
+    }
+    Ok(probes?)
 }
 
 fn make_directory(path: &Path, mode: u32) -> Result<(), Error> {

@@ -212,7 +212,7 @@ impl Worker {
             None => {}
         }
         if self.is_over() {
-            // As kubelet does: a pod that will not run again gives back its address and processes.
+            // As kubelet does: a pod that will not run again has no processes and no interface.
             if let Some(sandbox) = self.sandbox.clone() {
                 blocking(move || sandbox.stop()).await;
             }
@@ -346,19 +346,19 @@ impl Worker {
             if let Some(sandbox) = sandbox {
                 sandbox.stop();
             }
-            let totals = match ground.and_then(Arc::into_inner) {
-                Some(ground) => {
-                    let totals = ground.totals(totals);
-                    ground.remove();
-                    totals
-                }
-                None => totals,
-            };
+            let mut totals = totals;
+            let mut probes = Vec::new();
+            if let Some(ground) = ground.and_then(Arc::into_inner) {
+                totals = ground.totals(totals);
+                probes = ground.remove();
+            }
             sandbox::remove_traces(&shared, &about);
-            totals
+            (totals, probes)
         });
-        let totals = removed.await.unwrap_or(totals);
+        let (totals, probes) = removed.await.unwrap_or((totals, Vec::new()));
         self.shared.retire(&self.about.key, &totals);
+        // Now that nobody shows this pod, others may have its counters.
+        drop(probes);
     }
 
     fn grace(&self, seconds: Option<u32>) -> Duration {

@@ -16,7 +16,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{CgroupStorageKey, Map, MapData},
-    programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, Program, SockOps},
+    programs::{CgroupAttachMode, CgroupDevice, CgroupSkb, CgroupSkbAttachType, Program, SockOps},
     sys::Stats,
 };
 use aya_log::EbpfLogger;
@@ -135,6 +135,7 @@ pub struct MapFill {
 #[derive(Debug)]
 pub struct PodLinks {
     _links: Vec<aya::programs::cgroup_skb::CgroupSkbLink>,
+    _devices: Option<aya::programs::cgroup_device::CgroupDeviceLink>,
 }
 
 /// One container's counters, kept for as long as its pod exists.
@@ -193,7 +194,8 @@ impl Probes {
         self.status.clone()
     }
 
-    /// Attaches the network programs to a pod's cgroup, before there is any process in it.
+    /// Attaches the network programs and the device policy to a pod's cgroup, before there is any
+    /// process in it.
     pub fn attach_pod(&self, cgroup: &Cgroup) -> Result<PodLinks, Error> {
         let mut ebpf = self.ebpf();
         let mut links = Vec::new();
@@ -210,7 +212,15 @@ impl Probes {
                 .map_err(|source| Error::Attach { program: name, source })?;
             links.push(link);
         }
-        Ok(PodLinks { _links: links })
+        let mut devices = None;
+        if let Some(program) = loaded::<CgroupDevice>(&mut ebpf, "devices") {
+            let link = program
+                .attach(cgroup, CgroupAttachMode::Single)
+                .and_then(|id| program.take_link(id))
+                .map_err(|source| Error::Attach { program: "devices", source })?;
+            devices = Some(link);
+        }
+        Ok(PodLinks { _links: links, _devices: devices })
     }
 
     /// Gives a container a slot and a cell per volume, and attaches what is attached per container.

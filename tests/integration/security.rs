@@ -24,6 +24,20 @@ fn a_container_has_the_default_capabilities_and_three_descriptors() {
 }
 
 #[test]
+fn devices_of_the_node_are_out_of_reach() {
+    let daemon = Daemon::start(&[]);
+    // kmsg, fuse and tun are devices of every kernel; zero is everybody's.
+    let steps = "device 1 11 , device 10 229 , device 10 200 , device 1 5 , exit 0";
+    let output = daemon.output_of(pod("devices").container("app", steps), "devices");
+    for device in ["1:11", "10:229", "10:200"] {
+        let refused = format!("device {device} refused: Operation not permitted");
+        assert!(output.contains(&refused), "{output}");
+    }
+    assert!(output.contains("device 1:5 opened"), "{output}");
+    daemon.stop();
+}
+
+#[test]
 fn the_kernels_own_files_are_masked_or_read_only() {
     let daemon = Daemon::start(&[]);
     let steps = "look /proc/kcore , look /proc/keys , look /proc/timer_list , look /proc/sysrq-trigger , \

@@ -66,8 +66,6 @@ pub fn apply(
         && let Some(bytes) = limits.memory_bytes
     {
         cgroup.set("memory.max", &bytes.to_string())?;
-        // The whole container dies of its own limit, not a process at random.
-        cgroup.set("memory.oom.group", "1")?;
     }
     if has("pids")
         && let Some(pids) = limits.pids
@@ -75,6 +73,11 @@ pub fn apply(
         cgroup.set("pids.max", &pids.to_string())?;
     }
     Ok(())
+}
+
+/// Makes the kernel kill all of a cgroup that exceeds its memory, not a process at random.
+pub fn die_as_one(cgroup: &Cgroup, available: &BTreeSet<String>) -> Result<(), Error> {
+    if available.contains("memory") { cgroup.set("memory.oom.group", "1") } else { Ok(()) }
 }
 
 /// `cpu.max`: quota and period. The kernel refuses a quota below one millisecond.

@@ -59,8 +59,9 @@ impl Ground {
             Cgroup::create(shared.hierarchy.root(), &about.uid).map_err(|error| fail(&error))?;
         cgroup::hierarchy::enable_for_containers(pod.path());
         let whole = resources::of_pod(&about.spec.containers).map_err(|error| fail(&error))?;
-        cgroup::limits::apply(&pod, &whole, &Limits::default(), available)
-            .map_err(|error| fail(&error))?;
+        let asked =
+            resources::requests_of_pod(&about.spec.containers).map_err(|error| fail(&error))?;
+        cgroup::limits::apply(&pod, &whole, &asked, available).map_err(|error| fail(&error))?;
         let links = shared.probes.attach_pod(&pod).map_err(|error| fail(&error))?;
         let infra = Cgroup::create(pod.path(), INFRA).map_err(|error| fail(&error))?;
         let mut places = Vec::new();
@@ -71,6 +72,8 @@ impl Ground {
             let requests = resources::requests(container).map_err(|error| fail(&error))?;
             cgroup::limits::apply(&cgroup, &limits, &requests, available)
                 .map_err(|error| fail(&error))?;
+            // A container, not the pod: the others and the infra program are to live on.
+            cgroup::limits::die_as_one(&cgroup, available).map_err(|error| fail(&error))?;
             let probe = shared
                 .probes
                 .add_container(&cgroup, &volume_labels(container))
@@ -125,12 +128,16 @@ impl Ground {
         totals
     }
 
-    /// Removes the cgroups and gives back the counters. All processes must be dead.
-    pub(super) fn remove(self) {
+    /// Removes the cgroups. All processes must be dead. The counters are given back when the result
+    /// is dropped, which is when nobody shows the pod any more.
+    pub(super) fn remove(self) -> Vec<ContainerProbe> {
         report(self.pod.kill(PATIENCE));
-        drop(self.places);
+        let (cgroups, probes): (Vec<_>, Vec<_>) =
+            self.places.into_iter().map(|place| (place.cgroup, place.probe)).unzip();
+        drop(cgroups);
         report(self.infra.remove());
         report(self.pod.remove());
+        probes
     }
 }
 

@@ -64,3 +64,17 @@ pub(super) fn of_pod(containers: &[Container]) -> Result<Limits, Error> {
     sum.pids = sum.pids.map(|pids| pids + 1);
     Ok(sum)
 }
+
+/// The requests of the whole pod: the sum of its containers'. One that asks for nothing adds
+/// nothing.
+pub(super) fn requests_of_pod(containers: &[Container]) -> Result<Limits, Error> {
+    let mut cpu = None;
+    for container in containers {
+        let asked = requests(container)?.cpu_millicores.or(limits(container)?.cpu_millicores);
+        cpu = match (cpu, asked) {
+            (Some(sum), Some(more)) => Some(sum + more),
+            (sum, more) => sum.or(more),
+        };
+    }
+    Ok(Limits { cpu_millicores: cpu, ..Limits::default() })
+}

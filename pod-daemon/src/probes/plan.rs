@@ -5,7 +5,7 @@
 
 use aya::{
     Ebpf,
-    programs::{BtfTracePoint, CgroupSkb, FExit, ProgramError, SockOps},
+    programs::{BtfTracePoint, CgroupDevice, CgroupSkb, FExit, ProgramError, SockOps},
 };
 
 use super::btf::Btf;
@@ -32,11 +32,14 @@ const TRACEPOINTS: [(&str, &str, &str); 3] = [
 ];
 
 /// Probe, program, function of the kernel whose return is hooked.
-const FILE_FUNCTIONS: [(&str, &str, &str); 2] =
-    [("file_read", "file_read", "vfs_read"), ("file_write", "file_write", "vfs_write")];
+const FILE_FUNCTIONS: [(&str, &str, &str); 3] = [
+    ("file_read", "file_read", "vfs_read"),
+    ("file_write", "file_write", "vfs_write"),
+    ("file_copy_range", "f_copy_range", "vfs_copy_file_range"),
+];
 
 /// Probe, program, system call whose return is hooked in fexit mode.
-const FILE_CALLS: [(&str, &str, &str); 9] = [
+const FILE_CALLS: [(&str, &str, &str); 8] = [
     ("file_readv", "f_readv", "readv"),
     ("file_preadv", "f_preadv", "preadv"),
     ("file_preadv2", "f_preadv2", "preadv2"),
@@ -45,7 +48,6 @@ const FILE_CALLS: [(&str, &str, &str); 9] = [
     ("file_pwritev2", "f_pwritev2", "pwritev2"),
     ("file_sendfile", "f_sendfile", "sendfile64"),
     ("file_splice", "f_splice", "splice"),
-    ("file_copy_range", "f_copy_range", "copy_file_range"),
 ];
 
 /// The program of the syscall mode.
@@ -69,6 +71,8 @@ pub(super) fn attach(ebpf: &mut Ebpf, kernel: &Btf, btf: &aya::Btf) -> Vec<Probe
         let result = with::<CgroupSkb, _>(ebpf, program, CgroupSkb::load);
         status.push(outcome(probe, "cgroup", result));
     }
+    let result = with::<CgroupDevice, _>(ebpf, "devices", CgroupDevice::load);
+    status.push(outcome("devices", "cgroup", result));
     let result = with::<SockOps, _>(ebpf, "tcp", SockOps::load);
     status.push(outcome("tcp", "cgroup", result));
     status.extend(attach_files(ebpf, kernel, btf));

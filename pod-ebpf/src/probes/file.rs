@@ -53,6 +53,19 @@ fn file_write(ctx: FExitContext) -> i32 {
     0
 }
 
+/// `ssize_t vfs_copy_file_range(struct file *, loff_t, struct file *, loff_t, size_t, unsigned)`. The
+/// function, not its system call, whose argument has no usable type on 5.10.
+#[fexit(function = "vfs_copy_file_range")]
+fn f_copy_range(ctx: FExitContext) -> i32 {
+    let result = ctx.arg::<i64>(6);
+    returned(ctx.arg(0), result, Access::Read);
+    // A copy that met the end of its source has written nothing.
+    if result > 0 {
+        returned(ctx.arg(2), result, Access::Write);
+    }
+    0
+}
+
 /// The least that a probe on this hook costs: a program with one look-up in a hash map. Attached
 /// when asked for, to compare the others with.
 #[fexit(function = "vfs_read")]
@@ -294,5 +307,4 @@ calls! {
     f_pwritev2 "pwritev2" None, Some(0);
     f_sendfile "sendfile64" Some(1), Some(0);
     f_splice "splice" Some(0), Some(2);
-    f_copy_range "copy_file_range" Some(0), Some(2);
 }

@@ -1,7 +1,7 @@
 //! The eBPF object: every program and map that Podscope loads, in one ELF.
 //!
-//! Programs only add to counters. They never insert keys, never block, and always let the observed
-//! operation through. One file per domain; maps stand beside the hooks that write them.
+//! Programs only add to counters. They never insert keys, never block, and, but for `device`, always
+//! let the observed operation through. One file per domain; maps stand beside the hooks that write them.
 
 #![no_std]
 #![no_main]
@@ -9,6 +9,7 @@
 #![feature(core_intrinsics)]
 
 mod counter;
+mod device;
 mod file;
 mod kernel;
 mod net;

@@ -95,6 +95,7 @@ fn do_step(words: &[&str]) -> anyhow::Result<()> {
         ["list", path] => list(path)?,
         ["look", path] => look(path),
         ["touch", path] => touch(path),
+        ["device", major, minor] => device(major.parse()?, minor.parse()?)?,
         ["id"] => println!("pid={} uid={}", process::id(), nix::unistd::getuid()),
         ["cwd"] => println!("{}", env::current_dir()?.display()),
         ["arguments"] => env::args().for_each(|argument| println!("{argument}")),
@@ -106,6 +107,19 @@ fn do_step(words: &[&str]) -> anyhow::Result<()> {
         ["serve", port] => serve(port.parse()?)?,
         ["send", address, bytes] => send(address, bytes.parse()?)?,
         [call, ref rest @ ..] => return transfer(call, rest),
+    }
+    Ok(())
+}
+
+/// Makes a character device, opens it, and says how that went.
+fn device(major: u64, minor: u64) -> anyhow::Result<()> {
+    use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+    let path = format!("/device-{major}-{minor}");
+    mknod(path.as_str(), SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(major, minor))
+        .context("make a device")?;
+    match File::open(&path) {
+        Ok(_) => println!("device {major}:{minor} opened"),
+        Err(error) => println!("device {major}:{minor} refused: {error}"),
     }
     Ok(())
 }
