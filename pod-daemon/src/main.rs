@@ -59,12 +59,13 @@ fn main() -> ExitCode {
 }
 
 /// Keeps the C library from giving every thread a heap of its own: starts run on short-lived
-/// threads, and what their heaps grew to would stay with the daemon (with 200 pods, 110 MB).
+/// threads, and what their heaps grew to would stay with the daemon (with 200 pods, 110 MB). The daemon allocates
+/// too little for one heap to be a bottleneck.
 fn limit_arenas() {
     // SAFETY: sets a parameter of the allocator, before there is a second thread.
     #[cfg(target_env = "gnu")]
     unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 2);
+        libc::mallopt(libc::M_ARENA_MAX, 1);
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use tokio::{io::AsyncReadExt as _, net::unix::pipe, task::JoinHandle};
+use tokio::{net::unix::pipe, task::JoinHandle};
 
 use super::Key;
 
@@ -47,17 +47,13 @@ pub(super) fn copy(
     }))
 }
 
-async fn copy_stream(mut input: pipe::Receiver, mut file: File, stream: &'static str) {
+async fn copy_stream(input: pipe::Receiver, mut file: File, stream: &'static str) {
     let mut entries = Entries { stream, pending: Vec::new() };
-    let mut buffer = Vec::new();
-    let mut chunk = vec![0; 8 * 1024];
     loop {
-        let end = match input.read(&mut chunk).await {
-            Ok(0) | Err(_) => true,
-            Ok(length) => {
-                entries.take(&chunk[..length], &mut buffer);
-                false
-            }
+        let mut buffer = Vec::new();
+        let end = match input.readable().await {
+            Ok(()) => take_available(&input, &mut entries, &mut buffer),
+            Err(_) => true,
         };
         if end {
             entries.finish(&mut buffer);
@@ -66,10 +62,23 @@ async fn copy_stream(mut input: pipe::Receiver, mut file: File, stream: &'static
         if let Err(error) = file.write_all(&buffer) {
             tracing::error!(%error, stream, "log entries are lost");
         }
-        buffer.clear();
         if end {
             return;
         }
+    }
+}
+
+/// Takes what the pipe holds; returns whether it has ended. The buffer lives on the stack of this
+/// call: hundreds of quiet streams would otherwise keep one each.
+fn take_available(input: &pipe::Receiver, entries: &mut Entries, buffer: &mut Vec<u8>) -> bool {
+    let mut chunk = [0; 16 * 1024];
+    match input.try_read(&mut chunk) {
+        Ok(0) => true,
+        Ok(length) => {
+            entries.take(&chunk[..length], buffer);
+            false
+        }
+        Err(error) => error.kind() != io::ErrorKind::WouldBlock,
     }
 }
 
