@@ -11,9 +11,6 @@ pub mod lost;
 pub mod net;
 pub mod process;
 
-/// Version of every layout in this crate. A daemon adopts pinned maps of its own version only.
-pub const LAYOUT_VERSION: u32 = 1;
-
 /// Number of slots: one per container that is alive or whose counters are still to be read.
 /// Slot 0 means "not a pod".
 pub const MAX_SLOTS: u32 = 2048;

@@ -11,7 +11,7 @@ use crate::manifest;
 pub enum Error {
     /// Nobody listens on the socket.
     #[error(
-        "no daemon listens on `{}` ({source}); start it with `systemctl start podscope` or \
+        "no daemon listens on `{}` ({source}); start it with \
          `pod-daemon`, or name its socket with --socket or PODSCOPE_SOCKET",
         socket.display()
     )]

@@ -426,7 +426,7 @@ async fn failures_have_words_and_codes() {
     assert_eq!(
         err.text(),
         "error: no daemon listens on `/no/such.sock` (No such file or directory (os error 2)); \
-         start it with `systemctl start podscope` or `pod-daemon`, or name its socket with \
+         start it with `pod-daemon`, or name its socket with \
          --socket or PODSCOPE_SOCKET\n"
     );
 }

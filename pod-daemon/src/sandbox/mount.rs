@@ -57,22 +57,27 @@ pub(super) fn attach(mount: impl AsFd, target: impl AsFd) -> io::Result<()> {
 
 /// `struct mount_attr` of `mount_setattr`.
 #[repr(C)]
-struct MountAttr {
+pub(super) struct MountAttr {
     attr_set: u64,
     attr_clr: u64,
     propagation: u64,
     userns_fd: u64,
 }
 
-/// Makes an attached mount read-only, with everything mounted below it where the kernel can
-/// (Linux 5.12); before that, the mount itself only.
-pub(super) fn set_read_only(mount: BorrowedFd<'_>) -> io::Result<()> {
-    let attributes = MountAttr {
-        attr_set: u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits()),
+impl MountAttr {
+    /// Makes a mount read-only and leaves the rest as it is.
+    pub(super) const READ_ONLY: Self = Self {
+        attr_set: MountAttrFlags::MOUNT_ATTR_RDONLY.bits() as u64,
         attr_clr: 0,
         propagation: 0,
         userns_fd: 0,
     };
+}
+
+/// Makes an attached mount read-only, with everything mounted below it where the kernel can
+/// (Linux 5.12); before that, the mount itself only.
+pub(super) fn set_read_only(mount: BorrowedFd<'_>) -> io::Result<()> {
+    let attributes = MountAttr::READ_ONLY;
     // SAFETY: the path and the structure are valid for reads of the given sizes.
     let result = unsafe {
         libc::syscall(

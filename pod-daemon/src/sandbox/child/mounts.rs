@@ -6,7 +6,7 @@ use std::{ffi::CStr, os::fd::RawFd, ptr};
 
 use libc::{c_char, c_int, c_long};
 
-use super::{Step, check, errno};
+use super::{super::mount::MountAttr, Step, check, errno};
 
 /// Everything below `/proc` that tells about the host, or lets a container change it, is hidden.
 const MASKED: [&CStr; 10] = [
@@ -139,16 +139,7 @@ unsafe fn make_read_only(proc: c_int, name: &CStr) -> Step<()> {
 
 /// Makes an attached mount read-only.
 unsafe fn set_read_only(mount: c_int) -> Step<()> {
-    /// `struct mount_attr`
-    #[repr(C)]
-    struct MountAttr {
-        attr_set: u64,
-        attr_clr: u64,
-        propagation: u64,
-        userns_fd: u64,
-    }
-    let attributes =
-        MountAttr { attr_set: MOUNT_ATTR_RDONLY as u64, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let attributes = MountAttr::READ_ONLY;
     // SAFETY: by the caller's contract.
     unsafe {
         let result = libc::syscall(
