@@ -14,6 +14,7 @@ use serde::Deserialize;
 use crate::{
     manifest::Unsupported,
     node::UnenforcedLimits,
+    pod::logs::Limits,
     probes::{Floor, LogLevel},
 };
 
@@ -44,6 +45,10 @@ struct Settings {
     /// Podscope's part of the cgroup v2 tree [default: podscope, below the cgroup2 mount]
     #[arg(long, value_name = "DIR")]
     cgroup_root: Option<PathBuf>,
+    /// Where probes and counters outlive the daemon: a folder on a bpf filesystem, or to mount one on
+    /// [default: /sys/fs/bpf/podscope]
+    #[arg(long, value_name = "DIR")]
+    bpffs_dir: Option<PathBuf>,
     /// IPv4 range of the pods [default: 10.77.0.0/16]
     #[arg(long, value_name = "CIDR")]
     network: Option<Ipv4Net>,
@@ -69,9 +74,29 @@ struct Settings {
     /// [default: 10000]
     #[arg(long, value_name = "MS")]
     restart_backoff_ms: Option<u64>,
-    /// Seconds that pods get when the daemon is told to stop [default: 10]
+    /// Bytes that a log file may have before it is put aside [default: 10485760]
+    #[arg(long, value_name = "BYTES")]
+    log_max_bytes: Option<u64>,
+    /// Log files that are kept of each run of a container [default: 5]
+    #[arg(long, value_name = "COUNT")]
+    log_max_files: Option<usize>,
+    /// What becomes of the pods when the daemon is told to stop [default: keep]
+    #[arg(long, value_enum, value_name = "WHAT")]
+    on_stop: Option<OnStop>,
+    /// Seconds that pods get if they end with the daemon [default: 10]
     #[arg(long, value_name = "SECONDS")]
     stop_seconds: Option<u32>,
+}
+
+/// What becomes of the pods when the daemon is told to stop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnStop {
+    /// They run on, and the next daemon takes them over.
+    #[default]
+    Keep,
+    /// They are ended and removed, and so is everything else that the daemon has made.
+    End,
 }
 
 /// What happens to something that is not as it should be.
@@ -95,6 +120,8 @@ pub struct Config {
     pub log_dir: PathBuf,
     /// Podscope's part of the cgroup v2 tree.
     pub cgroup_root: PathBuf,
+    /// Where probes and counters outlive the daemon.
+    pub bpffs_dir: PathBuf,
     /// IPv4 range of the pods.
     pub network: Ipv4Net,
     /// Where /metrics is served.
@@ -111,7 +138,11 @@ pub struct Config {
     pub probe_floor: Floor,
     /// Pause before a container's second restart.
     pub restart_backoff: Duration,
-    /// Seconds that pods get when the daemon is told to stop.
+    /// How long containers' logs may become.
+    pub log_limits: Limits,
+    /// What becomes of the pods when the daemon is told to stop.
+    pub on_stop: OnStop,
+    /// Seconds that pods get if they end with the daemon.
     pub stop_seconds: u32,
 }
 
@@ -175,6 +206,7 @@ impl Settings {
             run_dir: self.run_dir.or(other.run_dir),
             log_dir: self.log_dir.or(other.log_dir),
             cgroup_root: self.cgroup_root.or(other.cgroup_root),
+            bpffs_dir: self.bpffs_dir.or(other.bpffs_dir),
             network: self.network.or(other.network),
             metrics_address: self.metrics_address.or(other.metrics_address),
             node_name: self.node_name.or(other.node_name),
@@ -183,6 +215,9 @@ impl Settings {
             probe_log: self.probe_log.or(other.probe_log),
             probe_floor: self.probe_floor.or(other.probe_floor),
             restart_backoff_ms: self.restart_backoff_ms.or(other.restart_backoff_ms),
+            log_max_bytes: self.log_max_bytes.or(other.log_max_bytes),
+            log_max_files: self.log_max_files.or(other.log_max_files),
+            on_stop: self.on_stop.or(other.on_stop),
             stop_seconds: self.stop_seconds.or(other.stop_seconds),
         }
     }
@@ -216,9 +251,25 @@ impl Settings {
             nix::unistd::gethostname()
                 .map_or_else(|_| "localhost".to_owned(), |name| name.to_string_lossy().into_owned())
         };
+        let log_limits = Limits {
+            file_bytes: self.log_max_bytes.unwrap_or(10 << 20),
+            files: self.log_max_files.unwrap_or(5),
+        };
+        if log_limits.file_bytes < 4096 || log_limits.files < 2 {
+            return Err(Error::Value {
+                setting: "log-max-bytes, log-max-files",
+                problem: "a log needs 2 files of 4096 bytes at least".to_owned(),
+            });
+        }
+        let run_dir = absolute("run-dir", self.run_dir, DEFAULT_RUN_DIR)?;
+        let bpffs_dir = match instance(&run_dir) {
+            name if name.is_empty() => "/sys/fs/bpf/podscope".to_owned(),
+            name => format!("/sys/fs/bpf/podscope-{name}"),
+        };
         Ok(Config {
             data_dir: absolute("data-dir", self.data_dir, "/var/lib/podscope")?,
-            run_dir: absolute("run-dir", self.run_dir, DEFAULT_RUN_DIR)?,
+            bpffs_dir: absolute("bpffs-dir", self.bpffs_dir, &bpffs_dir)?,
+            run_dir,
             log_dir: absolute("log-dir", self.log_dir, "/var/log/pods")?,
             cgroup_root,
             network: network.trunc(),
@@ -234,6 +285,8 @@ impl Settings {
             probe_log: self.probe_log.unwrap_or_default(),
             probe_floor: self.probe_floor.unwrap_or_default(),
             restart_backoff: Duration::from_millis(self.restart_backoff_ms.unwrap_or(10_000)),
+            log_limits,
+            on_stop: self.on_stop.unwrap_or_default(),
             stop_seconds: self.stop_seconds.unwrap_or(10),
         })
     }
@@ -244,14 +297,18 @@ impl Config {
     /// directory, else eight digits of a hash of it.
     #[must_use]
     pub fn instance(&self) -> String {
-        if self.run_dir == Path::new(DEFAULT_RUN_DIR) {
-            return String::new();
-        }
-        use sha2::{Digest as _, Sha256};
-        use std::os::unix::ffi::OsStrExt as _;
-        let hash = Sha256::digest(self.run_dir.as_os_str().as_bytes());
-        hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+        instance(&self.run_dir)
     }
+}
+
+fn instance(run_dir: &Path) -> String {
+    if run_dir == Path::new(DEFAULT_RUN_DIR) {
+        return String::new();
+    }
+    use sha2::{Digest as _, Sha256};
+    use std::os::unix::ffi::OsStrExt as _;
+    let hash = Sha256::digest(run_dir.as_os_str().as_bytes());
+    hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

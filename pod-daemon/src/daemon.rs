@@ -7,7 +7,7 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
@@ -17,12 +17,12 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     api,
     cgroup::{self, Hierarchy},
-    config::Config,
+    config::{Config, OnStop},
     image::Store,
     metrics::{self, Metrics},
     network::Network,
     node::{Node, Settings, Shared},
-    probes::Probes,
+    probes::{self, Probes},
     sandbox::Sandboxes,
 };
 
@@ -34,6 +34,9 @@ const GROUP: &str = "podscope";
 
 /// How long the processes of an earlier daemon's pods may take to be gone.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a daemon that was just killed may keep its lock.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 
 /// The daemon cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -67,7 +70,7 @@ pub enum Error {
     Network(#[from] crate::network::Error),
     /// The probes cannot be loaded.
     #[error(transparent)]
-    Probes(#[from] crate::probes::Error),
+    Probes(#[from] probes::Error),
     /// The image store cannot be opened.
     #[error(transparent)]
     Images(#[from] crate::image::Error),
@@ -79,7 +82,7 @@ pub enum Error {
     Metrics(#[from] metrics::Error),
 }
 
-/// Runs until `shutdown`, then ends all pods and removes what was made for them.
+/// Runs until `shutdown`. The pods run on after it, or are ended and removed, as the settings say.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
     harden();
     make_directory(&config.data_dir, 0o700)?;
@@ -92,8 +95,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
 
     let hierarchy = Hierarchy::prepare(&config.cgroup_root)?;
     let network = Network::prepare(config.network, &config.instance())?;
-    sweep(&config, &hierarchy, &network)?;
     let node = make_node(&config, hierarchy.clone(), network)?;
+    let pods = node.adopt();
+    sweep(&config, &hierarchy, &node, &pods)?;
     let socket = config.run_dir.join(SOCKET);
     let api = listen(&socket)?;
 
@@ -111,6 +115,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     tracing::info!(socket = %socket.display(), metrics = %format!("http://{address}/metrics"), "ready");
 
     shutdown.cancelled().await;
+    if config.on_stop == OnStop::Keep {
+        // As if it were killed, which the pods survive.
+        tracing::info!("stopping: the pods run on");
+        fs::remove_file(&socket).ok();
+        return Ok(());
+    }
     tracing::info!("stopping: ending all pods");
     node.shut_down(config.stop_seconds).await;
     api_stop.cancel();
@@ -133,6 +143,7 @@ fn make_node(config: &Config, hierarchy: Hierarchy, network: Network) -> Result<
         name: config.node_name.clone(),
         data_dir: config.data_dir.clone(),
         log_dir: config.log_dir.clone(),
+        log_limits: config.log_limits,
         restart_backoff: config.restart_backoff,
         unenforced_limits: config.unenforced_limits,
     };
@@ -162,7 +173,13 @@ fn load_probes(config: &Config, hierarchy: &Hierarchy) -> Result<Probes, Error> 
     if let Err(error) = &lifted {
         tracing::debug!(%error, "locked memory stays limited");
     }
-    let probes = Probes::load(hierarchy.container_level(), config.probe_log, config.probe_floor);
+    let probes = Probes::open(&probes::Settings {
+        bpffs: &config.bpffs_dir,
+        run: &config.run_dir,
+        container_level: hierarchy.container_level(),
+        log: config.probe_log,
+        floor: config.probe_floor,
+    });
     if lifted.is_ok() {
         rustix::process::setrlimit(Resource::Memlock, before).ok();
     }
@@ -177,10 +194,17 @@ fn make_directory(path: &Path, mode: u32) -> Result<(), Error> {
 fn lock(run_dir: &Path) -> Result<File, Error> {
     let path = run_dir.join("lock");
     let file = File::create(&path).map_err(failed_to("create", &path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::Running(run_dir.to_path_buf())),
-        Err(TryLockError::Error(source)) => Err(failed_to("lock", &path)(source)),
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            // A process that a killed daemon was about to start holds the lock until its exec.
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(TryLockError::WouldBlock) => return Err(Error::Running(run_dir.to_path_buf())),
+            Err(TryLockError::Error(source)) => return Err(failed_to("lock", &path)(source)),
+        }
     }
 }
 
@@ -210,34 +234,43 @@ fn group_id(groups: &str) -> Option<u32> {
     })
 }
 
-/// Ends what a daemon that was killed has left running, and removes what it has left behind.
-fn sweep(config: &Config, hierarchy: &Hierarchy, network: &Network) -> Result<(), Error> {
-    let mut pods = 0;
-    for path in cgroup::children(hierarchy.root()) {
-        cgroup::kill_all(&path, PATIENCE)?;
-        cgroup::remove_tree(&path)?;
-        pods += 1;
+/// Removes what earlier daemons have left of pods other than `living`: half made, or half removed.
+fn sweep(
+    config: &Config,
+    hierarchy: &Hierarchy,
+    node: &Node,
+    living: &[String],
+) -> Result<(), Error> {
+    let living: Vec<&str> = living.iter().map(String::as_str).collect();
+    let is_left = |path: &Path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        // Directories of logs end in the uid.
+        !living.iter().any(|uid| name.ends_with(uid))
+    };
+    let mut left = 0;
+    for path in cgroup::children(hierarchy.root()).iter().filter(|path| is_left(path)) {
+        cgroup::kill_all(path, PATIENCE)?;
+        cgroup::remove_tree(path)?;
+        left += 1;
     }
-    let interfaces = network.sweep()?;
-    let directory = config.data_dir.join("pods");
-    for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
-        let uid = entry.file_name();
-        remove(&entry.path());
-        // Logs are named after the pod, and end in its uid.
-        for logs in fs::read_dir(&config.log_dir).into_iter().flatten().flatten() {
-            if logs.file_name().to_string_lossy().ends_with(&*uid.to_string_lossy()) {
-                remove(&logs.path());
+    left += node.sweep(&living)?;
+    for directory in [config.data_dir.join("pods"), config.log_dir.clone()] {
+        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+            if is_left(&entry.path()) && looks_ours(&entry.file_name().to_string_lossy()) {
+                remove(&entry.path());
+                left += 1;
             }
         }
     }
-    if pods > 0 || interfaces > 0 {
-        tracing::warn!(
-            pods,
-            interfaces,
-            "the daemon was killed: the pods that it left running were ended; apply their manifests again"
-        );
+    if left > 0 {
+        tracing::warn!(left, "removed what an earlier daemon had half made or half removed");
     }
     Ok(())
+}
+
+/// Whether a file is named after a pod: other agents may keep logs beside these.
+fn looks_ours(name: &str) -> bool {
+    name.rsplit('_').next().is_some_and(|uid| uuid::Uuid::parse_str(uid).is_ok())
 }
 
 fn remove(path: &Path) {

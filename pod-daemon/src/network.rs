@@ -141,11 +141,22 @@ impl Network {
         }
     }
 
-    /// Removes the interfaces of pods that an earlier daemon left on the bridge; says how many.
-    pub fn sweep(&self) -> Result<usize, Error> {
+    /// Takes over the address of a pod of an earlier daemon.
+    pub fn adopt(&self, uid: &str, address: Ipv4Addr) {
+        let mut state = self.state();
+        state.pool.reserve(address);
+        state.leases.insert(uid.to_owned(), address);
+    }
+
+    /// Removes the interfaces of pods other than `living` from the bridge; says how many.
+    pub fn sweep(&self, living: &[&str]) -> Result<usize, Error> {
+        let needed: Vec<String> = living.iter().map(|uid| host_interface(uid)).collect();
         let mut state = self.state();
         let index = state.bridge_index;
-        state.host.remove_ports(index).map_err(failed_to("remove left-over interfaces"))
+        state
+            .host
+            .remove_ports(index, |name| needed.iter().any(|needed| needed == name))
+            .map_err(failed_to("remove left-over interfaces"))
     }
 
     /// Removes the bridge and the masquerading.

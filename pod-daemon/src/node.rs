@@ -5,9 +5,15 @@
 
 mod sample;
 mod snapshot;
+mod store;
 mod table;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -22,12 +28,12 @@ use tokio::{
 pub use self::snapshot::{
     Completed, ContainerSnapshot, ContainerUsage, Exit, PodSnapshot, PodUsage, State,
 };
-use self::table::Table;
+use self::{store::Store as Files, table::Table};
 use crate::{
     cgroup::Hierarchy,
     image::Store,
     network::Network,
-    pod::{self, Key},
+    pod::{self, Adopted, Key, record},
     probes::Probes,
     sandbox::Sandboxes,
 };
@@ -46,6 +52,8 @@ pub struct Shared {
     pub data_dir: PathBuf,
     /// Where containers' logs are.
     pub log_dir: PathBuf,
+    /// How long containers' logs may become.
+    pub log_limits: pod::logs::Limits,
     /// First pause between restarts; it doubles up to 30 times itself.
     pub restart_backoff: Duration,
     /// Whether a pod with limits that this node cannot enforce may run.
@@ -61,6 +69,8 @@ pub struct Shared {
     /// The probes.
     pub probes: Arc<Probes>,
     table: Table,
+    files: Files,
+    adopted: Mutex<BTreeMap<Adopted, u64>>,
 }
 
 /// What happens to a pod whose limits this node cannot enforce.
@@ -184,7 +194,78 @@ impl Node {
         let worker = pod::Worker::new(Arc::clone(&self.shared), key.clone(), uid, pod.clone());
         let stored = self.shared.table.insert(&key, pod, worker.snapshot(), commands)?;
         tokio::spawn(worker.run(receiver));
+        // The disk takes its time; the pod starts meanwhile, and the client waits for both.
+        if let Err(error) = self.write_pod(&stored, record::write_pod).await {
+            self.delete_pod(&key.namespace, &key.name, Some(0)).await.ok();
+            return Err(error);
+        }
+        if self.shared.table.pod(&key).is_err() {
+            // Somebody else has deleted it meanwhile.
+            std::fs::remove_dir_all(self.directory(&stored)).ok();
+        }
         Ok(Pod::clone(&stored))
+    }
+
+    /// Where a pod's files are.
+    fn directory(&self, pod: &Pod) -> PathBuf {
+        self.shared.data_dir.join("pods").join(pod.metadata.uid.as_deref().unwrap_or_default())
+    }
+
+    async fn write_pod(
+        &self,
+        pod: &Arc<Pod>,
+        write: fn(&Path, &Pod) -> std::io::Result<()>,
+    ) -> Result<(), Error> {
+        let directory = self.directory(pod);
+        let pod = Arc::clone(pod);
+        let failed = |error: std::io::Error| Error::Internal {
+            message: format!("cannot store the pod: {error}"),
+        };
+        tokio::task::spawn_blocking(move || write(&directory, &pod))
+            .await
+            .map_err(|error| failed(error.into()))?
+            .map_err(failed)
+    }
+
+    /// Takes over the pods that an earlier daemon has left, and returns their uids. Blocks; must be
+    /// called within the runtime, before anything else.
+    #[must_use]
+    pub fn adopt(&self) -> Vec<String> {
+        let mut uids = Vec::new();
+        for (uid, pod) in self.shared.files.pods() {
+            let key = Key::of(&pod);
+            let (commands, receiver) = mpsc::channel(16);
+            let (shared, own) = (&self.shared, pod.clone());
+            let (worker, adopted) = pod::Worker::adopt(shared, key.clone(), uid.clone(), own);
+            let (status, snapshot) = worker.status();
+            let pod = Pod { status: Some(status), ..pod };
+            if let Err(error) = self.shared.table.insert(&key, pod, snapshot, commands) {
+                // Two pods of one name: the older one has it.
+                tracing::error!(pod = %key, uid, %error, "a pod that was left behind is removed");
+                continue;
+            }
+            *self.adopted().entry(adopted).or_default() += 1;
+            tokio::spawn(worker.run(receiver));
+            uids.push(uid);
+        }
+        uids
+    }
+
+    /// Removes what belongs to none of the pods `living`, all of which have been taken over; returns how
+    /// many interfaces there were.
+    pub fn sweep(&self, living: &[&str]) -> Result<usize, crate::network::Error> {
+        self.shared.probes.sweep(living);
+        self.shared.network.sweep(living)
+    }
+
+    /// How many pods of an earlier daemon were taken over, by what became of them.
+    #[must_use]
+    pub fn adopted_pods(&self) -> BTreeMap<Adopted, u64> {
+        self.adopted().clone()
+    }
+
+    fn adopted(&self) -> MutexGuard<'_, BTreeMap<Adopted, u64>> {
+        self.shared.adopted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A limit that cannot be enforced is not a limit: refused unless the node's owner said that
@@ -231,13 +312,19 @@ impl Node {
     ) -> Result<Arc<Pod>, Error> {
         let key = Key::new(namespace, name);
         let pod = self.shared.table.mark_deleted(&key, grace_seconds)?;
+        // A pod that is on its way out must not come back after a power cut.
+        self.write_pod(&pod, record::rewrite_pod).await?;
         self.send(&key, pod::Command::Delete { grace_seconds }).await?;
         Ok(pod)
     }
 
     /// Stores a config map, new or changed.
     pub fn apply_config_map(&self, map: ConfigMap) -> Result<ConfigMap, Error> {
-        Ok(self.shared.table.apply_config_map(map))
+        let map = self.shared.table.apply_config_map(map);
+        self.shared.files.write_config_map(&map).map_err(|error| Error::Internal {
+            message: format!("cannot store the config map: {error}"),
+        })?;
+        Ok(map)
     }
 
     /// One config map.
@@ -253,7 +340,11 @@ impl Node {
 
     /// Deletes a config map. Pods that have it keep the files that they have.
     pub fn delete_config_map(&self, namespace: &str, name: &str) -> Result<ConfigMap, Error> {
-        self.shared.table.delete_config_map(&Key::new(namespace, name))
+        let map = self.shared.table.delete_config_map(&Key::new(namespace, name))?;
+        self.shared.files.remove_config_map(&map).map_err(|error| Error::Internal {
+            message: format!("cannot remove the config map's file: {error}"),
+        })?;
+        Ok(map)
     }
 
     /// Changes of pods from now on.
@@ -373,6 +464,7 @@ impl Node {
         if let Err(error) = self.shared.network.remove() {
             tracing::warn!(%error, "the pods' network is not removed");
         }
+        self.shared.probes.remove();
     }
 
     async fn send(&self, key: &Key, command: pod::Command) -> Result<(), Error> {
@@ -411,7 +503,7 @@ impl Node {
 }
 
 impl Shared {
-    /// Builds what the workers share.
+    /// Builds what the workers share, with what an earlier daemon has stored.
     #[must_use]
     pub fn new(
         settings: Settings,
@@ -421,11 +513,15 @@ impl Shared {
         network: Network,
         probes: Arc<Probes>,
     ) -> Self {
-        let Settings { name, data_dir, log_dir, restart_backoff, unenforced_limits } = settings;
+        let Settings { name, data_dir, log_dir, log_limits, restart_backoff, unenforced_limits } =
+            settings;
+        let files = Files::new(&data_dir);
+        let table = Table::new(files.config_maps(), files.completed());
         Self {
             name,
             data_dir,
             log_dir,
+            log_limits,
             restart_backoff,
             unenforced_limits,
             images,
@@ -433,7 +529,9 @@ impl Shared {
             hierarchy,
             network,
             probes,
-            table: Table::default(),
+            table,
+            files,
+            adopted: Mutex::default(),
         }
     }
 
@@ -442,8 +540,15 @@ impl Shared {
         self.table.update(key, change, snapshot);
     }
 
+    /// Stores the totals of a pod that is about to be removed. Returns those that are still to be
+    /// counted: none, if an earlier daemon got as far as this.
+    pub(crate) fn fold(&self, key: &Key, uid: &str, totals: Completed) -> Completed {
+        self.files.fold(&key.namespace, uid, totals)
+    }
+
     /// Removes a pod that is gone, and keeps its totals.
-    pub(crate) fn retire(&self, key: &Key, totals: &Completed) {
+    pub(crate) fn retire(&self, key: &Key, uid: &str, totals: &Completed) {
+        self.files.forget(uid);
         self.table.remove(key, totals);
     }
 
@@ -462,6 +567,8 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// See [`Shared::log_dir`].
     pub log_dir: PathBuf,
+    /// See [`Shared::log_limits`].
+    pub log_limits: pod::logs::Limits,
     /// See [`Shared::restart_backoff`].
     pub restart_backoff: Duration,
     /// See [`Shared::unenforced_limits`].

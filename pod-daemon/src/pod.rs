@@ -3,6 +3,7 @@
 //! Each pod has a worker task that owns everything the pod is made of, and is the only place that
 //! orders cgroups, probes, network, sandbox and containers. What blocks runs on blocking threads.
 
+mod adopt;
 mod backoff;
 mod command;
 mod container;
@@ -10,6 +11,7 @@ mod ground;
 mod identity;
 mod key;
 pub mod logs;
+pub mod record;
 mod resources;
 mod sandbox;
 mod status;
@@ -18,16 +20,20 @@ mod volumes;
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
 use tokio::sync::{mpsc, oneshot};
 
+pub use self::{adopt::Adopted, key::Key, resources::unenforceable};
 use self::{
-    container::{Container, Ended},
+    container::{Container, Ended, Started},
     ground::Ground,
+    record::Record,
     sandbox::Sandbox,
 };
-pub use self::{key::Key, resources::unenforceable};
-use crate::node::{Completed, Error, Exec, PodSnapshot, Shared, State};
+use crate::{
+    node::{Completed, Error, Exec, PodSnapshot, Shared, State},
+    probes::ContainerProbe,
+};
 
 /// Pause before what a pod waits for (a config map, an image) is looked for again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -56,6 +62,8 @@ pub enum Command {
 /// What happens to a pod by itself.
 #[derive(Debug)]
 enum Happening {
+    /// A container's next run has begun, or has not.
+    Started(usize, Result<Started, Ended>),
     /// A container's first process has ended.
     Ended(usize, Ended),
     /// A container's pause before its next start is over.
@@ -72,6 +80,8 @@ pub struct Worker {
     sandbox: Option<Arc<Sandbox>>,
     containers: Vec<Container>,
     started: Option<Timestamp>,
+    /// By when it is to be gone, if an earlier daemon was asked to delete it.
+    deletion: Option<Timestamp>,
     happenings: (mpsc::UnboundedSender<Happening>, mpsc::UnboundedReceiver<Happening>),
 }
 
@@ -105,18 +115,40 @@ impl Worker {
             sandbox: None,
             containers,
             started: None,
+            deletion: None,
             happenings: mpsc::unbounded_channel(),
         }
     }
 
     /// Lives the pod's life. Returns when the pod is gone.
     pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
-        let grace = match self.set_up(&mut commands).await {
-            Some(grace) => grace,
-            None => self.live(&mut commands).await,
+        let directory = sandbox::directory(&self.shared, &self.about);
+        if let Err(error) = std::fs::create_dir_all(&directory) {
+            tracing::error!(path = %directory.display(), %error, "the pod has no directory");
+        }
+        let grace = match self.deletion {
+            Some(deadline) => until(deadline),
+            None => match self.begin(&mut commands).await {
+                Some(grace) => grace,
+                None => self.live(&mut commands).await,
+            },
         };
         self.stop_containers(grace, &mut commands).await;
         self.tear_down().await;
+    }
+
+    /// Brings the pod to where its containers run, unless they have ended for good; returns the grace
+    /// period if it is to be deleted meanwhile.
+    async fn begin(&mut self, commands: &mut mpsc::Receiver<Command>) -> Option<Duration> {
+        if self.is_over() {
+            self.stop_sandbox().await;
+            return None;
+        }
+        if self.sandbox.is_none() {
+            return self.set_up(commands).await;
+        }
+        self.start_due();
+        None
     }
 
     /// Makes the sandbox and starts the containers; tries again until that works or the pod is to
@@ -142,13 +174,21 @@ impl Worker {
                 return Some(grace);
             }
         }
-        for index in 0..self.containers.len() {
-            if self.containers[index].is_due() {
-                self.start(index).await;
-            }
-        }
+        self.start_due();
         self.publish();
         None
+    }
+
+    /// Starts what is to be started, now or when its pause is over.
+    fn start_due(&mut self) {
+        for index in 0..self.containers.len() {
+            if self.containers[index].is_due() {
+                match self.containers[index].pause() {
+                    Duration::ZERO => self.start(index),
+                    pause => self.schedule(index, pause),
+                }
+            }
+        }
     }
 
     /// Waits, refusing what a pod without a sandbox cannot do.
@@ -184,11 +224,15 @@ impl Worker {
                     None => return Duration::ZERO,
                 },
                 Some(happening) = self.happenings.1.recv() => match happening {
+                    Happening::Started(index, result) => {
+                        self.began(index, result);
+                        self.publish();
+                    }
                     Happening::Ended(index, ended) => self.ended(index, ended).await,
                     Happening::Due(index) => {
-                        if self.containers[index].is_due() {
-                            self.start(index).await;
-                            self.publish();
+                        let container = &self.containers[index];
+                        if container.is_due() && container.pause().is_zero() {
+                            self.start(index);
                         }
                     }
                     Happening::InfraEnded => {
@@ -207,17 +251,21 @@ impl Worker {
         let container = &mut self.containers[index];
         let pause = container.finish(ended, policy);
         match pause {
-            Some(Duration::ZERO) => self.start(index).await,
+            Some(Duration::ZERO) => self.start(index),
             Some(pause) => self.schedule(index, pause),
             None => {}
         }
         if self.is_over() {
             // As kubelet does: a pod that will not run again has no processes and no interface.
-            if let Some(sandbox) = self.sandbox.clone() {
-                blocking(move || sandbox.stop()).await;
-            }
+            self.stop_sandbox().await;
         }
         self.publish();
+    }
+
+    async fn stop_sandbox(&self) {
+        if let Some(sandbox) = self.sandbox.clone() {
+            blocking(move || sandbox.stop()).await;
+        }
     }
 
     fn schedule(&self, index: usize, pause: Duration) {
@@ -234,24 +282,38 @@ impl Worker {
         self.containers.iter().all(|container| matches!(container.state, State::Terminated(_)))
     }
 
-    async fn start(&mut self, index: usize) {
+    /// Begins a container's next run; the worker goes on meanwhile.
+    fn start(&mut self, index: usize) {
         let Some(sandbox) = self.sandbox.clone() else { return };
         let (shared, about) = (Arc::clone(&self.shared), Arc::clone(&self.about));
-        let container = &mut self.containers[index];
-        let result = container.start(shared, about, sandbox).await;
-        match result {
-            Ok(process) => {
-                let happenings = self.happenings.0.clone();
-                tokio::spawn(async move {
-                    let ended = process.ended().await;
-                    happenings.send(Happening::Ended(index, ended)).ok();
-                });
-            }
+        let starting = self.containers[index].begin(shared, about, sandbox);
+        // Should the daemon be killed meanwhile, the next one looks for what has been started.
+        self.record();
+        let happenings = self.happenings.0.clone();
+        tokio::spawn(async move {
+            let result = starting.await;
+            happenings.send(Happening::Started(index, result)).ok();
+        });
+    }
+
+    /// A container's run has begun, or has not.
+    fn began(&mut self, index: usize, result: Result<Started, Ended>) {
+        let Some(ground) = self.ground.clone() else { return };
+        match result.and_then(|started| self.containers[index].began(ground, started)) {
+            Ok(run) => self.watch_run(index, run),
             Err(ended) => {
-                // The next step is that of any other end, without recursion.
+                // The next step is that of any other end.
                 self.happenings.0.send(Happening::Ended(index, ended)).ok();
             }
         }
+    }
+
+    fn watch_run(&self, index: usize, run: container::Run) {
+        let happenings = self.happenings.0.clone();
+        tokio::spawn(async move {
+            let ended = run.ended().await;
+            happenings.send(Happening::Ended(index, ended)).ok();
+        });
     }
 
     fn exec(
@@ -264,7 +326,8 @@ impl Worker {
         let found = self.containers.iter().find(|candidate| candidate.spec.name == container);
         match (found, &self.sandbox) {
             (Some(container), Some(sandbox)) => {
-                container.exec(&self.shared, sandbox, command, stdin, reply);
+                let pod = (&self.shared, &self.about, sandbox);
+                container.exec(pod, command, stdin, reply);
             }
             _ => drop(reply.send(Err(container::not_running(container)))),
         }
@@ -290,45 +353,70 @@ impl Worker {
 
     /// Kills all containers and takes note of how they ended.
     async fn end_all(&mut self, sandbox: &Arc<Sandbox>) {
-        let killer = Arc::clone(sandbox);
-        blocking(move || killer.kill_containers()).await;
-        while self.containers.iter().any(Container::is_running) {
-            let Some(happening) = self.happenings.1.recv().await else { return };
-            if let Happening::Ended(index, ended) = happening {
-                let policy = self.about.spec.restart_policy.as_deref().unwrap_or("Always");
-                self.containers[index].finish(ended, policy);
-                self.containers[index].retry_now();
+        let kill = || {
+            let sandbox = Arc::clone(sandbox);
+            blocking(move || sandbox.kill_containers())
+        };
+        kill().await;
+        while self.containers.iter().any(Container::is_busy) {
+            match self.happenings.1.recv().await {
+                Some(Happening::Started(index, result)) => {
+                    self.began(index, result);
+                    kill().await;
+                }
+                Some(Happening::Ended(index, ended)) => {
+                    let policy = self.about.spec.restart_policy.as_deref().unwrap_or("Always");
+                    self.containers[index].finish(ended, policy);
+                    self.containers[index].retry_now();
+                }
+                Some(_) => {}
+                None => return,
             }
         }
     }
 
     /// Asks the containers to leave, and kills those that have not when `grace` is over.
     async fn stop_containers(&mut self, grace: Duration, commands: &mut mpsc::Receiver<Command>) {
-        for container in &self.containers {
-            container.signal_stop();
+        for container in &mut self.containers {
+            container.signal_stop(&self.shared);
         }
         let mut deadline = tokio::time::Instant::now() + grace;
-        while self.containers.iter().any(Container::is_running) {
+        let mut killing = false;
+        while self.containers.iter().any(Container::is_busy) {
             tokio::select! {
-                () = tokio::time::sleep_until(deadline) => {
-                    if let Some(sandbox) = self.sandbox.clone() {
-                        blocking(move || sandbox.kill_containers()).await;
-                    }
-                    // They are dead; what remains is to hear of it.
-                    deadline += Duration::from_secs(3600);
+                () = tokio::time::sleep_until(deadline), if !killing => {
+                    killing = true;
+                    self.kill_containers().await;
                 }
-                Some(command) = commands.recv() => {
-                    if let Command::Delete { grace_seconds } = command {
+                Some(command) = commands.recv() => match command {
+                    Command::Delete { grace_seconds } => {
                         deadline = deadline.min(tokio::time::Instant::now() + self.grace(grace_seconds));
                     }
-                }
-                Some(happening) = self.happenings.1.recv() => {
-                    if let Happening::Ended(index, ended) = happening {
+                    Command::Exec { container, reply, .. } => {
+                        reply.send(Err(container::not_running(&container))).ok();
+                    }
+                },
+                Some(happening) = self.happenings.1.recv() => match happening {
+                    Happening::Started(index, result) => {
+                        self.began(index, result);
+                        self.containers[index].signal_stop(&self.shared);
+                        if killing {
+                            self.kill_containers().await;
+                        }
+                    }
+                    Happening::Ended(index, ended) => {
                         self.containers[index].finish(ended, "Never");
                         self.publish();
                     }
-                }
+                    Happening::Due(_) | Happening::InfraEnded => {}
+                },
             }
+        }
+    }
+
+    async fn kill_containers(&self) {
+        if let Some(sandbox) = self.sandbox.clone() {
+            blocking(move || sandbox.kill_containers()).await;
         }
     }
 
@@ -346,19 +434,18 @@ impl Worker {
             if let Some(sandbox) = sandbox {
                 sandbox.stop();
             }
-            let mut totals = totals;
-            let mut probes = Vec::new();
-            if let Some(ground) = ground.and_then(Arc::into_inner) {
-                totals = ground.totals(totals);
-                probes = ground.remove();
-            }
+            let ground = ground.and_then(Arc::into_inner);
+            let totals = ground.as_ref().map_or(totals, |ground| ground.totals(totals));
+            // Before anything is removed: a daemon that finds the rest does not count it again.
+            let totals = shared.fold(&about.key, &about.uid, totals);
+            let probes = ground.map(Ground::remove).unwrap_or_default();
             sandbox::remove_traces(&shared, &about);
             (totals, probes)
         });
         let (totals, probes) = removed.await.unwrap_or((totals, Vec::new()));
-        self.shared.retire(&self.about.key, &totals);
+        self.shared.retire(&self.about.key, &self.about.uid, &totals);
         // Now that nobody shows this pod, others may have its counters.
-        drop(probes);
+        probes.into_iter().for_each(ContainerProbe::release);
     }
 
     fn grace(&self, seconds: Option<u32>) -> Duration {
@@ -394,9 +481,31 @@ impl Worker {
 
     /// Tells the node what has become of the pod.
     fn publish(&self) {
-        let snapshot = self.snapshot();
-        let status = status::of(self, &snapshot);
+        self.record();
+        let (status, snapshot) = self.status();
         self.shared.publish(&self.about.key, |pod| pod.status = Some(status), snapshot);
+    }
+
+    /// What the pod is at this instant, for people and for metrics.
+    #[must_use]
+    pub fn status(&self) -> (PodStatus, PodSnapshot) {
+        let snapshot = self.snapshot();
+        (status::of(self, &snapshot), snapshot)
+    }
+
+    /// Writes down how far the pod has come, for the next daemon.
+    fn record(&self) {
+        let record = Record {
+            started: self.started,
+            counters: self.ground.as_ref().map(|ground| ground.claims()),
+            sandbox: self.sandbox.as_ref().and_then(|sandbox| sandbox.record()),
+            containers: self.containers.iter().map(Container::record).collect(),
+            ..Record::new()
+        };
+        let directory = sandbox::directory(&self.shared, &self.about);
+        if let Err(error) = record.write(&directory) {
+            tracing::error!(pod = %self.about.key, %error, "a later daemon cannot take this pod over as it is");
+        }
     }
 
     /// What the pod is at this instant.
@@ -427,6 +536,11 @@ impl Worker {
             containers,
         }
     }
+}
+
+/// What is left until `deadline`.
+fn until(deadline: Timestamp) -> Duration {
+    Duration::try_from(deadline.duration_since(Timestamp::now())).unwrap_or_default()
 }
 
 /// Why a pod or container does not run yet.

@@ -5,32 +5,47 @@
 
 pub mod btf;
 mod counters;
+mod pins;
 mod plan;
+mod sys;
 
 use std::{
-    io,
-    os::fd::OwnedFd,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    fs, io,
+    os::fd::{AsFd as _, OwnedFd},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use aya::{
-    Ebpf, EbpfLoader,
+    EbpfLoader,
     maps::{CgroupStorageKey, Map, MapData},
-    programs::{CgroupAttachMode, CgroupDevice, CgroupSkb, CgroupSkbAttachType, Program, SockOps},
+    programs::ProgramInfo,
     sys::Stats,
 };
 use aya_log::EbpfLogger;
 use pod_ebpf::file::Volume;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
-use self::counters::Counters;
 pub use self::plan::ProbeStatus;
+use self::{counters::Counters, pins::Pins, plan::Installation, sys::AttachType};
 use crate::cgroup::Cgroup;
 
 /// The object, built by the build script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/probes"));
 
-/// `BPF_CGROUP_SOCK_OPS` of `enum bpf_attach_type`.
-const SOCK_OPS_ATTACH_TYPE: u32 = 3;
+/// In the run directory: how the probes were attached.
+const INSTALLED: &str = "probes.json";
+
+/// What is attached to a pod's cgroup.
+const POD_PROGRAMS: [(&str, AttachType); 3] = [
+    ("net_ingress", AttachType::Ingress),
+    ("net_egress", AttachType::Egress),
+    ("devices", AttachType::Device),
+];
+
+/// What is attached to each container's cgroup.
+const CONTAINER_PROGRAM: (&str, AttachType) = ("tcp", AttachType::SockOps);
 
 /// How much the probes themselves log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
@@ -56,13 +71,63 @@ pub enum Floor {
     On,
 }
 
+/// Where and how the probes are loaded.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings<'a> {
+    /// Where they outlive the daemon: a folder on a bpf filesystem, or to mount one on.
+    pub bpffs: &'a Path,
+    /// The run directory.
+    pub run: &'a Path,
+    /// Depth of containers' cgroups below the root of the hierarchy.
+    pub container_level: i32,
+    /// How much they log.
+    pub log: LogLevel,
+    /// Whether there is one to compare the others' cost with.
+    pub floor: Floor,
+}
+
 /// The loaded probes of this node.
 pub struct Probes {
-    ebpf: Mutex<Ebpf>,
+    pins: Pins,
+    id: String,
     counters: Arc<Counters>,
     status: Vec<ProbeStatus>,
+    origin: Origin,
     /// Keeps the kernel's accounting of programs' run time switched on.
     _statistics: Option<OwnedFd>,
+}
+
+/// What this daemon found of an earlier one's probes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Nothing.
+    New,
+    /// The very same object: it runs on.
+    Adopted,
+    /// Another object with maps of the same layout: the programs are new, the counters go on.
+    Migrated,
+    /// Maps of another layout: the counters begin at zero.
+    Replaced,
+}
+
+impl Origin {
+    /// The value of the `origin` label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Adopted => "adopted",
+            Self::Migrated => "migrated",
+            Self::Replaced => "replaced",
+        }
+    }
+}
+
+/// What a daemon leaves to the next one.
+#[derive(Deserialize, Serialize)]
+struct Installed {
+    id: String,
+    status: Vec<ProbeStatus>,
 }
 
 /// The probes cannot be loaded or attached.
@@ -77,13 +142,23 @@ pub enum Error {
     /// The object does not load.
     #[error("failed to load the eBPF object")]
     Load(#[source] aya::EbpfError),
-    /// A program that pods cannot go without does not load or attach.
+    /// A program that pods cannot go without does not attach.
     #[error("failed to attach the `{program}` probe")]
     Attach {
         /// The program.
         program: &'static str,
         /// Why not.
-        source: aya::programs::ProgramError,
+        source: io::Error,
+    },
+    /// Something cannot be kept on the bpf filesystem.
+    #[error("failed to {action} `{}`", path.display())]
+    Pin {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
     },
     /// A map operation failed.
     #[error("failed to {action}")]
@@ -131,13 +206,6 @@ pub struct MapFill {
     pub capacity: u64,
 }
 
-/// The links of one pod: dropping it detaches the pod's programs.
-#[derive(Debug)]
-pub struct PodLinks {
-    _links: Vec<aya::programs::cgroup_skb::CgroupSkbLink>,
-    _devices: Option<aya::programs::cgroup_device::CgroupDeviceLink>,
-}
-
 /// One container's counters, kept for as long as its pod exists.
 pub struct ContainerProbe {
     counters: Arc<Counters>,
@@ -146,46 +214,59 @@ pub struct ContainerProbe {
     /// Volume names and cells, `rootfs` first.
     volumes: Vec<(String, u32)>,
     mounts: Mutex<Vec<u32>>,
-    _link: Option<aya::programs::sock_ops::SockOpsLink>,
+}
+
+/// The counters of a container of an earlier daemon.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Claim {
+    /// Its slot.
+    pub slot: u32,
+    /// A cell for each of its volumes, in their order.
+    pub cells: Vec<u32>,
 }
 
 impl Probes {
-    /// Loads the object and attaches what is attached once per node.
-    ///
-    /// `container_level` is the depth of containers' cgroups below the root of the hierarchy.
-    pub fn load(container_level: i32, log: LogLevel, floor: Floor) -> Result<Self, Error> {
+    /// Takes over what an earlier daemon has left running, or loads the object and attaches what
+    /// is attached once per node.
+    pub fn open(settings: &Settings<'_>) -> Result<Self, Error> {
         let kernel = btf::Btf::from_kernel()?;
         let offsets = btf::offsets(&kernel)?;
-        let btf = aya::Btf::from_sys_fs().map_err(Error::KernelBtf)?;
-        let log_level: u8 = match log {
-            LogLevel::Off => 0,
-            LogLevel::Warn => aya_log::Level::Warn as u8,
-            LogLevel::Debug => aya_log::Level::Debug as u8,
+        let pins = Pins::open(settings.bpffs)?;
+        let id = object_id(&offsets, settings);
+        let record = settings.run.join(INSTALLED);
+        let earlier = fs::read(&record).ok();
+        let earlier = earlier.and_then(|text| serde_json::from_slice::<Installed>(&text).ok());
+        let (status, origin) = match earlier.filter(|earlier| earlier.id == id) {
+            Some(earlier) if pins.object(&id).is_dir() => (earlier.status, Origin::Adopted),
+            _ => {
+                let origin = match pins.earlier_maps() {
+                    (true, _) => Origin::Migrated,
+                    (false, true) => Origin::Replaced,
+                    (false, false) => Origin::New,
+                };
+                fs::remove_file(&record).ok();
+                let status = install(settings, &kernel, &offsets, &pins, &id)?;
+                let installed = Installed { id: id.clone(), status };
+                serde_json::to_vec(&installed)
+                    .map_err(io::Error::from)
+                    .and_then(|text| fs::write(&record, text))
+                    .map_err(|source| Error::Pin { action: "write", path: record, source })?;
+                (installed.status, origin)
+            }
         };
-        let mut ebpf = EbpfLoader::new()
-            .btf(&btf)
-            .override_global("CONTAINER_LEVEL", &container_level, true)
-            .override_global("OFFSETS", &offsets, true)
-            .override_global(aya_log::LEVEL, &log_level, true)
-            .load(OBJECT)
-            .map_err(Error::Load)?;
-        let mut status = plan::attach(&mut ebpf, &kernel, &btf);
-        if floor == Floor::On {
-            status.push(plan::attach_floor(&mut ebpf, &btf));
-        }
         for probe in status.iter().filter(|probe| probe.mode == plan::OFF) {
-            tracing::warn!(probe = probe.probe, reason = %probe.reason, "probe is off");
+            tracing::warn!(probe = %probe.probe, reason = %probe.reason, "probe is off");
         }
-        if log != LogLevel::Off {
-            forward_log(&mut ebpf)?;
+        if settings.log != LogLevel::Off {
+            forward_log(&pins.object(&id).join("programs/exec"))?;
         }
         let statistics = aya::sys::enable_stats(Stats::RunTime)
             .inspect_err(
                 |error| tracing::warn!(%error, "the cost of the probes cannot be measured"),
             )
             .ok();
-        let counters = Arc::new(Counters::take(&mut ebpf)?);
-        Ok(Self { ebpf: Mutex::new(ebpf), counters, status, _statistics: statistics })
+        let counters = Arc::new(Counters::open(&pins.maps())?);
+        Ok(Self { pins, id, counters, status, origin, _statistics: statistics })
     }
 
     /// What is attached how, and what is not.
@@ -194,79 +275,149 @@ impl Probes {
         self.status.clone()
     }
 
+    /// What this daemon found of an earlier one's probes.
+    #[must_use]
+    pub fn origin(&self) -> Origin {
+        self.origin
+    }
+
     /// Attaches the network programs and the device policy to a pod's cgroup, before there is any
-    /// process in it.
-    pub fn attach_pod(&self, cgroup: &Cgroup) -> Result<PodLinks, Error> {
-        let mut ebpf = self.ebpf();
-        let mut links = Vec::new();
-        for (name, attach_type) in [
-            ("net_ingress", CgroupSkbAttachType::Ingress),
-            ("net_egress", CgroupSkbAttachType::Egress),
-        ] {
-            let Some(program) = loaded::<CgroupSkb>(&mut ebpf, name) else { continue };
-            // Links are always multi-attach; any other mode than `Single` becomes a link flag that
-            // the kernel refuses.
-            let link = program
-                .attach(cgroup, attach_type, CgroupAttachMode::Single)
-                .and_then(|id| program.take_link(id))
-                .map_err(|source| Error::Attach { program: name, source })?;
-            links.push(link);
+    /// process in it; or takes over those that an earlier daemon has attached.
+    pub fn attach_pod(&self, uid: &str, cgroup: &Cgroup) -> Result<(), Error> {
+        let folder = self.pins.pod(uid);
+        fs::create_dir_all(&folder).map_err(|source| Error::Pin {
+            action: "make",
+            path: folder.clone(),
+            source,
+        })?;
+        for (program, attach_type) in POD_PROGRAMS {
+            self.attach(&folder.join(program), program, attach_type, cgroup)?;
         }
-        let mut devices = None;
-        if let Some(program) = loaded::<CgroupDevice>(&mut ebpf, "devices") {
-            let link = program
-                .attach(cgroup, CgroupAttachMode::Single)
-                .and_then(|id| program.take_link(id))
-                .map_err(|source| Error::Attach { program: "devices", source })?;
-            devices = Some(link);
-        }
-        Ok(PodLinks { _links: links, _devices: devices })
+        Ok(())
+    }
+
+    /// Detaches everything from a pod's cgroups.
+    pub fn detach_pod(&self, uid: &str) {
+        pins::remove(&self.pins.pod(uid));
     }
 
     /// Gives a container a slot and a cell per volume, and attaches what is attached per container.
     /// Its cgroup must have no processes yet.
     pub fn add_container(
         &self,
+        (uid, name): (&str, &str),
         cgroup: &Cgroup,
         volumes: &[String],
     ) -> Result<ContainerProbe, Error> {
         let (slot, cells) = self.counters.allocate(volumes.len())?;
-        let mut probe = ContainerProbe {
-            counters: Arc::clone(&self.counters),
-            cgroup_id: cgroup.id(),
-            slot,
-            volumes: volumes.iter().cloned().zip(cells).collect(),
-            mounts: Mutex::new(Vec::new()),
-            _link: None,
-        };
-        self.counters.insert_slot(cgroup.id(), slot)?;
-        let mut ebpf = self.ebpf();
-        if let Some(program) = loaded::<SockOps>(&mut ebpf, "tcp") {
-            let link = program
-                .attach(cgroup, CgroupAttachMode::Single)
-                .and_then(|id| program.take_link(id))
-                .map_err(|source| Error::Attach { program: "tcp", source })?;
-            probe._link = Some(link);
-            let key = CgroupStorageKey::new(cgroup.id(), SOCK_OPS_ATTACH_TYPE);
-            self.counters.set_attachment_slot(key, slot)?;
+        let probe = self.probe(cgroup, Claim { slot, cells }, volumes, Vec::new());
+        let attached = self
+            .counters
+            .insert_slot(cgroup.id(), slot)
+            .and_then(|()| self.attach_container(uid, name, cgroup, slot));
+        match attached {
+            Ok(()) => Ok(probe),
+            Err(error) => {
+                probe.release();
+                Err(error)
+            }
         }
-        Ok(probe)
     }
 
-    fn ebpf(&self) -> MutexGuard<'_, Ebpf> {
-        self.ebpf.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Takes over the counters and links of a container of an earlier daemon.
+    pub fn adopt_container(
+        &self,
+        (uid, name): (&str, &str),
+        cgroup: &Cgroup,
+        volumes: &[String],
+        claim: Claim,
+    ) -> Result<ContainerProbe, Error> {
+        let slot = claim.slot;
+        let mounts = self.counters.claim(cgroup.id(), slot, &claim.cells)?;
+        self.attach_container(uid, name, cgroup, slot)?;
+        Ok(self.probe(cgroup, claim, volumes, mounts))
+    }
+
+    fn probe(
+        &self,
+        cgroup: &Cgroup,
+        claim: Claim,
+        volumes: &[String],
+        mounts: Vec<u32>,
+    ) -> ContainerProbe {
+        ContainerProbe {
+            counters: Arc::clone(&self.counters),
+            cgroup_id: cgroup.id(),
+            slot: claim.slot,
+            volumes: volumes.iter().cloned().zip(claim.cells).collect(),
+            mounts: Mutex::new(mounts),
+        }
+    }
+
+    fn attach_container(
+        &self,
+        uid: &str,
+        name: &str,
+        cgroup: &Cgroup,
+        slot: u32,
+    ) -> Result<(), Error> {
+        let (program, attach_type) = CONTAINER_PROGRAM;
+        let path = self.pins.pod(uid).join(format!("{program}-{name}"));
+        if self.attach(&path, program, attach_type, cgroup)? {
+            let key = CgroupStorageKey::new(cgroup.id(), attach_type as u32);
+            self.counters.set_attachment_slot(key, slot)?;
+        }
+        Ok(())
+    }
+
+    /// Attaches a program, if it is loaded, and keeps the link at `path`; a link that is there
+    /// already is made to run this program. Returns whether there is a link.
+    fn attach(
+        &self,
+        path: &Path,
+        program: &'static str,
+        attach_type: AttachType,
+        cgroup: &Cgroup,
+    ) -> Result<bool, Error> {
+        let failed = |source| Error::Attach { program, source };
+        let loaded = match sys::get(&self.pins.object(&self.id).join("programs").join(program)) {
+            Ok(loaded) => loaded,
+            // It is off, as the status says.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(failed(error)),
+        };
+        match sys::get(path) {
+            Ok(_) if self.origin == Origin::Adopted => {}
+            Ok(link) => sys::update(link.as_fd(), loaded.as_fd()).map_err(failed)?,
+            Err(_absent) => {
+                let link =
+                    sys::attach(loaded.as_fd(), cgroup.as_fd(), attach_type).map_err(failed)?;
+                sys::pin(link.as_fd(), path).map_err(failed)?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Forgets what belongs to no pod of `living`, once all of those have been taken over.
+    pub fn sweep(&self, living: &[&str]) {
+        self.counters.forget_unclaimed();
+        self.pins.remove_pods_but(living);
+        self.pins.remove_others(&self.id);
+    }
+
+    /// Unloads the probes for good.
+    pub fn remove(&self) {
+        self.pins.remove();
     }
 
     /// What every program cost so far.
     #[must_use]
     pub fn costs(&self) -> Vec<ProgramCost> {
-        let ebpf = self.ebpf();
-        let mut costs: Vec<_> = ebpf
-            .programs()
-            .filter_map(|(name, program)| {
-                let info = program.info().ok()?;
+        let mut costs: Vec<_> = pins::entries(&self.pins.object(&self.id).join("programs"))
+            .filter_map(|path| {
+                let info = ProgramInfo::from_pin(&path).ok()?;
                 Some(ProgramCost {
-                    program: name.to_owned(),
+                    program: path.file_name()?.to_str()?.to_owned(),
                     runs: info.run_count(),
                     seconds: info.run_time().as_secs_f64(),
                 })
@@ -275,6 +426,51 @@ impl Probes {
         costs.sort_by(|a, b| a.program.cmp(&b.program));
         costs
     }
+}
+
+/// Loads the object with the maps that are there, and attaches what is attached once per node in
+/// place of what another object has attached.
+fn install(
+    settings: &Settings<'_>,
+    kernel: &btf::Btf,
+    offsets: &pod_ebpf::file::Offsets,
+    pins: &Pins,
+    id: &str,
+) -> Result<Vec<ProbeStatus>, Error> {
+    pins.make_object(id)?;
+    let btf = aya::Btf::from_sys_fs().map_err(Error::KernelBtf)?;
+    let log_level: u8 = match settings.log {
+        LogLevel::Off => 0,
+        LogLevel::Warn => aya_log::Level::Warn as u8,
+        LogLevel::Debug => aya_log::Level::Debug as u8,
+    };
+    let mut loader = EbpfLoader::new();
+    for name in counters::NAMES {
+        loader.map_pin_path(name, pins.maps().join(name));
+    }
+    let mut ebpf = loader
+        .btf(&btf)
+        .override_global("CONTAINER_LEVEL", &settings.container_level, true)
+        .override_global("OFFSETS", offsets, true)
+        .override_global(aya_log::LEVEL, &log_level, true)
+        .load(OBJECT)
+        .map_err(Error::Load)?;
+    let mut installation = Installation { ebpf: &mut ebpf, kernel, btf: &btf, pins, id };
+    let mut status = installation.attach();
+    if settings.floor == Floor::On {
+        status.push(installation.attach_floor());
+    }
+    installation.pin_programs()?;
+    Ok(status)
+}
+
+/// What tells one object on this kernel from another: the code, and what it was told at the start.
+fn object_id(offsets: &pod_ebpf::file::Offsets, settings: &Settings<'_>) -> String {
+    let mut hash = Sha256::new();
+    hash.update(OBJECT);
+    let Settings { container_level, log, floor, .. } = settings;
+    hash.update(format!("{offsets:?} {container_level} {log:?} {floor:?}"));
+    hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl std::ops::Deref for Probes {
@@ -301,6 +497,31 @@ impl ContainerProbe {
         volumes
     }
 
+    /// What a later daemon needs to take the counters over.
+    #[must_use]
+    pub fn claim(&self) -> Claim {
+        Claim { slot: self.slot, cells: self.volumes.iter().map(|(_, cell)| *cell).collect() }
+    }
+
+    /// Announces run `number`, whose first process is the next one that is started.
+    pub fn await_run(&self, number: u32) -> Result<(), Error> {
+        self.counters.await_run(self.slot, number)
+    }
+
+    /// The current or last run, as the probes saw it.
+    #[must_use]
+    pub fn run(&self) -> pod_ebpf::process::Run {
+        self.counters.run(self.slot)
+    }
+
+    /// Gives the counters back. Nothing may count there any more.
+    pub fn release(mut self) {
+        let mounts = self.mounts.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.counters.remove_mounts(mounts);
+        let cells: Vec<u32> = self.volumes.iter().map(|(_, cell)| *cell).collect();
+        self.counters.release(self.cgroup_id, self.slot, &cells);
+    }
+
     /// Tells the probes which mounts the container's volumes are, in the order of the volumes; a
     /// volume may be mounted more than once. The mounts of an earlier run are forgotten.
     pub fn set_mounts(&self, mounts: &[(usize, u32)]) -> Result<(), Error> {
@@ -316,28 +537,12 @@ impl ContainerProbe {
     }
 }
 
-impl Drop for ContainerProbe {
-    fn drop(&mut self) {
-        let mounts = self.mounts.get_mut().unwrap_or_else(PoisonError::into_inner);
-        self.counters.remove_mounts(mounts);
-        let cells: Vec<u32> = self.volumes.iter().map(|(_, cell)| *cell).collect();
-        self.counters.release(self.cgroup_id, self.slot, &cells);
-    }
-}
-
-/// The program `name` if it is loaded.
-fn loaded<'a, T>(ebpf: &'a mut Ebpf, name: &str) -> Option<&'a mut T>
-where
-    &'a mut T: TryFrom<&'a mut Program>,
-{
-    let program = ebpf.program_mut(name)?;
-    program.fd().is_ok().then_some(())?;
-    program.try_into().ok()
-}
-
 /// Forwards what the probes log to `tracing`, which takes over the `log` crate's records.
-fn forward_log(ebpf: &mut Ebpf) -> Result<(), Error> {
-    let logger = match EbpfLogger::init(ebpf) {
+fn forward_log(program: &Path) -> Result<(), Error> {
+    let logger = ProgramInfo::from_pin(program)
+        .map_err(|error| error.to_string())
+        .and_then(|info| EbpfLogger::init_from_id(info.id()).map_err(|error| error.to_string()));
+    let logger = match logger {
         Ok(logger) => logger,
         Err(error) => {
             tracing::warn!(%error, "the probes cannot log");
@@ -358,15 +563,16 @@ fn forward_log(ebpf: &mut Ebpf) -> Result<(), Error> {
     Ok(())
 }
 
-/// Takes the map `name` out of the object.
-fn take<T: TryFrom<Map, Error = aya::maps::MapError>>(
-    ebpf: &mut Ebpf,
+/// Opens the pinned map `name`.
+fn open<T: TryFrom<Map, Error = aya::maps::MapError>>(
+    folder: &Path,
     name: &'static str,
+    kind: fn(MapData) -> Map,
 ) -> Result<T, Error> {
-    ebpf.take_map(name)
-        .ok_or_else(|| aya::maps::MapError::InvalidName { name: name.to_owned() })
+    MapData::from_pin(folder.join(name))
+        .map(kind)
         .and_then(T::try_from)
-        .map_err(|source| Error::Map { action: "find a map of the probes", source })
+        .map_err(|source| Error::Map { action: "open a map of the probes", source })
 }
 
 type Data = MapData;

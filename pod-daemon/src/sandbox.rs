@@ -7,14 +7,18 @@
 mod capabilities;
 mod child;
 mod clone;
+mod infra;
 mod mount;
 mod rootfs;
 
 use std::{
     ffi::CString,
-    fs::File,
+    fs::{self, File},
     io::{self, Write as _},
-    os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+    os::{
+        fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        unix::fs::PermissionsExt as _,
+    },
     path::{Path, PathBuf},
     thread,
 };
@@ -29,8 +33,9 @@ use rustix::mount::MountAttrFlags;
 use self::child::{Plan, Program, Strings};
 pub use self::{
     capabilities::{Capabilities, DEFAULT as DEFAULT_CAPABILITIES},
-    child::{EXECUTE, Failure},
-    clone::{Process, wait},
+    child::{EXECUTE, FIRST_KEPT, Failure},
+    clone::{Process, start_time, wait},
+    mount::{mount_bpf, unmount},
     rootfs::{Bind, Rootfs},
 };
 
@@ -159,6 +164,9 @@ impl Sandboxes {
             .map_err(|errno| failed("create")(errno.into()))?;
         let mut file = File::from(infra);
         file.write_all(PAUSE).map_err(failed("write"))?;
+        // Whoever may not read a program cannot look into a process of it: in a shared PID namespace,
+        // what the infra program holds open is out of the containers' reach.
+        file.set_permissions(fs::Permissions::from_mode(0o111)).map_err(failed("protect"))?;
         let seals = SealFlag::F_SEAL_WRITE
             | SealFlag::F_SEAL_SHRINK
             | SealFlag::F_SEAL_GROW
@@ -181,16 +189,19 @@ impl Sandboxes {
         })
     }
 
-    /// Starts the infra container of a pod in `cgroup`.
+    /// Starts the infra container of a pod in `cgroup`. It keeps the descriptors `kept` open, from
+    /// number [`FIRST_KEPT`] on.
     pub fn start_infra(
         &self,
         cgroup: BorrowedFd<'_>,
         hostname: &str,
         network: &NetworkMode<'_>,
         share_pids: bool,
+        kept: &[BorrowedFd<'_>],
     ) -> Result<Infra, Error> {
         on_thread("infra", || {
             let here = Path::new("namespaces");
+            let kept = infra::out_of_the_way(kept)?;
             self.enter_template()?;
             let mut flags =
                 CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC;
@@ -226,6 +237,7 @@ impl Sandboxes {
                 mounts: None,
                 directory: c"/".to_owned(),
                 stdio: [self.null.as_raw_fd(); 3],
+                kept: kept.iter().map(|descriptor| descriptor.as_raw_fd()).collect(),
                 user: INFRA_USER,
                 group: INFRA_USER,
                 groups: Vec::new(),
@@ -316,6 +328,7 @@ impl Sandboxes {
             directory: CString::new(command.directory.as_str())
                 .map_err(|_zero| Error::ZeroByte("the working directory"))?,
             stdio: [stream(&stdio.input), stream(&stdio.output), stream(&stdio.error)],
+            kept: Vec::new(),
             user: command.identity.user,
             group: command.identity.group,
             groups: command.identity.groups.clone(),

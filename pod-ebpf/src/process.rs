@@ -22,12 +22,58 @@ pub struct ProcessStats {
     pub signals: [u64; SIGNALS],
 }
 
+const _: () = assert!(size_of::<Run>() == 24);
 const _: () = assert!(size_of::<ProcessStats>() == 8 * (3 + EXIT_CLASSES + SIGNALS));
 
 impl ProcessStats {
     /// No events.
     pub const ZERO: Self =
         Self { execs: 0, forks: 0, threads: 0, exits: [0; EXIT_CLASSES], signals: [0; SIGNALS] };
+}
+
+/// A container's run, as its first process lived it: how a daemon that was away learns the exit code.
+///
+/// The daemon writes it whole before it starts the process ([`RunState::Awaited`]), and after that only
+/// the probes do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Run {
+    /// Number of the run, which the daemon counts.
+    pub number: u32,
+    /// A [`RunState`].
+    pub state: u32,
+    /// Process id in the initial PID namespace.
+    pub tgid: u32,
+    /// As `wait` gives it.
+    pub status: u32,
+    /// When it ended, in nanoseconds of `CLOCK_BOOTTIME`.
+    pub ended: u64,
+}
+
+/// How far a [`Run`] has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum RunState {
+    /// There was none.
+    None = 0,
+    /// The next exec in the container is that of its first process.
+    Awaited = 1,
+    /// The first process has exec'ed.
+    Running = 2,
+    /// The first process has ended.
+    Ended = 3,
+}
+
+impl Run {
+    /// No run.
+    pub const NONE: Self =
+        Self { number: 0, state: RunState::None as u32, tgid: 0, status: 0, ended: 0 };
+
+    /// A run that is about to begin.
+    #[must_use]
+    pub const fn awaited(number: u32) -> Self {
+        Self { number, state: RunState::Awaited as u32, ..Self::NONE }
+    }
 }
 
 /// Exit codes by what shells and runtimes use them for.
@@ -90,6 +136,10 @@ impl ExitClass {
 #[cfg(feature = "user")]
 // SAFETY: `repr(C)`, only `u64`s, so no padding and every bit pattern is valid.
 unsafe impl aya::Pod for ProcessStats {}
+
+#[cfg(feature = "user")]
+// SAFETY: `repr(C)`, integers without padding, and every bit pattern is valid.
+unsafe impl aya::Pod for Run {}
 
 #[cfg(test)]
 mod tests {

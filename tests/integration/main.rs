@@ -5,6 +5,8 @@
 #![allow(clippy::print_stdout, reason = "what a test says is shown with its result")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as the tests do")]
 
+mod adoption;
+mod chaos;
 mod cost;
 mod exactness;
 mod files;

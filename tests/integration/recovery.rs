@@ -2,38 +2,7 @@
 
 use std::process::Command;
 
-use pod_tests::{
-    Daemon, binary,
-    manifest::{mounts, pod},
-    program, seconds, state,
-};
-use serde_json::json;
-
-#[test]
-fn a_killed_daemon_leaves_nothing_after_the_next_start() {
-    let mut daemon = Daemon::start(&[]);
-    daemon.run(pod("left").volume("data", "emptyDir", json!({})).container_with(
-        "app",
-        "fork 3 , write /data/file 10 , print ready , pause",
-        mounts(&[("data", "/data")]),
-    ));
-    daemon.run(
-        pod("shared").with("shareProcessNamespace", true).container("app", "print ready , pause"),
-    );
-    daemon.wait_logged("left", "", "ready");
-    daemon.wait_logged("shared", "", "ready");
-    daemon.kill();
-    daemon.restart();
-    assert!(state::processes_below(daemon.cgroups()).is_empty(), "processes survive");
-    assert!(daemon.pod("left").is_null());
-    assert!(daemon.log().contains("the daemon was killed"), "{}", daemon.log());
-    daemon.assert_no_files();
-    assert!(!state::State::capture().links.iter().any(|link| link.starts_with("veth")));
-    // And the same pod can run again.
-    daemon.run(pod("left").container("app", "print again , pause"));
-    daemon.wait_logged("left", "", "again");
-    daemon.stop();
-}
+use pod_tests::{Daemon, binary, manifest::pod, program, seconds};
 
 #[test]
 fn a_second_daemon_is_refused() {

@@ -89,12 +89,16 @@ impl Daemon {
             format!("--data-dir={}", folder.join("data").display()),
             format!("--run-dir={}", folder.join("run").display()),
             format!("--log-dir={}", folder.join("logs").display()),
+            format!("--bpffs-dir={}", folder.join("bpf").display()),
             format!("--cgroup-root={}", cgroups.display()),
             format!("--metrics-address={metrics}"),
         ];
         all.extend(options.iter().map(|&option| option.to_owned()));
         if !options.iter().any(|option| option.starts_with("--restart-backoff-ms")) {
             all.push(format!("--restart-backoff-ms={BACKOFF_MS}"));
+        }
+        if !options.iter().any(|option| option.starts_with("--on-stop")) {
+            all.push("--on-stop=end".to_owned());
         }
         let began = Instant::now();
         let child = spawn(&all, &folder);
@@ -112,8 +116,37 @@ impl Daemon {
     /// Starts the daemon again, after [`Daemon::kill`].
     #[track_caller]
     pub fn restart(&mut self) {
-        self.child = spawn(&self.options, &self.folder);
+        self.restart_soon();
         self.wait_until_ready();
+    }
+
+    /// As [`Daemon::restart`], without waiting until the daemon is ready.
+    #[track_caller]
+    pub fn restart_soon(&mut self) {
+        self.child = spawn(&self.options, &self.folder);
+    }
+
+    /// Starts the daemon again with one option more, or in another way, after [`Daemon::kill`].
+    #[track_caller]
+    pub fn restart_with(&mut self, option: &str) {
+        let name = option.split('=').next();
+        self.options.retain(|old| old.split('=').next() != name);
+        self.options.push(option.to_owned());
+        self.restart();
+    }
+
+    /// Does to the node what a reboot does, after [`Daemon::kill`]: nothing runs, and of the daemon's
+    /// folders only those that are on disk survive.
+    #[track_caller]
+    pub fn reboot(&mut self) {
+        remove(&self.cgroups);
+        let bpf = self.folder.join("bpf");
+        nix::mount::umount2(&bpf, nix::mount::MntFlags::MNT_DETACH).expect("unmount the pins");
+        fs::remove_dir_all(self.folder.join("run")).expect("empty /run");
+        let network = State::capture();
+        for link in network.links.difference(&self.before.links) {
+            drop(Command::new("ip").args(["link", "delete", link]).output());
+        }
     }
 
     #[track_caller]
@@ -409,6 +442,7 @@ impl Drop for Daemon {
             let words = table.split_whitespace();
             drop(Command::new("nft").arg("delete").args(words).output());
         }
+        nix::mount::umount2(&self.folder.join("bpf"), nix::mount::MntFlags::MNT_DETACH).ok();
         drop(fs::remove_dir_all(&self.folder));
     }
 }

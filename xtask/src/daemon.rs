@@ -60,9 +60,10 @@ impl Daemon {
 
         let mut command = Command::new(bin_dir.join("pod-daemon"));
         command.arg("--data-dir").arg(path("data")).arg("--run-dir").arg(path("run"));
+        command.arg("--bpffs-dir").arg(path("bpf"));
         command.arg("--log-dir").arg(path("log")).arg("--cgroup-root").arg(&cgroup_root);
         command.arg(format!("--network={network}/16")).arg(format!("--metrics-address={metrics}"));
-        command.args(["--unenforced-limits=warn", "--stop-seconds=2"]).args(flags);
+        command.args(["--unenforced-limits=warn", "--stop-seconds=2", "--on-stop=end"]).args(flags);
         let log = File::create(path("daemon.log")).context("create the daemon's log")?;
         command.stdout(log.try_clone().context("copy the log's handle")?).stderr(log);
         let child = spawn(&mut command)?;

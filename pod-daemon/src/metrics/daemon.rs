@@ -1,6 +1,7 @@
 //! Podscope itself: what it can see, what that costs, and what it lost.
 
 use super::family::{Domain, Family, Label, Source::Node};
+use crate::pod::Adopted;
 
 const PROGRAM: Label = Label::free("program", "name of the eBPF program");
 const MAP: Label = Label::free("map", "name of the eBPF map");
@@ -28,7 +29,7 @@ pub(super) const DOMAIN: Domain = Domain {
             "How each probe is attached on this kernel; always 1.",
             Node(|reading, sheet| {
                 for status in &reading.probes {
-                    sheet.count(&[status.probe, status.mode, &status.reason], 1);
+                    sheet.count(&[&status.probe, &status.mode, &status.reason], 1);
                 }
             }),
         )
@@ -37,6 +38,30 @@ pub(super) const DOMAIN: Domain = Domain {
             Label::one_of("mode", &["tracepoint", "cgroup", "fexit", "syscall", "off"]),
             Label::free("reason", "why it is not the best mode; empty when it is"),
         ]),
+        Family::gauge(
+            "podscope_probe_object_info",
+            "What this daemon found of an earlier one's probes; always 1. `adopted`: the very same, \
+             which ran on. `migrated`: other programs, whose counters went on. `replaced`: counters \
+             of another layout, so every count began at zero.",
+            Node(|reading, sheet| sheet.count(&[reading.origin.label(), &reading.layout], 1)),
+        )
+        .by(&[
+            Label::one_of("origin", &["new", "adopted", "migrated", "replaced"]),
+            Label::free("layout", "version of the layout of the maps"),
+        ]),
+        Family::gauge(
+            "podscope_adopted_pods",
+            "Pods of an earlier daemon that this one took over when it started. `kept`: they ran on. \
+             `restarted`: their sandbox was gone, as after a reboot. `reset`: what was stored about \
+             them could not be used.",
+            Node(|reading, sheet| {
+                for outcome in Adopted::ALL {
+                    let count = reading.adopted.get(&outcome).copied().unwrap_or(0);
+                    sheet.count(&[outcome.label()], count);
+                }
+            }),
+        )
+        .by(&[Label::one_of("outcome", &["kept", "restarted", "reset"])]),
         Family::counter(
             "podscope_bpf_program_runs_total",
             "Runs of each eBPF program.",

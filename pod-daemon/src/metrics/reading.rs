@@ -1,9 +1,15 @@
 //! All numbers of one scrape, read once and close together in time.
 
-use std::{collections::HashMap, mem, num::NonZero, thread, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    mem,
+    num::NonZero,
+    thread,
+    time::Duration,
+};
 
 use pod_ebpf::{
-    NO_SLOT,
+    LAYOUT, NO_SLOT,
     file::FileStats,
     net::{NetStats, TcpStats},
     process::ProcessStats,
@@ -13,7 +19,8 @@ use super::{Build, family::Family, own::Own};
 use crate::{
     cgroup::stats::{self, Stats},
     node::{Completed, ContainerSnapshot, Node, PodSnapshot},
-    probes::{MapFill, ProbeStatus, Probes, ProgramCost},
+    pod::Adopted,
+    probes::{MapFill, Origin, ProbeStatus, Probes, ProgramCost},
 };
 
 /// Most of a scrape is waiting for system calls on thousands of small files, which threads share
@@ -29,6 +36,10 @@ pub(super) struct Reading {
     /// Totals of deleted pods, by namespace.
     pub(super) completed: Vec<(String, Completed)>,
     pub(super) probes: Vec<ProbeStatus>,
+    pub(super) origin: Origin,
+    /// Version of the layout of the maps.
+    pub(super) layout: String,
+    pub(super) adopted: BTreeMap<Adopted, u64>,
     pub(super) costs: Vec<ProgramCost>,
     pub(super) maps: Vec<MapFill>,
     pub(super) lost: Vec<(&'static str, u64)>,
@@ -97,6 +108,9 @@ impl Reading {
             pods,
             completed: node.completed(),
             probes: probes.status(),
+            origin: probes.origin(),
+            layout: LAYOUT.to_string(),
+            adopted: node.adopted_pods(),
             costs: probes.costs(),
             maps: probes.maps(),
             lost: probes.lost(),
@@ -109,7 +123,7 @@ impl Reading {
     /// Whether everything that counts `family` is on.
     pub(super) fn has(&self, family: &Family) -> bool {
         let is_off = |status: &ProbeStatus| status.mode == "off";
-        !self.probes.iter().any(|probe| is_off(probe) && family.probes.contains(&probe.probe))
+        !self.probes.iter().any(|probe| is_off(probe) && family.probes.contains(&&*probe.probe))
     }
 }
 

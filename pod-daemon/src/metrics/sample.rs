@@ -1,6 +1,6 @@
 //! A node with pods that have every metric, for tests.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use jiff::Timestamp;
 use pod_ebpf::{
@@ -20,16 +20,24 @@ use crate::{
         stats::{Cpu, Io, Memory, MemoryEvents, Pids, Pressure, Stats, Throttling},
     },
     node::{Completed, ContainerSnapshot, Exit, PodSnapshot, State},
-    probes::{MapFill, ProbeStatus, ProgramCost},
+    pod::Adopted,
+    probes::{MapFill, Origin, ProbeStatus, ProgramCost},
 };
 
 /// A node with `pods` pods of two containers: `app`, which runs, and `job`, which has ended.
 pub(super) fn reading(pods: usize) -> Reading {
-    let probe = |probe, mode| ProbeStatus { probe, mode, reason: String::new() };
+    let probe = |probe: &'static str, mode: &'static str| ProbeStatus {
+        probe: probe.into(),
+        mode: mode.into(),
+        reason: String::new(),
+    };
     Reading {
         pods: (0..pods).map(pod).collect(),
         completed: vec![("default".to_owned(), Completed { pods: 2, ..Completed::default() })],
         probes: vec![probe("exec", "tracepoint"), probe("file_write", "syscall")],
+        origin: Origin::New,
+        layout: "1".to_owned(),
+        adopted: BTreeMap::from([(Adopted::Kept, 2)]),
         costs: vec![ProgramCost { program: "exec".to_owned(), runs: 3, seconds: 0.25 }],
         maps: vec![MapFill { map: "SLOTS", entries: 2, capacity: 2048 }],
         lost: vec![("event", 0)],

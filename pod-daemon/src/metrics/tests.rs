@@ -122,7 +122,7 @@ fn there_are_as_many_series_as_the_documentation_says() {
 fn what_a_probe_counts_is_absent_while_it_is_off() {
     let mut reading = sample::reading(1);
     for probe in &mut reading.probes {
-        probe.mode = "off";
+        probe.mode = "off".into();
     }
 
     let text = render(&reading, 0).unwrap();

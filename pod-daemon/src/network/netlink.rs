@@ -131,13 +131,20 @@ impl Netlink {
     }
 
     /// Removes every interface that is a port of the bridge; returns how many.
-    pub(super) fn remove_ports(&mut self, bridge_index: u32) -> io::Result<usize> {
+    pub(super) fn remove_ports(
+        &mut self,
+        bridge_index: u32,
+        is_needed: impl Fn(&str) -> bool,
+    ) -> io::Result<usize> {
         let mut ports = Vec::new();
         for message in
             self.exchange(RouteNetlinkMessage::GetLink(LinkMessage::default()), NLM_F_DUMP)?
         {
             if let RouteNetlinkMessage::NewLink(link) = message
                 && link.attributes.contains(&LinkAttribute::Controller(bridge_index))
+                && !link.attributes.iter().any(
+                    |attribute| matches!(attribute, LinkAttribute::IfName(name) if is_needed(name)),
+                )
             {
                 ports.push(link.header.index);
             }

@@ -36,18 +36,29 @@ impl Pool {
     }
 
     pub(super) fn take(&mut self) -> Option<Ipv4Addr> {
-        let address = if self.next <= self.last {
-            self.next += 1;
-            Ipv4Addr::from(self.next - 1)
-        } else {
-            self.returned.pop_front()?
-        };
+        loop {
+            let address = if self.next <= self.last {
+                self.next += 1;
+                Ipv4Addr::from(self.next - 1)
+            } else {
+                self.returned.pop_front()?
+            };
+            // What was reserved is passed over.
+            if self.used.insert(address) {
+                return Some(address);
+            }
+        }
+    }
+
+    /// Keeps an address from being handed out until it is given back.
+    pub(super) fn reserve(&mut self, address: Ipv4Addr) {
         self.used.insert(address);
-        Some(address)
     }
 
     pub(super) fn give_back(&mut self, address: Ipv4Addr) {
-        if self.used.remove(&address) {
+        // A reserved one may be of another range, or its turn may be still to come.
+        let had_its_turn = (u32::from(self.gateway) + 1..self.next).contains(&u32::from(address));
+        if self.used.remove(&address) && had_its_turn {
             self.returned.push_back(address);
         }
     }
@@ -69,5 +80,19 @@ mod tests {
         assert_eq!(pool.take(), Some(all[3]));
         assert_eq!(pool.take(), Some(all[1]));
         assert_eq!(pool.take(), None);
+    }
+
+    #[test]
+    fn a_reserved_address_is_handed_out_after_it_was_given_back_and_once() {
+        let mut pool = Pool::new("10.0.0.0/29".parse().unwrap());
+        let reserved = Ipv4Addr::new(10, 0, 0, 3);
+        pool.reserve(reserved);
+        pool.reserve(Ipv4Addr::new(192, 168, 0, 1));
+        assert_eq!(pool.take(), Some(Ipv4Addr::new(10, 0, 0, 2)));
+        assert_eq!(pool.take(), Some(Ipv4Addr::new(10, 0, 0, 4)));
+        pool.give_back(reserved);
+        pool.give_back(Ipv4Addr::new(192, 168, 0, 1));
+        let rest: Vec<_> = std::iter::from_fn(|| pool.take()).collect();
+        assert_eq!(rest, [5, 6, 3].map(|last| Ipv4Addr::new(10, 0, 0, last)));
     }
 }

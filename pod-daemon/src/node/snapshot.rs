@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Limits;
 
@@ -65,7 +66,7 @@ pub struct ContainerSnapshot {
 }
 
 /// What a container is doing.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub enum State {
     /// Not running, but it will.
     Waiting {
@@ -84,7 +85,7 @@ pub enum State {
 }
 
 /// How a run ended.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Exit {
     /// Exit code, or 128 plus the signal.
     pub code: i32,
@@ -101,7 +102,8 @@ pub struct Exit {
 }
 
 /// Totals of pods that were deleted.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
 pub struct Completed {
     /// Pods.
     pub pods: u64,

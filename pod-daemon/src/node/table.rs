@@ -21,7 +21,7 @@ pub(super) struct Table {
     events: broadcast::Sender<Arc<Event>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Contents {
     version: u64,
     pods: ByKey<Entry>,
@@ -36,13 +36,19 @@ struct Entry {
     commands: Commands,
 }
 
-impl Default for Table {
-    fn default() -> Self {
-        Self { contents: Mutex::default(), events: broadcast::channel(BACKLOG).0 }
-    }
-}
-
 impl Table {
+    /// A table without pods.
+    pub(super) fn new(
+        config_maps: Vec<ConfigMap>,
+        completed: std::collections::BTreeMap<String, Completed>,
+    ) -> Self {
+        let config_maps = config_maps.into_iter().map(|map| (key_of(&map), map)).collect();
+        // Versions grow from one daemon to the next, too.
+        let version = u64::try_from(Timestamp::now().as_microsecond()).unwrap_or(0);
+        let contents = Contents { version, pods: ByKey::new(), config_maps, completed };
+        Self { contents: Mutex::new(contents), events: broadcast::channel(BACKLOG).0 }
+    }
+
     /// Never held across an await: every operation here is a few map accesses.
     fn contents(&self) -> MutexGuard<'_, Contents> {
         self.contents.lock().unwrap_or_else(PoisonError::into_inner)
@@ -162,8 +168,8 @@ impl Table {
     pub(super) fn apply_config_map(&self, mut map: ConfigMap) -> ConfigMap {
         let mut contents = self.contents();
         let version = contents.next_version();
-        let namespace = map.metadata.namespace.get_or_insert_with(|| "default".to_owned()).clone();
-        let key = Key::new(&namespace, map.metadata.name.as_deref().unwrap_or_default());
+        map.metadata.namespace.get_or_insert_with(|| "default".to_owned());
+        let key = key_of(&map);
         let old =
             contents.config_maps.get(&key).map(|old| old.metadata.clone()).unwrap_or_default();
         map.metadata.uid = old.uid.or_else(|| Some(uuid::Uuid::new_v4().to_string()));
@@ -201,7 +207,7 @@ impl Contents {
 }
 
 impl Completed {
-    fn add(&mut self, other: &Self) {
+    pub(super) fn add(&mut self, other: &Self) {
         self.pods += other.pods;
         self.restarts += other.restarts;
         self.execs += other.execs;
@@ -211,6 +217,13 @@ impl Completed {
         self.read_bytes += other.read_bytes;
         self.written_bytes += other.written_bytes;
     }
+}
+
+fn key_of(map: &ConfigMap) -> Key {
+    Key::new(
+        map.metadata.namespace.as_deref().unwrap_or("default"),
+        map.metadata.name.as_deref().unwrap_or_default(),
+    )
 }
 
 fn no_config_map(key: &Key) -> Error {

@@ -21,6 +21,16 @@ impl Backoff {
         Self { base, next: Duration::ZERO }
     }
 
+    /// As it was when its next pause was `next`.
+    pub(super) fn resume(base: Duration, next: Duration) -> Self {
+        Self { base, next }
+    }
+
+    /// The pause after the next run.
+    pub(super) fn next(&self) -> Duration {
+        self.next
+    }
+
     /// The pause after a run of length `ran`.
     pub(super) fn pause(&mut self, ran: Duration) -> Duration {
         let cap = self.base * CAP;

@@ -2,20 +2,25 @@
 
 use std::{fs, io, os::fd::AsFd as _, path::Path, sync::Arc, time::Duration};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Container as Spec;
-use tokio::{net::unix::pipe, sync::oneshot, task::JoinHandle};
+use pod_ebpf::process::{Run as SeenRun, RunState};
+use tokio::{net::unix::pipe, sync::oneshot};
 
 use super::{
     About,
     backoff::Backoff,
     blocking, chain, command,
     ground::{Ground, Place},
-    identity, logs, resources,
+    identity,
+    logs::{self, Copy},
+    record::{ContainerRecord, ProcessRecord, RunRecord},
+    resources,
     sandbox::{self, Sandbox},
     volumes,
 };
 use crate::{
+    cgroup,
     image::{Image, Reference},
     node::{ContainerSnapshot, Error, Exec, Exit, Shared, State},
     pidfd::Pidfd,
@@ -25,8 +30,8 @@ use crate::{
 /// Exit code of a run whose program could not be started, as containerd reports it.
 const NOT_STARTED: i32 = 128;
 
-/// How long the last output may take to arrive after a container's last process has ended.
-const LAST_OUTPUT: Duration = Duration::from_secs(2);
+/// Exit code of a run whose end nobody has seen, as containerd reports it.
+const UNKNOWN: i32 = 255;
 
 /// A container and what has become of it.
 pub(super) struct Container {
@@ -40,9 +45,14 @@ pub(super) struct Container {
     /// Runs so far, whether their program was started or not.
     runs: u32,
     backoff: Backoff,
+    /// When the pause before the next start is over.
+    due: Option<Timestamp>,
     image: Option<Arc<Image>>,
+    /// The run that is being started or runs.
+    run: Option<RunRecord>,
     running: Option<Arc<Process>>,
-    /// The command of the current run; commands in the container share its settings.
+    /// The command of the current run; commands in the container share its settings. `None` if an
+    /// earlier daemon has started it.
     command: Option<Command>,
 }
 
@@ -53,6 +63,8 @@ pub(super) struct Ended {
     signal: Option<i32>,
     finished: Timestamp,
     out_of_memory: bool,
+    /// Nobody has seen how.
+    unknown: bool,
     failure: Option<Failure>,
 }
 
@@ -69,18 +81,19 @@ struct Failure {
 pub(super) struct Run {
     ground: Arc<Ground>,
     index: usize,
-    pidfd: Pidfd,
-    logs: JoinHandle<()>,
-    oom_kills: u64,
+    record: RunRecord,
+    /// `None` if it has ended while there was no daemon.
+    pidfd: Option<Pidfd>,
+    output: Copy,
 }
 
-/// What starting a run leaves for later ones.
-struct Started {
+/// A run that has just been started.
+#[derive(Debug)]
+pub(super) struct Started {
     image: Arc<Image>,
     command: Command,
     process: Process,
-    logs: JoinHandle<()>,
-    oom_kills: u64,
+    output: Copy,
 }
 
 impl Container {
@@ -97,19 +110,59 @@ impl Container {
             container_id: String::new(),
             runs: 0,
             backoff: Backoff::new(backoff),
+            due: None,
             image: None,
+            run: None,
             running: None,
             command: None,
         }
     }
 
-    pub(super) fn is_running(&self) -> bool {
-        self.running.is_some()
+    /// As an earlier daemon left it.
+    pub(super) fn adopt(self, record: ContainerRecord, base: Duration) -> Self {
+        Self {
+            state: record.state,
+            last_exit: record.last_exit,
+            restarts: record.restarts,
+            runs: record.runs,
+            image_id: record.image_id,
+            container_id: record.container_id,
+            backoff: Backoff::resume(base, Duration::from_millis(record.backoff_ms)),
+            due: record.due,
+            run: record.run,
+            ..self
+        }
     }
 
-    /// Whether the container is to be started.
+    /// What a later daemon needs to go on.
+    pub(super) fn record(&self) -> ContainerRecord {
+        ContainerRecord {
+            state: self.state.clone(),
+            last_exit: self.last_exit.clone(),
+            restarts: self.restarts,
+            runs: self.runs,
+            image_id: self.image_id.clone(),
+            container_id: self.container_id.clone(),
+            backoff_ms: u64::try_from(self.backoff.next().as_millis()).unwrap_or(u64::MAX),
+            due: self.due,
+            run: self.run.clone(),
+        }
+    }
+
+    /// Whether it runs or is being started.
+    pub(super) fn is_busy(&self) -> bool {
+        self.run.is_some()
+    }
+
+    /// Whether the container is to be started, now or when its pause is over.
     pub(super) fn is_due(&self) -> bool {
-        self.running.is_none() && matches!(self.state, State::Waiting { .. })
+        self.run.is_none() && matches!(self.state, State::Waiting { .. })
+    }
+
+    /// What is left of the pause before the next start.
+    pub(super) fn pause(&self) -> Duration {
+        let left = self.due.map(|due| due.duration_since(Timestamp::now()));
+        left.and_then(|left| Duration::try_from(left).ok()).unwrap_or_default()
     }
 
     pub(super) fn wait(&mut self, reason: &str, message: &str) {
@@ -120,29 +173,37 @@ impl Container {
     pub(super) fn retry_now(&mut self) {
         if matches!(self.state, State::Waiting { .. }) {
             self.wait("ContainerCreating", "");
+            self.due = None;
         }
     }
 
-    /// Starts the next run.
-    pub(super) async fn start(
+    /// Begins the next run: takes note of it, and returns what starts it.
+    pub(super) fn begin(
         &mut self,
         shared: Arc<Shared>,
         about: Arc<About>,
         sandbox: Arc<Sandbox>,
-    ) -> Result<Run, Ended> {
-        let (index, spec, run) = (self.index, self.spec.clone(), self.runs);
-        let image = self.image.clone();
-        let runtime = tokio::runtime::Handle::current();
-        let ground = Arc::clone(&sandbox.ground);
-        let started = blocking(move || {
-            let _context = runtime.enter();
-            start(&shared, &about, &sandbox, index, &spec, run, image)
-        });
-        let started = started.await.unwrap_or_else(|| Err(Failure::internal("the start panicked")));
-        let Started { image, command, process, logs, oom_kills } = match started {
-            Ok(started) => started,
-            Err(failure) => return Err(Ended::failed(failure)),
-        };
+    ) -> impl Future<Output = Result<Started, Ended>> + use<> {
+        let (index, spec, image) = (self.index, self.spec.clone(), self.image.clone());
+        let run = self.runs;
+        let oom_kills = sandbox.ground.place(index).cgroup.oom_kills();
+        self.run = Some(RunRecord { number: run, oom_kills, process: None });
+        self.due = None;
+        async move {
+            let runtime = tokio::runtime::Handle::current();
+            let started = blocking(move || {
+                let _context = runtime.enter();
+                start(&shared, &about, &sandbox, index, &spec, run, image)
+            });
+            let started =
+                started.await.unwrap_or_else(|| Err(Failure::internal("the start panicked")));
+            started.map_err(Ended::failed)
+        }
+    }
+
+    /// Takes note that the run has begun; returns what waits for its end.
+    pub(super) fn began(&mut self, ground: Arc<Ground>, started: Started) -> Result<Run, Ended> {
+        let Started { image, command, process, output } = started;
         let pidfd = match Pidfd::new(&process.pidfd) {
             Ok(pidfd) => pidfd,
             Err(error) => {
@@ -150,20 +211,83 @@ impl Container {
                 return Err(Ended::failed(Failure::internal(&error.to_string())));
             }
         };
+        let number = self.runs;
+        let oom_kills = self.run.as_ref().map_or(0, |run| run.oom_kills);
+        let record = RunRecord { number, oom_kills, process: ProcessRecord::of(process.pid) };
         self.restarts = self.runs;
         self.runs += 1;
         self.image_id.clone_from(&image.id);
         self.image = Some(image);
         self.container_id = format!("podscope://{}", uuid::Uuid::new_v4().simple());
         self.command = Some(command);
+        self.run = Some(record.clone());
         self.running = Some(Arc::new(process));
         self.state = State::Running { started: Timestamp::now() };
-        Ok(Run { ground, index, pidfd, logs, oom_kills })
+        Ok(Run { ground, index: self.index, record, pidfd: Some(pidfd), output })
+    }
+
+    /// Goes on with a run that an earlier daemon has begun: returns what waits for its end, or has
+    /// found it. `None` if there was no run, or none that really began.
+    pub(super) fn resume(
+        &mut self,
+        shared: &Shared,
+        about: &About,
+        sandbox: &Sandbox,
+    ) -> Option<io::Result<Run>> {
+        let place = sandbox.ground.place(self.index);
+        let mut record = self.run.clone()?;
+        if record.process.is_none() {
+            // The daemon was killed while it started this run.
+            let seen = place.probe.run();
+            let oldest = cgroup::processes(place.cgroup.path())
+                .into_iter()
+                .min_by_key(|pid| crate::sandbox::start_time(*pid).unwrap_or(u64::MAX));
+            let began = seen.number == record.number && seen.state >= RunState::Running as u32;
+            if oldest.is_none() && !began {
+                self.run = None;
+                return None;
+            }
+            record.process = oldest.and_then(ProcessRecord::of);
+            self.restarts = self.runs;
+            self.runs += 1;
+            self.container_id = format!("podscope://{}", uuid::Uuid::new_v4().simple());
+            self.state = State::Running { started: Timestamp::now() };
+        }
+        let process = record
+            .process
+            .and_then(|process| Process::adopt(process.pid(), process.start()).ok().flatten());
+        self.run = Some(record.clone());
+        let resume = || {
+            let pidfd = process.as_ref().map(|process| Pidfd::new(&process.pidfd)).transpose()?;
+            let directory = logs::directory(&shared.log_dir, &about.key, &about.uid);
+            let output = sandbox.output(self.index).copy(
+                &directory.join(&self.spec.name),
+                record.number,
+                shared.log_limits,
+            )?;
+            let ground = Arc::clone(&sandbox.ground);
+            Ok(Run { ground, index: self.index, record, pidfd, output })
+        };
+        let run = resume();
+        self.running = process.map(Arc::new);
+        Some(run)
+    }
+
+    /// A run of an earlier daemon has ended in a way that nobody has seen.
+    pub(super) fn lost(&mut self) -> Option<Ended> {
+        let record = self.run.as_ref()?;
+        if record.process.is_none() {
+            // Perhaps it never began; it begins now.
+            self.run = None;
+            return None;
+        }
+        Some(Ended::unknown())
     }
 
     /// Takes note of the end of a run; returns the pause before the next one, if there is to be one.
     pub(super) fn finish(&mut self, ended: Ended, policy: &str) -> Option<Duration> {
         self.running = None;
+        self.run = None;
         let started = match self.state {
             State::Running { started } => started,
             _ => ended.finished,
@@ -175,7 +299,7 @@ impl Container {
         {
             let pause = pause.max(super::RETRY);
             self.wait(failure.reason, &failure.message);
-            return Some(pause);
+            return Some(self.set_due(pause));
         }
         if ended.failure.is_some() {
             self.runs += 1;
@@ -195,16 +319,25 @@ impl Container {
         self.last_exit = Some(exit.clone());
         if again {
             self.wait("CrashLoopBackOff", &message);
-            Some(pause)
+            Some(self.set_due(pause))
         } else {
             self.state = State::Terminated(exit);
             None
         }
     }
 
+    fn set_due(&mut self, pause: Duration) -> Duration {
+        self.due = Timestamp::now().checked_add(pause).ok();
+        pause
+    }
+
     /// Asks the container's program to leave.
-    pub(super) fn signal_stop(&self) {
-        let Some(process) = &self.running else { return };
+    pub(super) fn signal_stop(&mut self, shared: &Shared) {
+        let Some(process) = self.running.clone() else { return };
+        if self.image.is_none() {
+            // An earlier daemon has started it; without its image, it is as if that said nothing.
+            self.image = prepare_image(shared, &self.spec).ok().map(Arc::new);
+        }
         let wanted = self.image.as_ref().and_then(|image| image.config.stop_signal.as_deref());
         let signal = wanted.and_then(command::signal_number).unwrap_or(libc::SIGTERM);
         // It may have ended just now.
@@ -234,23 +367,30 @@ impl Container {
     /// Runs a command in the container, and answers when it has been started.
     pub(super) fn exec(
         &self,
-        shared: &Arc<Shared>,
-        sandbox: &Arc<Sandbox>,
+        (shared, about, sandbox): (&Arc<Shared>, &Arc<About>, &Arc<Sandbox>),
         arguments: Vec<String>,
         stdin: bool,
         reply: oneshot::Sender<Result<Exec, Error>>,
     ) {
-        let (Some(process), Some(command)) = (self.running.clone(), self.command.clone()) else {
+        let Some(process) = self.running.clone() else {
             reply.send(Err(not_running(&self.spec.name))).ok();
             return;
         };
-        let (shared, sandbox, index) = (Arc::clone(shared), Arc::clone(sandbox), self.index);
+        let (shared, about) = (Arc::clone(shared), Arc::clone(about));
+        let (sandbox, index, spec) = (Arc::clone(sandbox), self.index, self.spec.clone());
+        let command = self.command.clone();
         let name = self.spec.name.clone();
         let runtime = tokio::runtime::Handle::current();
         tokio::spawn(async move {
-            let command = Command { arguments, ..command };
             let started = blocking(move || {
                 let _context = runtime.enter();
+                let own = match command {
+                    Some(command) => command,
+                    None => prepare_image(&shared, &spec)
+                        .and_then(|image| resolve(&about, &spec, &image))
+                        .map_err(|failure| failure.message)?,
+                };
+                let command = Command { arguments, ..own };
                 exec(&shared, &sandbox, index, &process, &command, stdin)
             });
             let result = match started.await {
@@ -271,25 +411,33 @@ impl Container {
 impl Run {
     /// Waits until every process of the run has ended and its output is on disk.
     pub(super) async fn ended(self) -> Ended {
-        let Self { ground, index, pidfd, mut logs, oom_kills } = self;
-        let status = pidfd.wait().await;
+        let Self { ground, index, record, pidfd, output } = self;
+        let status = match pidfd {
+            Some(pidfd) => pidfd.wait().await.unwrap_or_else(|error| {
+                tracing::error!(%error, "a container cannot be waited for");
+                None
+            }),
+            None => None,
+        };
         let finished = Timestamp::now();
-        let ground_for_kill = Arc::clone(&ground);
-        let oom_kills_now = blocking(move || {
+        let (before, number) = (record.oom_kills, record.number);
+        let seen = blocking(move || {
             // With a shared PID namespace, or in an exec, processes outlive the first one.
-            ground_for_kill.kill_container(index);
-            ground_for_kill.place(index).cgroup.oom_kills()
+            ground.kill_container(index);
+            let place = ground.place(index);
+            (place.cgroup.oom_kills() > before, place.probe.run())
         });
-        let out_of_memory = oom_kills_now.await.unwrap_or(oom_kills) > oom_kills;
-        if tokio::time::timeout(LAST_OUTPUT, &mut logs).await.is_err() {
-            // Somebody outside the container holds the other end.
-            logs.abort();
-        }
-        let (code, signal) = status.unwrap_or_else(|error| {
-            tracing::error!(%error, "the exit code of a container is not known");
-            (255, None)
-        });
-        Ended { code, signal, finished, out_of_memory, failure: None }
+        let (out_of_memory, seen) = seen.await.unwrap_or((false, SeenRun::NONE));
+        output.finish().await;
+        let ended = match status {
+            Some((code, signal)) => Ended { code, signal, finished, ..Ended::unknown() }.known(),
+            // Not this daemon's child: the probes have seen its end.
+            None if seen.number == number && seen.state == RunState::Ended as u32 => {
+                Ended::seen(&seen)
+            }
+            None => Ended::unknown(),
+        };
+        Ended { out_of_memory, ..ended }
     }
 }
 
@@ -300,14 +448,45 @@ impl Ended {
             signal: None,
             finished: Timestamp::now(),
             out_of_memory: false,
+            unknown: false,
             failure: Some(failure),
         }
+    }
+
+    fn unknown() -> Self {
+        Self {
+            code: UNKNOWN,
+            signal: None,
+            finished: Timestamp::now(),
+            out_of_memory: false,
+            unknown: true,
+            failure: None,
+        }
+    }
+
+    fn known(self) -> Self {
+        Self { unknown: false, ..self }
+    }
+
+    /// As the probes saw it.
+    fn seen(run: &SeenRun) -> Self {
+        let signal = i32::try_from(run.status & 0x7f).ok().filter(|signal| *signal != 0);
+        let code = i32::try_from((run.status >> 8) & 0xff).unwrap_or(UNKNOWN);
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let now = SignedDuration::new(now.tv_sec, i32::try_from(now.tv_nsec).unwrap_or(0));
+        let ended = SignedDuration::from_nanos(i64::try_from(run.ended).unwrap_or(i64::MAX));
+        let finished = Timestamp::now() - (now - ended);
+        let code = signal.map_or(code, |signal| 128 + signal);
+        Self { code, signal, finished, ..Self::unknown() }.known()
     }
 
     fn into_exit(self, started: Timestamp) -> Exit {
         let (reason, message) = match self.failure {
             Some(failure) => (failure.reason, failure.message),
             None if self.out_of_memory => ("OOMKilled", String::new()),
+            None if self.unknown => {
+                ("Unknown", "it ended while nobody was there to see how".to_owned())
+            }
             None if self.code == 0 => ("Completed", String::new()),
             None => ("Error", String::new()),
         };
@@ -347,27 +526,21 @@ fn start(
         Some(image) => image,
         None => Arc::new(prepare_image(shared, spec)?),
     };
-    let identity =
-        identity::resolve(image.config.user.as_deref().unwrap_or_default(), &image.layers)
-            .map_err(|error| Failure::new("CreateContainerConfigError", &error))?;
-    let host_network = about.spec.host_network.unwrap_or(false);
-    let hostname = volumes::hostname(about, host_network);
-    let command = command::of(spec, &image, identity, &hostname)
-        .map_err(|error| Failure::new("CreateContainerConfigError", &error))?;
+    let command = resolve(about, spec, &image)?;
     let failed = |error: &io::Error| Failure::new("CreateContainerError", error);
     let containers = sandbox::directory(shared, about).join("containers").join(&spec.name);
     let scratch = containers.join(run.to_string());
     for name in ["upper", "work"] {
         fs::create_dir_all(scratch.join(name)).map_err(|error| failed(&error))?;
     }
-    let (output, output_writer) = crate::sandbox::pipe().map_err(|error| failed(&error))?;
-    let (errors, error_writer) = crate::sandbox::pipe().map_err(|error| failed(&error))?;
+    let output = sandbox.output(index);
+    let [standard, error] = output.writers().map_err(|error| failed(&error))?;
+    let stdio = Stdio { input: None, output: Some(standard), error: Some(error) };
     let directory = logs::directory(&shared.log_dir, &about.key, &about.uid).join(&spec.name);
-    let logs = logs::copy(&directory, run, output, errors).map_err(|error| failed(&error))?;
-    let stdio = Stdio { input: None, output: Some(output_writer), error: Some(error_writer) };
+    let output = output.copy(&directory, run, shared.log_limits).map_err(|error| failed(&error))?;
 
     let infra = sandbox.infra().ok_or_else(|| Failure::internal("the pod's sandbox is gone"))?;
-    let oom_kills = place.cgroup.oom_kills();
+    place.probe.await_run(run).map_err(|error| Failure::new("CreateContainerError", &error))?;
     let rootfs = Rootfs { layers: image.layers.clone(), scratch };
     let binds = sandbox.volumes.binds(spec);
     let announce = |mounts: &[(usize, u32)]| {
@@ -386,13 +559,24 @@ fn start(
         Ok(process) => {
             // Not before the start: a restart should not wait for the disk.
             tokio::task::spawn_blocking(move || remove_earlier_runs(&containers, run));
-            Ok(Started { image, command, process, logs, oom_kills })
+            Ok(Started { image, command, process, output })
         }
         Err(error) => {
             let message = command::explain(&command, &error);
             Err(Failure { reason: "StartError", message, image: false })
         }
     }
+}
+
+/// What runs in a container, and as whom.
+fn resolve(about: &About, spec: &Spec, image: &Image) -> Result<Command, Failure> {
+    let identity =
+        identity::resolve(image.config.user.as_deref().unwrap_or_default(), &image.layers)
+            .map_err(|error| Failure::new("CreateContainerConfigError", &error))?;
+    let host_network = about.spec.host_network.unwrap_or(false);
+    let hostname = volumes::hostname(about, host_network);
+    command::of(spec, image, identity, &hostname)
+        .map_err(|error| Failure::new("CreateContainerConfigError", &error))
 }
 
 fn prepare_image(shared: &Shared, spec: &Spec) -> Result<Image, Failure> {
@@ -444,7 +628,7 @@ fn exec(
                 pidfd.wait().await
             }
         };
-        report.send(code.map_or(255, |(code, _)| code)).ok();
+        report.send(code.ok().flatten().map_or(UNKNOWN, |(code, _)| code)).ok();
     });
     Ok(Exec {
         stdin: input_writer.map(pipe::Sender::from_owned_fd).transpose().map_err(text)?,

@@ -11,7 +11,7 @@ use super::{About, Waiting, resources};
 use crate::{
     cgroup::{self, Cgroup, Limits},
     node::{Completed, Shared},
-    probes::{ContainerProbe, PodLinks},
+    probes::{Claim, ContainerProbe},
 };
 
 /// Name of the infra program's cgroup. Containers' names cannot begin with an underscore.
@@ -29,8 +29,7 @@ pub(super) struct Ground {
     pod: Cgroup,
     infra: Cgroup,
     places: Vec<Place>,
-    /// Declared last: the counters of the containers go first.
-    _links: PodLinks,
+    uid: String,
 }
 
 /// One container's cgroup and counters.
@@ -44,43 +43,74 @@ pub(super) struct Place {
 impl Ground {
     /// Makes the cgroups of a pod, and attaches the probes before there is a process in them.
     pub(super) fn make(shared: &Arc<Shared>, about: &About) -> Result<Self, Waiting> {
-        Self::try_make(shared, about).inspect_err(|_error| {
-            let path = shared.hierarchy.root().join(&about.uid);
-            if let Err(error) = cgroup::remove_tree(&path) {
-                tracing::warn!(pod = %about.key, %error, "a half-made pod leaves a cgroup");
+        let mut places = Vec::new();
+        let made = Self::try_make(shared, about, &mut places);
+        match made {
+            Ok((pod, infra)) => {
+                Ok(Self { shared: Arc::clone(shared), pod, infra, places, uid: about.uid.clone() })
             }
-        })
+            Err(error) => {
+                places.into_iter().for_each(|place| place.probe.release());
+                sweep(shared, &about.uid);
+                Err(Waiting::new("FailedCreatePodSandBox", &*error))
+            }
+        }
     }
 
-    fn try_make(shared: &Arc<Shared>, about: &About) -> Result<Self, Waiting> {
-        let fail = |error: &dyn std::error::Error| Waiting::new("FailedCreatePodSandBox", error);
+    fn try_make(
+        shared: &Shared,
+        about: &About,
+        places: &mut Vec<Place>,
+    ) -> Result<(Cgroup, Cgroup), Failure> {
         let available = shared.hierarchy.controllers();
-        let pod =
-            Cgroup::create(shared.hierarchy.root(), &about.uid).map_err(|error| fail(&error))?;
+        let pod = Cgroup::create(shared.hierarchy.root(), &about.uid)?;
         cgroup::hierarchy::enable_for_containers(pod.path());
-        let whole = resources::of_pod(&about.spec.containers).map_err(|error| fail(&error))?;
-        let asked =
-            resources::requests_of_pod(&about.spec.containers).map_err(|error| fail(&error))?;
-        cgroup::limits::apply(&pod, &whole, &asked, available).map_err(|error| fail(&error))?;
-        let links = shared.probes.attach_pod(&pod).map_err(|error| fail(&error))?;
-        let infra = Cgroup::create(pod.path(), INFRA).map_err(|error| fail(&error))?;
-        let mut places = Vec::new();
+        let whole = resources::of_pod(&about.spec.containers)?;
+        let asked = resources::requests_of_pod(&about.spec.containers)?;
+        cgroup::limits::apply(&pod, &whole, &asked, available)?;
+        shared.probes.attach_pod(&about.uid, &pod)?;
+        let infra = Cgroup::create(pod.path(), INFRA)?;
         for container in &about.spec.containers {
-            let cgroup =
-                Cgroup::create(pod.path(), &container.name).map_err(|error| fail(&error))?;
-            let limits = resources::limits(container).map_err(|error| fail(&error))?;
-            let requests = resources::requests(container).map_err(|error| fail(&error))?;
-            cgroup::limits::apply(&cgroup, &limits, &requests, available)
-                .map_err(|error| fail(&error))?;
+            let cgroup = Cgroup::create(pod.path(), &container.name)?;
+            let limits = resources::limits(container)?;
+            let requests = resources::requests(container)?;
+            cgroup::limits::apply(&cgroup, &limits, &requests, available)?;
             // A container, not the pod: the others and the infra program are to live on.
-            cgroup::limits::die_as_one(&cgroup, available).map_err(|error| fail(&error))?;
-            let probe = shared
-                .probes
-                .add_container(&cgroup, &volume_labels(container))
-                .map_err(|error| fail(&error))?;
+            cgroup::limits::die_as_one(&cgroup, available)?;
+            let volumes = volume_labels(container);
+            let name = (&*about.uid, &*container.name);
+            let probe = shared.probes.add_container(name, &cgroup, &volumes)?;
             places.push(Place { cgroup, probe, limits, requests });
         }
-        Ok(Self { shared: Arc::clone(shared), pod, infra, places, _links: links })
+        Ok((pod, infra))
+    }
+
+    /// Takes over the cgroups and counters that an earlier daemon has made.
+    pub(super) fn adopt(
+        shared: &Arc<Shared>,
+        about: &About,
+        counters: Vec<Claim>,
+    ) -> Result<Self, Failure> {
+        let path = shared.hierarchy.root().join(&about.uid);
+        let infra = Cgroup::open(path.join(INFRA))?;
+        let pod = Cgroup::open(path)?;
+        shared.probes.attach_pod(&about.uid, &pod)?;
+        let mut places = Vec::new();
+        for (container, claim) in about.spec.containers.iter().zip(counters) {
+            let cgroup = Cgroup::open(pod.path().join(&container.name))?;
+            let limits = resources::limits(container)?;
+            let requests = resources::requests(container)?;
+            let volumes = volume_labels(container);
+            let name = (&*about.uid, &*container.name);
+            let probe = shared.probes.adopt_container(name, &cgroup, &volumes, claim)?;
+            places.push(Place { cgroup, probe, limits, requests });
+        }
+        Ok(Self { shared: Arc::clone(shared), pod, infra, places, uid: about.uid.clone() })
+    }
+
+    /// What a later daemon needs to take the counters over.
+    pub(super) fn claims(&self) -> Vec<Claim> {
+        self.places.iter().map(|place| place.probe.claim()).collect()
     }
 
     pub(super) fn infra(&self) -> &Cgroup {
@@ -128,10 +158,11 @@ impl Ground {
         totals
     }
 
-    /// Removes the cgroups. All processes must be dead. The counters are given back when the result
-    /// is dropped, which is when nobody shows the pod any more.
+    /// Removes the cgroups. All processes must be dead. The counters are to be given back when nobody
+    /// shows the pod any more.
     pub(super) fn remove(self) -> Vec<ContainerProbe> {
         report(self.pod.kill(PATIENCE));
+        self.shared.probes.detach_pod(&self.uid);
         let (cgroups, probes): (Vec<_>, Vec<_>) =
             self.places.into_iter().map(|place| (place.cgroup, place.probe)).unzip();
         drop(cgroups);
@@ -139,6 +170,18 @@ impl Ground {
         report(self.pod.remove());
         probes
     }
+}
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Removes whatever there is of the cgroups of the pod `uid`, with the processes in them.
+pub(super) fn sweep(shared: &Shared, uid: &str) {
+    let path = shared.hierarchy.root().join(uid);
+    if path.exists() {
+        report(cgroup::kill_all(&path, PATIENCE));
+        report(cgroup::remove_tree(&path));
+    }
+    shared.probes.detach_pod(uid);
 }
 
 /// Names of a container's volumes in the metrics, in the order of their counters: the root, then

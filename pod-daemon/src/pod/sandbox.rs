@@ -11,7 +11,8 @@ use std::{
 use super::{
     About, Waiting,
     ground::Ground,
-    logs,
+    logs::{self, Output, Outputs},
+    record::{ProcessRecord, SandboxRecord},
     volumes::{self, Volumes},
 };
 use crate::{
@@ -26,6 +27,7 @@ pub(super) struct Sandbox {
     about: Arc<About>,
     pub(super) ground: Arc<Ground>,
     pub(super) volumes: Volumes,
+    outputs: Outputs,
     ip: Option<Ipv4Addr>,
     /// Gone when the sandbox is stopped: its descriptors keep the namespaces alive.
     infra: Mutex<Option<Arc<Infra>>>,
@@ -52,9 +54,10 @@ impl Sandbox {
         let network = if host_network { NetworkMode::Host } else { NetworkMode::Pod(&connect) };
         let share_pids = about.spec.share_process_namespace.unwrap_or(false);
         let cgroup = std::os::fd::AsFd::as_fd(ground.infra());
+        let outputs = Outputs::new(about.spec.containers.len()).map_err(|error| fail(&error))?;
         let infra = shared
             .sandboxes
-            .start_infra(cgroup, &hostname, &network, share_pids)
+            .start_infra(cgroup, &hostname, &network, share_pids, &outputs.descriptors())
             .map_err(|error| fail(&error));
         let infra = match infra {
             Ok(infra) => infra,
@@ -64,7 +67,43 @@ impl Sandbox {
                 return Err(waiting);
             }
         };
-        Ok(Self { shared, about, ground, volumes, ip, infra: Mutex::new(Some(Arc::new(infra))) })
+        let infra = Mutex::new(Some(Arc::new(infra)));
+        Ok(Self { shared, about, ground, volumes, outputs, ip, infra })
+    }
+
+    /// Takes over a sandbox of an earlier daemon; `None` if its infra program does not run any more.
+    pub(super) fn adopt(
+        shared: Arc<Shared>,
+        about: Arc<About>,
+        ground: Arc<Ground>,
+        record: &SandboxRecord,
+    ) -> Result<Option<Self>, crate::sandbox::Error> {
+        let SandboxRecord { ip, infra } = *record;
+        if let Some(ip) = ip {
+            shared.network.adopt(&about.uid, ip);
+        }
+        let share_pids = about.spec.share_process_namespace.unwrap_or(false);
+        let Some(infra) = Infra::adopt(infra.pid(), infra.start(), share_pids)? else {
+            return Ok(None);
+        };
+        let Ok(outputs) = Outputs::adopt(infra.process.pid, about.spec.containers.len()) else {
+            // It has just ended, or is none of this version's.
+            return Ok(None);
+        };
+        let volumes = volumes::find(&shared, &about);
+        let infra = Mutex::new(Some(Arc::new(infra)));
+        Ok(Some(Self { shared, about, ground, volumes, outputs, ip, infra }))
+    }
+
+    /// What a later daemon needs to take it over; `None` if it is stopped.
+    pub(super) fn record(&self) -> Option<SandboxRecord> {
+        let infra = ProcessRecord::of(self.infra()?.process.pid)?;
+        Some(SandboxRecord { ip: self.ip, infra })
+    }
+
+    /// The pipes of a container.
+    pub(super) fn output(&self, index: usize) -> Arc<Output> {
+        self.outputs.container(index)
     }
 
     pub(super) fn ip(&self) -> Option<Ipv4Addr> {

@@ -13,6 +13,10 @@ use k8s_openapi::api::core::v1::{ConfigMapVolumeSource, Container, HostPathVolum
 use super::{About, Waiting, ground, sandbox};
 use crate::{network, node::Shared, sandbox::Bind};
 
+/// Files in every container that the pod's directory holds.
+const ETC_FILES: [(&str, &str); 3] =
+    [("/etc/hosts", "hosts"), ("/etc/hostname", "hostname"), ("/etc/resolv.conf", "resolv.conf")];
+
 /// Host paths of a pod's volumes and files.
 #[derive(Debug)]
 pub(super) struct Volumes {
@@ -62,6 +66,21 @@ pub(super) fn make(
     let files = etc_files(about, &base.join("etc"), ip)
         .map_err(|error| Waiting::new("FailedCreatePodSandBox", &error))?;
     Ok(Volumes { sources, files })
+}
+
+/// Where the volumes and files are that [`make`] has made.
+pub(super) fn find(shared: &Shared, about: &About) -> Volumes {
+    let base = sandbox::directory(shared, about);
+    let volumes = about.spec.volumes.iter().flatten().map(|volume| {
+        let source = match (&volume.host_path, &volume.config_map) {
+            (Some(host), _) => (PathBuf::from(&host.path), false),
+            (None, map) => (base.join("volumes").join(&volume.name), map.is_some()),
+        };
+        (volume.name.clone(), source)
+    });
+    let etc = base.join("etc");
+    let files = ETC_FILES.map(|(target, name)| (target, etc.join(name)));
+    Volumes { sources: volumes.collect(), files: files.into() }
 }
 
 impl Volumes {
@@ -131,11 +150,8 @@ fn etc_files(
         None => fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
     };
     let mut files = Vec::new();
-    for (target, name, text) in [
-        ("/etc/hosts", "hosts", hosts),
-        ("/etc/hostname", "hostname", format!("{hostname}\n")),
-        ("/etc/resolv.conf", "resolv.conf", resolv_conf),
-    ] {
+    let texts = [hosts, format!("{hostname}\n"), resolv_conf];
+    for ((target, name), text) in ETC_FILES.into_iter().zip(texts) {
         let path = directory.join(name);
         fs::write(&path, text)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644))?;

@@ -1,9 +1,12 @@
 //! The maps: which slots and cells are taken, and what the probes counted in them.
 
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::{
+    collections::{HashMap as Table, HashSet},
+    path::Path,
+    sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
+};
 
 use aya::{
-    Ebpf,
     maps::{Array, CgroupStorageKey, HashMap, MapError, PerCpuArray, PerCpuValues},
     util::nr_cpus,
 };
@@ -12,7 +15,7 @@ use pod_ebpf::{
     file::{FILE_CELLS, FileStats, MAX_VOLUMES, Volume},
     lost::Lost,
     net::{AttachmentSlot, NetStats, TcpStats},
-    process::ProcessStats,
+    process::{ProcessStats, Run},
 };
 
 #[expect(
@@ -21,7 +24,21 @@ use pod_ebpf::{
 )]
 type AttachmentSlots = aya::maps::CgroupStorage<Data, AttachmentSlot>;
 
-use super::{Data, Error, MapFill, take};
+use super::{Data, Error, MapFill, open};
+
+/// Names of the maps that outlive the daemon.
+pub(super) const NAMES: [&str; 10] = [
+    "SLOTS",
+    "PROCESS",
+    "RUNS",
+    "NET",
+    "TCP",
+    "SLOT_OF",
+    "CONNECT_TIME",
+    "VOLUMES",
+    "FILES",
+    "LOST",
+];
 
 /// The probes' maps, as the daemon uses them.
 pub struct Counters {
@@ -35,6 +52,7 @@ pub struct Counters {
 /// What the probes write.
 struct Values {
     process: Array<Data, ProcessStats>,
+    runs: Array<Data, Run>,
     net: PerCpuArray<Data, NetStats>,
     tcp: Array<Data, TcpStats>,
     files: PerCpuArray<Data, FileStats>,
@@ -49,31 +67,80 @@ struct Keys {
     free_cells: Vec<u32>,
     slot_count: u64,
     mount_count: u64,
+    /// Keys of an earlier daemon that no pod has claimed yet: cgroup ids, and mounts by slot.
+    unclaimed: HashSet<u64>,
+    unclaimed_mounts: Table<u32, Vec<u32>>,
 }
 
 impl Counters {
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
+    /// Opens the maps that are pinned in `folder`, which may hold what an earlier daemon's pods
+    /// have counted.
+    pub(super) fn open(folder: &Path) -> Result<Self, Error> {
         let cpus = nr_cpus().map_err(|(_file, error)| Error::Cpus(error))?.get() as usize;
+        let slots: HashMap<Data, u64, u32> = open(folder, "SLOTS", aya::maps::Map::HashMap)?;
+        let volumes: HashMap<Data, u32, Volume> = open(folder, "VOLUMES", aya::maps::Map::HashMap)?;
+        let unclaimed: HashSet<u64> = slots.keys().filter_map(Result::ok).collect();
+        let mut unclaimed_mounts: Table<u32, Vec<u32>> = Table::new();
+        for (mount, volume) in volumes.iter().filter_map(Result::ok) {
+            unclaimed_mounts.entry(volume.slot).or_default().push(mount);
+        }
         Ok(Self {
             keys: Mutex::new(Keys {
-                slots: take(ebpf, "SLOTS")?,
-                volumes: take(ebpf, "VOLUMES")?,
-                attachments: take(ebpf, "SLOT_OF")?,
+                slot_count: unclaimed.len() as u64,
+                mount_count: unclaimed_mounts.values().map(|mounts| mounts.len() as u64).sum(),
+                slots,
+                volumes,
+                attachments: open(folder, "SLOT_OF", aya::maps::Map::CgroupStorage)?,
                 // Taken from the end: low numbers first.
                 free_slots: (NO_SLOT + 1..MAX_SLOTS).rev().collect(),
                 free_cells: (MAX_SLOTS..FILE_CELLS).rev().collect(),
-                slot_count: 0,
-                mount_count: 0,
+                unclaimed,
+                unclaimed_mounts,
             }),
             values: RwLock::new(Values {
-                process: take(ebpf, "PROCESS")?,
-                net: take(ebpf, "NET")?,
-                tcp: take(ebpf, "TCP")?,
-                files: take(ebpf, "FILES")?,
+                process: open(folder, "PROCESS", aya::maps::Map::Array)?,
+                runs: open(folder, "RUNS", aya::maps::Map::Array)?,
+                net: open(folder, "NET", aya::maps::Map::PerCpuArray)?,
+                tcp: open(folder, "TCP", aya::maps::Map::Array)?,
+                files: open(folder, "FILES", aya::maps::Map::PerCpuArray)?,
             }),
-            lost: take(ebpf, "LOST")?,
+            lost: open(folder, "LOST", aya::maps::Map::Array)?,
             cpus,
         })
+    }
+
+    /// Takes over the slot and cells of a container of an earlier daemon, with what they hold.
+    /// Returns the ids of its mounts.
+    pub(super) fn claim(
+        &self,
+        cgroup_id: u64,
+        slot: u32,
+        cells: &[u32],
+    ) -> Result<Vec<u32>, Error> {
+        let mut keys = self.keys();
+        keys.free_slots.retain(|free| *free != slot);
+        keys.free_cells.retain(|free| !cells.contains(free));
+        if !keys.unclaimed.remove(&cgroup_id) {
+            // The maps are new ones.
+            drop(keys);
+            self.insert_slot(cgroup_id, slot)?;
+            return Ok(Vec::new());
+        }
+        Ok(keys.unclaimed_mounts.remove(&slot).unwrap_or_default())
+    }
+
+    /// Removes the keys that no pod has claimed.
+    pub(super) fn forget_unclaimed(&self) {
+        let mut keys = self.keys();
+        let keys = &mut *keys;
+        for cgroup_id in keys.unclaimed.drain() {
+            keys.slots.remove(&cgroup_id).ok();
+            keys.slot_count -= 1;
+        }
+        for mount in keys.unclaimed_mounts.drain().flat_map(|(_, mounts)| mounts) {
+            keys.volumes.remove(&mount).ok();
+            keys.mount_count -= 1;
+        }
     }
 
     fn keys(&self) -> MutexGuard<'_, Keys> {
@@ -84,7 +151,7 @@ impl Counters {
         self.values.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reserves a slot and `count` cells, all zero.
+    /// Reserves a slot and `count` cells, and sets them to zero.
     pub(super) fn allocate(&self, count: usize) -> Result<(u32, Vec<u32>), Error> {
         let mut keys = self.keys();
         if keys.free_cells.len() < count {
@@ -96,7 +163,11 @@ impl Counters {
             .ok_or(Error::Full { what: "container", capacity: MAX_SLOTS - 1 })?;
         let at = keys.free_cells.len() - count;
         let cells: Vec<u32> = keys.free_cells.split_off(at);
-        drop(keys);
+        if let Err(source) = self.clear(slot, &cells) {
+            keys.free_slots.push(slot);
+            keys.free_cells.extend(cells);
+            return Err(Error::Map { action: "clear a container's counters", source });
+        }
         Ok((slot, cells))
     }
 
@@ -144,11 +215,6 @@ impl Counters {
         if keys.slots.remove(&cgroup_id).is_ok() {
             keys.slot_count -= 1;
         }
-        if let Err(error) = self.clear(slot, cells) {
-            // A slot with old counts must not be handed out again.
-            tracing::error!(%error, slot, "counters cannot be cleared; the slot is retired");
-            return;
-        }
         keys.free_slots.push(slot);
         keys.free_cells.extend(cells);
     }
@@ -156,6 +222,7 @@ impl Counters {
     fn clear(&self, slot: u32, cells: &[u32]) -> Result<(), MapError> {
         let mut values = self.values.write().unwrap_or_else(PoisonError::into_inner);
         values.process.set(slot, &ProcessStats::ZERO, 0)?;
+        values.runs.set(slot, &Run::NONE, 0)?;
         values.tcp.set(slot, &TcpStats::ZERO, 0)?;
         values.net.set(slot, PerCpuValues::try_from(vec![NetStats::ZERO; self.cpus])?, 0)?;
         for cell in cells.iter().chain([&slot]) {
@@ -169,6 +236,21 @@ impl Counters {
     #[must_use]
     pub fn process(&self, slot: u32) -> ProcessStats {
         self.values().process.get(&slot, 0).unwrap_or(ProcessStats::ZERO)
+    }
+
+    /// The current or last run of a slot's container, as the probes saw it.
+    #[must_use]
+    pub fn run(&self, slot: u32) -> Run {
+        self.values().runs.get(&slot, 0).unwrap_or(Run::NONE)
+    }
+
+    /// Makes the next exec in a slot's container that of the first process of run `number`.
+    pub(super) fn await_run(&self, slot: u32, number: u32) -> Result<(), Error> {
+        let mut values = self.values.write().unwrap_or_else(PoisonError::into_inner);
+        values
+            .runs
+            .set(slot, &Run::awaited(number), 0)
+            .map_err(|source| Error::Map { action: "announce a run", source })
     }
 
     /// The traffic of a slot, all CPUs together.

@@ -3,23 +3,29 @@
 //! Policy as a table: a probe that the kernel refuses is off and says why; it is never silently
 //! absent.
 
+use std::{borrow::Cow, os::fd::AsFd as _};
+
 use aya::{
     Ebpf,
-    programs::{BtfTracePoint, CgroupDevice, CgroupSkb, FExit, ProgramError, SockOps},
+    programs::{
+        BtfTracePoint, CgroupDevice, CgroupSkb, FExit, ProgramError, SockOps, links::FdLink,
+    },
 };
 
-use super::btf::Btf;
+use serde::{Deserialize, Serialize};
+
+use super::{Error, btf::Btf, pins::Pins, sys};
 
 /// Mode of a probe that does not run.
 pub(super) const OFF: &str = "off";
 
 /// How one probe is attached.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct ProbeStatus {
     /// What it measures.
-    pub probe: &'static str,
+    pub probe: Cow<'static, str>,
     /// `tracepoint`, `cgroup`, `fexit`, `syscall` or `off`.
-    pub mode: &'static str,
+    pub mode: Cow<'static, str>,
     /// Why it is not in its preferred mode; empty if it is.
     pub reason: String,
 }
@@ -59,96 +65,133 @@ const SYSCALL_PREFIX: &str = "__arm64_sys_";
 #[cfg(not(target_arch = "aarch64"))]
 const SYSCALL_PREFIX: &str = "__x64_sys_";
 
-/// Attaches everything that is attached once per node, and loads what is attached per pod.
-pub(super) fn attach(ebpf: &mut Ebpf, kernel: &Btf, btf: &aya::Btf) -> Vec<ProbeStatus> {
-    let mut status = Vec::new();
-    for (probe, program, tracepoint) in TRACEPOINTS {
-        let result = attach_tracepoint(ebpf, program, tracepoint, btf);
-        status.push(outcome(probe, "tracepoint", result));
+/// An object that is being loaded, and where its programs and links are kept.
+pub(super) struct Installation<'a> {
+    pub(super) ebpf: &'a mut Ebpf,
+    pub(super) kernel: &'a Btf,
+    pub(super) btf: &'a aya::Btf,
+    pub(super) pins: &'a Pins,
+    pub(super) id: &'a str,
+}
+
+impl Installation<'_> {
+    /// Attaches everything that is attached once per node, and loads what is attached per pod.
+    pub(super) fn attach(&mut self) -> Vec<ProbeStatus> {
+        let mut status = Vec::new();
+        for (probe, program, tracepoint) in TRACEPOINTS {
+            let result = self.attach_tracepoint(program, tracepoint);
+            status.push(outcome(probe, "tracepoint", result));
+        }
+        for (probe, program) in
+            [("network_receive", "net_ingress"), ("network_transmit", "net_egress")]
+        {
+            let result = with::<CgroupSkb, _, _>(self.ebpf, program, CgroupSkb::load);
+            status.push(outcome(probe, "cgroup", result));
+        }
+        let result = with::<CgroupDevice, _, _>(self.ebpf, "devices", CgroupDevice::load);
+        status.push(outcome("devices", "cgroup", result));
+        let result = with::<SockOps, _, _>(self.ebpf, "tcp", SockOps::load);
+        status.push(outcome("tcp", "cgroup", result));
+        status.extend(self.attach_files());
+        status
     }
-    for (probe, program) in [("network_receive", "net_ingress"), ("network_transmit", "net_egress")]
-    {
-        let result = with::<CgroupSkb, _>(ebpf, program, CgroupSkb::load);
-        status.push(outcome(probe, "cgroup", result));
+
+    /// Attaches the program that does next to nothing, to compare the others' cost with.
+    pub(super) fn attach_floor(&mut self) -> ProbeStatus {
+        let result = self.attach_fexit("floor", FILE_FUNCTIONS[0].2);
+        outcome("floor", "fexit", result)
     }
-    let result = with::<CgroupDevice, _>(ebpf, "devices", CgroupDevice::load);
-    status.push(outcome("devices", "cgroup", result));
-    let result = with::<SockOps, _>(ebpf, "tcp", SockOps::load);
-    status.push(outcome("tcp", "cgroup", result));
-    status.extend(attach_files(ebpf, kernel, btf));
-    status
-}
 
-/// Attaches the program that does next to nothing, to compare the others' cost with.
-pub(super) fn attach_floor(ebpf: &mut Ebpf, btf: &aya::Btf) -> ProbeStatus {
-    outcome("floor", "fexit", attach_fexit(ebpf, "floor", FILE_FUNCTIONS[0].2, btf))
-}
-
-/// The file probes: all by fexit, or, if the kernel refuses that, all by the syscall mode.
-fn attach_files(ebpf: &mut Ebpf, kernel: &Btf, btf: &aya::Btf) -> Vec<ProbeStatus> {
-    let functions =
-        FILE_FUNCTIONS.map(|(probe, program, function)| (probe, program, function.to_owned()));
-    let calls = FILE_CALLS
-        .map(|(probe, program, call)| (probe, program, format!("{SYSCALL_PREFIX}{call}")));
-    let first = attach_fexit(ebpf, functions[0].1, &functions[0].2, btf);
-    if let Err(refused) = first {
-        let reason = format!("fexit: {}", chain(&refused));
-        let result = attach_tracepoint(ebpf, SYSCALL_PROGRAM, "sys_exit", btf);
-        return functions
-            .iter()
-            .chain(&calls)
-            .map(|(probe, ..)| match &result {
-                Ok(()) => ProbeStatus { probe, mode: "syscall", reason: reason.clone() },
-                Err(error) => ProbeStatus {
-                    probe,
-                    mode: OFF,
-                    reason: format!("{reason}; sys_exit: {}", chain(error)),
-                },
-            })
-            .collect();
+    /// Keeps every program that was loaded.
+    pub(super) fn pin_programs(&self) -> Result<(), Error> {
+        let folder = self.pins.object(self.id).join("programs");
+        for (name, program) in self.ebpf.programs() {
+            let Ok(program) = program.fd() else { continue };
+            let path = folder.join(name);
+            sys::pin(program.as_fd(), &path).map_err(|source| Error::Pin {
+                action: "pin",
+                path,
+                source,
+            })?;
+        }
+        Ok(())
     }
-    let mut status = vec![outcome(functions[0].0, "fexit", first)];
-    for (probe, program, function) in functions[1..].iter().chain(&calls) {
-        status.push(if kernel.has_function(function) {
-            outcome(probe, "fexit", attach_fexit(ebpf, program, function, btf))
-        } else {
-            ProbeStatus {
-                probe,
-                mode: OFF,
-                reason: format!("this kernel has no function `{function}`"),
-            }
-        });
+
+    /// The file probes: all by fexit, or, if the kernel refuses that, all by the syscall mode.
+    fn attach_files(&mut self) -> Vec<ProbeStatus> {
+        let functions =
+            FILE_FUNCTIONS.map(|(probe, program, function)| (probe, program, function.to_owned()));
+        let calls = FILE_CALLS
+            .map(|(probe, program, call)| (probe, program, format!("{SYSCALL_PREFIX}{call}")));
+        let first = self.attach_fexit(functions[0].1, &functions[0].2);
+        if let Err(refused) = first {
+            let reason = format!("fexit: {}", chain(&refused));
+            let result = self.attach_tracepoint(SYSCALL_PROGRAM, "sys_exit");
+            return functions
+                .iter()
+                .chain(&calls)
+                .map(|(probe, ..)| match &result {
+                    Ok(()) => ProbeStatus::new(probe, "syscall", reason.clone()),
+                    Err(error) => ProbeStatus::new(
+                        probe,
+                        OFF,
+                        format!("{reason}; sys_exit: {}", chain(error)),
+                    ),
+                })
+                .collect();
+        }
+        let mut status = vec![outcome(functions[0].0, "fexit", first)];
+        for (probe, program, function) in functions[1..].iter().chain(&calls) {
+            status.push(if self.kernel.has_function(function) {
+                outcome(probe, "fexit", self.attach_fexit(program, function))
+            } else {
+                let reason = format!("this kernel has no function `{function}`");
+                ProbeStatus::new(probe, OFF, reason)
+            });
+        }
+        status
     }
-    status
+
+    fn attach_tracepoint(&mut self, name: &str, tracepoint: &str) -> Result<(), ProgramError> {
+        let Self { ebpf, btf, pins, id, .. } = self;
+        let link: FdLink = with::<BtfTracePoint, _, _>(ebpf, name, |program| {
+            program.load(tracepoint, btf)?;
+            pins.remove_link_of_others(id, name);
+            let link = program.attach()?;
+            Ok(program.take_link(link)?.into())
+        })?;
+        self.keep(name, link)
+    }
+
+    fn attach_fexit(&mut self, name: &str, function: &str) -> Result<(), ProgramError> {
+        let Self { ebpf, btf, pins, id, .. } = self;
+        let link: FdLink = with::<FExit, _, _>(ebpf, name, |program| {
+            program.load(function, btf)?;
+            pins.remove_link_of_others(id, name);
+            let link = program.attach()?;
+            Ok(program.take_link(link)?.into())
+        })?;
+        self.keep(name, link)
+    }
+
+    /// Keeps a link after this daemon.
+    fn keep(&self, name: &str, link: FdLink) -> Result<(), ProgramError> {
+        let path = self.pins.object(self.id).join("links").join(name);
+        link.pin(path)
+            .map(drop)
+            .map_err(|error| ProgramError::IOError(std::io::Error::other(error)))
+    }
 }
 
-fn attach_tracepoint(
-    ebpf: &mut Ebpf,
-    program: &str,
-    tracepoint: &str,
-    btf: &aya::Btf,
-) -> Result<(), ProgramError> {
-    with::<BtfTracePoint, _>(ebpf, program, |program| {
-        program.load(tracepoint, btf)?;
-        program.attach().map(drop)
-    })
+impl ProbeStatus {
+    fn new(probe: &'static str, mode: &'static str, reason: String) -> Self {
+        Self { probe: probe.into(), mode: mode.into(), reason }
+    }
 }
 
-fn attach_fexit(
-    ebpf: &mut Ebpf,
-    program: &str,
-    function: &str,
-    btf: &aya::Btf,
-) -> Result<(), ProgramError> {
-    with::<FExit, _>(ebpf, program, |program| {
-        program.load(function, btf)?;
-        program.attach().map(drop)
-    })
-}
-
-fn with<T, F>(ebpf: &mut Ebpf, name: &str, action: F) -> Result<(), ProgramError>
+fn with<T, R, F>(ebpf: &mut Ebpf, name: &str, action: F) -> Result<R, ProgramError>
 where
-    F: FnOnce(&mut T) -> Result<(), ProgramError>,
+    F: FnOnce(&mut T) -> Result<R, ProgramError>,
     for<'a> &'a mut T: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
 {
     let program = ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?;
@@ -161,8 +204,8 @@ fn outcome(
     result: Result<(), ProgramError>,
 ) -> ProbeStatus {
     match result {
-        Ok(()) => ProbeStatus { probe, mode, reason: String::new() },
-        Err(error) => ProbeStatus { probe, mode: OFF, reason: chain(&error) },
+        Ok(()) => ProbeStatus::new(probe, mode, String::new()),
+        Err(error) => ProbeStatus::new(probe, OFF, chain(&error)),
     }
 }
 

@@ -16,6 +16,12 @@ pub(super) use self::mounts::Mounts;
 /// The highest capability number that any kernel knows.
 const CAP_LAST: c_int = 63;
 
+/// Where a program of the daemon's own is open until its exec.
+const PROGRAM: c_int = 3;
+
+/// The first of the descriptors that such a program keeps.
+pub const FIRST_KEPT: usize = 4;
+
 /// Signals are numbered 1 to 64.
 const SIGNALS: c_int = 64;
 
@@ -28,6 +34,9 @@ pub(super) struct Plan {
     pub(super) directory: CString,
     /// Descriptors that become 0, 1 and 2.
     pub(super) stdio: [RawFd; 3],
+    /// Descriptors that a program of the daemon's own keeps, as [`FIRST_KEPT`] and those after it.
+    /// None of them has a number in that range.
+    pub(super) kept: Vec<RawFd>,
     /// User, group and supplementary groups.
     pub(super) user: u32,
     pub(super) group: u32,
@@ -171,16 +180,18 @@ unsafe fn redirect(plan: &Plan) -> Step<()> {
         }
         // Everything else is close-on-exec already; this closes what a library forgot. The program
         // itself must stay open until the exec.
-        let first = match &plan.program {
-            Program::Descriptor(program) => {
-                check(
-                    "keep the program",
-                    libc::syscall(libc::SYS_dup3, *program, 3, libc::O_CLOEXEC),
-                )?;
-                4
+        let mut first = PROGRAM as usize;
+        if let Program::Descriptor(program) = &plan.program {
+            check(
+                "keep the program",
+                libc::syscall(libc::SYS_dup3, *program, PROGRAM, libc::O_CLOEXEC),
+            )?;
+            first = FIRST_KEPT;
+            for descriptor in &plan.kept {
+                check("keep a descriptor", libc::syscall(libc::SYS_dup3, *descriptor, first, 0))?;
+                first += 1;
             }
-            Program::Paths(_) => 3,
-        };
+        }
         check("close descriptors", libc::syscall(libc::SYS_close_range, first, u32::MAX, 0))?;
     }
     Ok(())
@@ -249,7 +260,7 @@ unsafe fn execute(plan: &Plan) -> Step<std::convert::Infallible> {
             Program::Descriptor(_) => {
                 libc::syscall(
                     libc::SYS_execveat,
-                    3,
+                    PROGRAM,
                     c"".as_ptr(),
                     arguments,
                     environment,

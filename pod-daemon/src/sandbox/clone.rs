@@ -51,6 +51,35 @@ pub struct Process {
 }
 
 impl Process {
+    /// Takes over a process that another daemon started; `None` if it does not run any more.
+    pub fn adopt(pid: Pid, expected_start: u64) -> io::Result<Option<Self>> {
+        // SAFETY: no memory is involved.
+        let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
+        let pidfd = match i32::try_from(result) {
+            // SAFETY: the kernel returned a new descriptor.
+            Ok(descriptor) if descriptor >= 0 => unsafe { OwnedFd::from_raw_fd(descriptor) },
+            _ => {
+                let error = io::Error::last_os_error();
+                // EINVAL: a thread has that number.
+                return match error.raw_os_error() {
+                    Some(libc::ESRCH | libc::EINVAL) => Ok(None),
+                    _ => Err(error),
+                };
+            }
+        };
+        // Whoever has the pid now has the descriptor, too: the start time tells whether it is the one.
+        let process = Self { pid, pidfd };
+        let is_same = start_time(pid).is_some_and(|start| start == expected_start);
+        Ok((is_same && process.is_alive()).then_some(process))
+    }
+
+    /// Whether it has not ended yet.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        let mut poll = [rustix::event::PollFd::new(&self.pidfd, rustix::event::PollFlags::IN)];
+        rustix::event::poll(&mut poll, Some(&rustix::event::Timespec::default())) == Ok(0)
+    }
+
     /// Kills a process that cannot be looked after, and reaps it.
     pub fn abandon(&self) {
         // It may have ended by itself; either way there is something to reap.
@@ -121,6 +150,14 @@ pub(super) fn spawn(
         return Err(failure);
     }
     Ok(Process { pid, pidfd })
+}
+
+/// When a process started, in clock ticks since boot; `None` if there is none.
+#[must_use]
+pub fn start_time(pid: Pid) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name may contain anything; field 22 is the twentieth after it.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
 /// Reaps a process that has ended: `(exit code, signal)`, one of which is meaningful.

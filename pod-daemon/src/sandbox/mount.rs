@@ -191,6 +191,20 @@ pub(super) fn make_private() -> io::Result<()> {
     Ok(rustix::mount::mount_change("/", flags)?)
 }
 
+/// Mounts a bpf filesystem on `target`, in the daemon's own mount namespace.
+pub fn mount_bpf(target: &Path) -> io::Result<()> {
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let target = rustix::fs::open(target, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    attach(new("bpf", &[("mode", "700")], attributes)?, target)
+}
+
+/// Takes away what is mounted on `target`, in the daemon's own mount namespace.
+pub fn unmount(target: &Path) -> io::Result<()> {
+    Ok(rustix::mount::unmount(target, rustix::mount::UnmountFlags::DETACH)?)
+}
+
 /// Whether an error says that there is no such path.
 pub(super) fn is_absent(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::NOTDIR))

@@ -4,6 +4,7 @@
 
 use aya_ebpf::{
     EbpfContext as _,
+    helpers::generated::bpf_ktime_get_boot_ns,
     macros::{btf_tracepoint, map},
     maps::Array,
     programs::BtfTracePointContext,
@@ -12,7 +13,7 @@ use aya_log_ebpf::debug;
 use pod_ebpf::{
     MAX_SLOTS, NO_SLOT,
     lost::Lost,
-    process::{EXIT_CLASSES, ExitClass, ProcessStats, SIGNALS},
+    process::{EXIT_CLASSES, ExitClass, ProcessStats, Run, RunState, SIGNALS},
 };
 
 use crate::{
@@ -25,6 +26,10 @@ use crate::{
 #[map]
 static PROCESS: Array<ProcessStats> = Array::with_max_entries(MAX_SLOTS, 0);
 
+/// The current or last run of each slot's container.
+#[map]
+static RUNS: Array<Run> = Array::with_max_entries(MAX_SLOTS, 0);
+
 #[btf_tracepoint(function = "sched_process_exec")]
 fn exec(ctx: BtfTracePointContext) -> i32 {
     let slot = slot::of_current();
@@ -33,9 +38,49 @@ fn exec(ctx: BtfTracePointContext) -> i32 {
         unsafe { counter::add(&raw mut (*stats).execs, 1) };
     }
     if slot != NO_SLOT {
+        begin_run(slot, ctx.tgid());
         debug!(&ctx, "exec: pid {} in slot {}", ctx.tgid(), slot);
     }
     0
+}
+
+/// Takes note of a container's first process. Nothing else runs in the container yet.
+#[inline(always)]
+fn begin_run(slot: u32, tgid: u32) {
+    let Some(run) = RUNS.get_ptr_mut(slot) else { return };
+    // SAFETY: `run` points into the map's storage, which outlives this program; no other program
+    // writes to it before the process has exec'ed.
+    unsafe {
+        if (*run).state == RunState::Awaited as u32 {
+            (*run).tgid = tgid;
+            (*run).state = RunState::Running as u32;
+        }
+    }
+}
+
+/// Takes note of how a container's first process ends: with the status of its last thread. All
+/// threads have that of the group once one of them has called `exit_group`.
+#[inline(always)]
+fn end_run(slot: u32, exit: &Exit) {
+    let Some(run) = RUNS.get_ptr_mut(slot) else { return };
+    // SAFETY: `run` points into the map's storage, which outlives this program. Threads that end at
+    // the same time write the same status.
+    unsafe {
+        if (*run).tgid != exit.tgid {
+            return;
+        }
+        let state = (*run).state;
+        let running = state == RunState::Running as u32;
+        // The leader may have ended before the others.
+        let lingers = state == RunState::Ended as u32 && !exit.is_leader;
+        if running || lingers {
+            (*run).status = exit.status;
+            (*run).ended = bpf_ktime_get_boot_ns();
+            if exit.is_process {
+                (*run).state = RunState::Ended as u32;
+            }
+        }
+    }
 }
 
 /// Arguments: the parent, which is the current task, and the child.
@@ -67,15 +112,19 @@ fn fork(ctx: BtfTracePointContext) -> i32 {
 /// is an exec by another thread than the leader: the old leader exits and the process lives on.
 #[btf_tracepoint(function = "sched_process_exit")]
 fn exit(ctx: BtfTracePointContext) -> i32 {
-    let Some(Exit { tgid, is_process, status }) = read_exit(ctx.arg(0)) else {
+    let Some(exit) = read_exit(ctx.arg(0)) else {
         counter::lose(Lost::Task);
         return 0;
     };
+    let slot = slot::of_current();
+    if slot != NO_SLOT {
+        end_run(slot, &exit);
+    }
+    let Exit { tgid, is_process, status, .. } = exit;
     if !is_process {
         return 0;
     }
 
-    let slot = slot::of_current();
     let Some(stats) = PROCESS.get_ptr_mut(slot) else { return 0 };
     let signal = (status & 0x7f) as usize;
     // SAFETY: `stats` points into the map's storage, which outlives this program, and both indexes
@@ -99,6 +148,8 @@ fn exit(ctx: BtfTracePointContext) -> i32 {
 /// What the exit of a task means.
 struct Exit {
     tgid: u32,
+    is_leader: bool,
+    /// Whether it is the end of the process, and not of a thread.
     is_process: bool,
     /// As `wait` gives it.
     status: u32,
@@ -111,5 +162,5 @@ fn read_exit(task: u64) -> Option<Exit> {
     let is_leader = read::<u32>(task, offset!(task_pid))? == tgid;
     let replaced = read::<u64>(signal, offset!(signal_exec_task))? != 0;
     let status = read::<u32>(task, offset!(task_exit_code))?;
-    Some(Exit { tgid, is_process: is_leader && !replaced, status })
+    Some(Exit { tgid, is_leader, is_process: is_leader && !replaced, status })
 }

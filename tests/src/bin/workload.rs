@@ -90,6 +90,7 @@ fn do_step(words: &[&str]) -> anyhow::Result<()> {
         ["exec-nothing", count] => exec_nothing(count.parse()?),
         ["hold-memory", bytes] => hold_memory(bytes.parse()?),
         ["print", ref text @ ..] => println!("{}", text.join(" ")),
+        ["chronicle", path, lines] => chronicle(path, lines.parse()?)?,
         ["log", lines] => (0..lines.parse::<u64>()?).for_each(|line| println!("line {line}")),
         ["cat", path] => print!("{}", String::from_utf8_lossy(&fs::read(path)?)),
         ["list", path] => list(path)?,
@@ -251,6 +252,22 @@ fn fork_bomb() {
 }
 
 /// Calls execve for a program that is not there.
+/// Numbers that go on from run to run: each is first written to a file and then to the output.
+fn chronicle(path: &str, lines: u64) -> anyhow::Result<()> {
+    let record = fs::read_to_string(path).unwrap_or_default();
+    let last = record.lines().filter_map(|line| line.parse::<u64>().ok()).next_back();
+    let mut file = File::options().create(true).append(true).open(path)?;
+    writeln!(file, "run")?;
+    let first = last.map_or(0, |last| last + 1);
+    for number in first..first.saturating_add(lines) {
+        // One system call each, so that neither is cut in two.
+        file.write_all(format!("{number}\n").as_bytes())?;
+        io::stdout().write_all(format!("{number}\n").as_bytes())?;
+        thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
+}
+
 fn exec_nothing(count: usize) {
     let path = CString::default();
     let arguments = [path.as_ptr(), std::ptr::null()];

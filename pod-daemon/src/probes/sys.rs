@@ -1,0 +1,94 @@
+//! The `bpf` system calls that aya does not offer: links of cgroups that can be pinned and moved to
+//! another program.
+
+use std::{
+    ffi::CString,
+    io,
+    os::{
+        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+};
+
+/// Commands of `bpf(2)`.
+const OBJ_PIN: i32 = 6;
+const OBJ_GET: i32 = 7;
+const LINK_CREATE: i32 = 28;
+const LINK_UPDATE: i32 = 29;
+
+/// What a program is attached to a cgroup for: `enum bpf_attach_type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(super) enum AttachType {
+    Ingress = 0,
+    Egress = 1,
+    SockOps = 3,
+    Device = 6,
+}
+
+/// The members of `union bpf_attr` that `BPF_OBJ_PIN` and `BPF_OBJ_GET` use.
+#[repr(C)]
+struct Object {
+    path: u64,
+    descriptor: u32,
+    flags: u32,
+}
+
+/// Those of `BPF_LINK_CREATE`: program, cgroup, attach type, flags; and of `BPF_LINK_UPDATE`: link,
+/// program, flags, old program.
+type Link = [u32; 4];
+
+/// Makes `object` outlive this process, as `path` on the bpf filesystem.
+pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let attributes = Object {
+        path: path.as_ptr().expose_provenance() as u64,
+        descriptor: number(object),
+        flags: 0,
+    };
+    // SAFETY: the path is null-terminated and outlives the call.
+    unsafe { bpf(OBJ_PIN, &attributes) }.map(drop)
+}
+
+/// Opens what is pinned at `path`.
+pub(super) fn get(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let attributes =
+        Object { path: path.as_ptr().expose_provenance() as u64, descriptor: 0, flags: 0 };
+    // SAFETY: the path is null-terminated and outlives the call, which returns a new descriptor.
+    unsafe { bpf(OBJ_GET, &attributes).map(|descriptor| OwnedFd::from_raw_fd(descriptor)) }
+}
+
+/// Attaches a program to a cgroup, beside those that are there. Links are always multi-attach.
+pub(super) fn attach(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    attach_type: AttachType,
+) -> io::Result<OwnedFd> {
+    let attributes: Link = [number(program), number(cgroup), attach_type as u32, 0];
+    // SAFETY: no pointers are passed; the call returns a new descriptor.
+    unsafe { bpf(LINK_CREATE, &attributes).map(|descriptor| OwnedFd::from_raw_fd(descriptor)) }
+}
+
+/// Makes a link run another program from now on, without a moment in between.
+pub(super) fn update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let attributes: Link = [number(link), number(program), 0, 0];
+    // SAFETY: no pointers are passed.
+    unsafe { bpf(LINK_UPDATE, &attributes) }.map(drop)
+}
+
+fn number(descriptor: BorrowedFd<'_>) -> u32 {
+    descriptor.as_raw_fd().cast_unsigned()
+}
+
+/// # Safety
+/// `attributes` must be what `command` takes.
+unsafe fn bpf<T>(command: i32, attributes: &T) -> io::Result<i32> {
+    // SAFETY: by the caller's contract; the kernel reads no more than the size given and takes the
+    // rest for zero.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>())
+    };
+    i32::try_from(result).ok().filter(|result| *result >= 0).ok_or_else(io::Error::last_os_error)
+}
