@@ -18,6 +18,7 @@ use crate::{
     api,
     cgroup::{self, Hierarchy},
     config::{Config, OnStop},
+    fault,
     image::Store,
     metrics::{self, Metrics},
     network::Network,
@@ -89,6 +90,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     make_directory(&config.run_dir, 0o755)?;
     make_directory(&config.log_dir, 0o755)?;
     let _lock = lock(&config.run_dir)?;
+    fault::watch(&config.run_dir);
     let address = config.metrics_address;
     let listener =
         TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;

@@ -26,4 +26,5 @@ pub mod metrics;
 pub mod podctl;
 
 pub mod config;
+pub mod fault;
 pub mod manifest;

@@ -19,6 +19,7 @@ use std::{
 use ipnet::Ipv4Net;
 
 use self::{netlink::Netlink, pool::Pool};
+use crate::fault;
 
 /// The bridge of a daemon with the default run directory.
 const DEFAULT_BRIDGE: &str = "podscope0";
@@ -116,6 +117,7 @@ impl Network {
     /// bridge, with the address that the pod `uid` has.
     pub fn connect(&self, uid: &str, namespace: BorrowedFd<'_>) -> io::Result<()> {
         let mut inside = Netlink::open()?;
+        fault::at("veth")?;
         let (address, gateway) = {
             let mut state = self.state();
             let address = *state.leases.get(uid).ok_or(io::ErrorKind::AddrNotAvailable)?;
@@ -123,6 +125,7 @@ impl Network {
             state.host.add_veth(&host_interface(uid), bridge_index, POD_INTERFACE, namespace)?;
             (address, state.pool.gateway())
         };
+        fault::at("interface")?;
         inside.configure(POD_INTERFACE, address, self.range.prefix_len(), gateway)
     }
 

@@ -517,7 +517,7 @@ impl ContainerProbe {
     /// Gives the counters back. Nothing may count there any more.
     pub fn release(mut self) {
         let mounts = self.mounts.get_mut().unwrap_or_else(PoisonError::into_inner);
-        self.counters.remove_mounts(mounts);
+        self.counters.remove_mounts(self.slot, mounts);
         let cells: Vec<u32> = self.volumes.iter().map(|(_, cell)| *cell).collect();
         self.counters.release(self.cgroup_id, self.slot, &cells);
     }
@@ -526,7 +526,7 @@ impl ContainerProbe {
     /// volume may be mounted more than once. The mounts of an earlier run are forgotten.
     pub fn set_mounts(&self, mounts: &[(usize, u32)]) -> Result<(), Error> {
         let mut current = self.mounts.lock().unwrap_or_else(PoisonError::into_inner);
-        self.counters.remove_mounts(&current);
+        self.counters.remove_mounts(self.slot, &current);
         current.clear();
         for (volume, mount_id) in mounts {
             let Some((_, cell)) = self.volumes.get(*volume) else { continue };

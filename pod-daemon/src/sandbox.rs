@@ -38,6 +38,7 @@ pub use self::{
     mount::{mount_bpf, unmount},
     rootfs::{Bind, Rootfs},
 };
+use crate::fault;
 
 /// The infra program, built by the build script.
 pub static PAUSE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/pause"));
@@ -202,6 +203,7 @@ impl Sandboxes {
         on_thread("infra", || {
             let here = Path::new("namespaces");
             let kept = infra::out_of_the_way(kept)?;
+            fault::at("infra namespaces").map_err(failed_to("make", here))?;
             self.enter_template()?;
             let mut flags =
                 CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC;
@@ -248,6 +250,7 @@ impl Sandboxes {
                 environment: Strings::new(Vec::new()),
                 error: None,
             };
+            fault::at("infra process").map_err(failed_to("start", here))?;
             let process = clone::spawn(&mut plan, cgroup, true)?;
             let pid = share_pids.then(|| namespace_of(process.pid, "pid")).transpose();
             let pid = pid.inspect_err(|_error| process.abandon())?;
@@ -271,6 +274,7 @@ impl Sandboxes {
             infra.join(CloneFlags::CLONE_NEWNS)?;
             unshare(CloneFlags::CLONE_NEWNS)
                 .map_err(|errno| failed_to("unshare", Path::new("mnt"))(errno.into()))?;
+            fault::at("mounts").map_err(failed_to("mount", scratch))?;
             let root = rootfs::stage(&sources, scratch)?;
             let prepared = rootfs::complete(root, &sources, binds)?;
             mount::pivot(&prepared.root).map_err(failed_to("pivot to", Path::new("/")))?;
@@ -279,6 +283,7 @@ impl Sandboxes {
             announce(&prepared.mounts);
             let mut plan = self.plan(command, stdio)?;
             plan.mounts = Some(prepared.child_mounts());
+            fault::at("container process").map_err(failed_to("start", scratch))?;
             Ok(clone::spawn(&mut plan, cgroup, infra.pid.is_none())?)
         })
     }

@@ -84,7 +84,7 @@ fn nothing_is_lost_however_often_the_daemon_is_killed() {
         let path = "/api/v1/namespaces/default/pods";
         if random.below(2) == 0 {
             let manifest = chronicler(&passing, &record, 5).into_value(&daemon.image());
-            daemon.api("POST", path, Some(&manifest));
+            drop(daemon.api("POST", path, Some(&manifest)));
         }
         if random.below(2) == 0 && round > 0 {
             let earlier = format!("{path}/passing-{}?gracePeriodSeconds=1", round - 1);

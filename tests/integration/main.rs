@@ -7,6 +7,7 @@
 
 mod adoption;
 mod chaos;
+mod churn;
 mod cost;
 mod exactness;
 mod files;

@@ -34,8 +34,10 @@ impl State {
     #[must_use]
     pub fn capture() -> Self {
         let mut cgroups = BTreeSet::new();
+        // Others may test on the same machine.
+        let own = format!("{CGROUP}{}-", std::process::id());
         for entry in entries(&cgroup_mount()) {
-            if entry.file_name().is_some_and(|name| name.to_string_lossy().starts_with(CGROUP)) {
+            if entry.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&own)) {
                 walk(&entry, &mut cgroups);
             }
         }

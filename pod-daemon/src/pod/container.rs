@@ -20,7 +20,7 @@ use super::{
     volumes,
 };
 use crate::{
-    cgroup,
+    cgroup, fault,
     image::{Image, Reference},
     node::{ContainerSnapshot, Error, Exec, Exit, Shared, State},
     pidfd::Pidfd,
@@ -530,6 +530,7 @@ fn start(
     let failed = |error: &io::Error| Failure::new("CreateContainerError", error);
     let containers = sandbox::directory(shared, about).join("containers").join(&spec.name);
     let scratch = containers.join(run.to_string());
+    fault::at("scratch").map_err(|error| failed(&error))?;
     for name in ["upper", "work"] {
         fs::create_dir_all(scratch.join(name)).map_err(|error| failed(&error))?;
     }
@@ -537,6 +538,7 @@ fn start(
     let [standard, error] = output.writers().map_err(|error| failed(&error))?;
     let stdio = Stdio { input: None, output: Some(standard), error: Some(error) };
     let directory = logs::directory(&shared.log_dir, &about.key, &about.uid).join(&spec.name);
+    fault::at("log").map_err(|error| failed(&error))?;
     let output = output.copy(&directory, run, shared.log_limits).map_err(|error| failed(&error))?;
 
     let infra = sandbox.infra().ok_or_else(|| Failure::internal("the pod's sandbox is gone"))?;

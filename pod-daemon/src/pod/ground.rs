@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::Container;
 use super::{About, Waiting, resources};
 use crate::{
     cgroup::{self, Cgroup, Limits},
+    fault,
     node::{Completed, Shared},
     probes::{Claim, ContainerProbe},
 };
@@ -63,14 +64,19 @@ impl Ground {
         places: &mut Vec<Place>,
     ) -> Result<(Cgroup, Cgroup), Failure> {
         let available = shared.hierarchy.controllers();
+        fault::at("pod cgroup")?;
         let pod = Cgroup::create(shared.hierarchy.root(), &about.uid)?;
         cgroup::hierarchy::enable_for_containers(pod.path());
+        fault::at("pod limits")?;
         let whole = resources::of_pod(&about.spec.containers)?;
         let asked = resources::requests_of_pod(&about.spec.containers)?;
         cgroup::limits::apply(&pod, &whole, &asked, available)?;
+        fault::at("pod probes")?;
         shared.probes.attach_pod(&about.uid, &pod)?;
+        fault::at("infra cgroup")?;
         let infra = Cgroup::create(pod.path(), INFRA)?;
         for container in &about.spec.containers {
+            fault::at("container cgroup")?;
             let cgroup = Cgroup::create(pod.path(), &container.name)?;
             let limits = resources::limits(container)?;
             let requests = resources::requests(container)?;
@@ -79,6 +85,7 @@ impl Ground {
             cgroup::limits::die_as_one(&cgroup, available)?;
             let volumes = volume_labels(container);
             let name = (&*about.uid, &*container.name);
+            fault::at("container probes")?;
             let probe = shared.probes.add_container(name, &cgroup, &volumes)?;
             places.push(Place { cgroup, probe, limits, requests });
         }

@@ -16,6 +16,7 @@ use super::{
     volumes::{self, Volumes},
 };
 use crate::{
+    fault,
     node::Shared,
     pidfd::Pidfd,
     sandbox::{Infra, NetworkMode},
@@ -42,11 +43,13 @@ impl Sandbox {
     ) -> Result<Self, Waiting> {
         let fail = |error: &dyn std::error::Error| Waiting::new("FailedCreatePodSandBox", error);
         let host_network = about.spec.host_network.unwrap_or(false);
+        fault::at("address").map_err(|error| fail(&error))?;
         let ip = if host_network {
             None
         } else {
             Some(shared.network.allocate(&about.uid).map_err(|error| fail(&error))?)
         };
+        fault::at("volumes").map_err(|error| fail(&error))?;
         let volumes = volumes::make(&shared, &about, ip)?;
         let hostname = volumes::hostname(&about, host_network);
         let connect =
@@ -54,6 +57,7 @@ impl Sandbox {
         let network = if host_network { NetworkMode::Host } else { NetworkMode::Pod(&connect) };
         let share_pids = about.spec.share_process_namespace.unwrap_or(false);
         let cgroup = std::os::fd::AsFd::as_fd(ground.infra());
+        fault::at("output").map_err(|error| fail(&error))?;
         let outputs = Outputs::new(about.spec.containers.len()).map_err(|error| fail(&error))?;
         let infra = shared
             .sandboxes

@@ -193,17 +193,21 @@ impl Counters {
 
     pub(super) fn insert_mount(&self, mount_id: u32, volume: Volume) -> Result<(), Error> {
         let mut keys = self.keys();
+        let is_new = keys.volumes.get(&mount_id, 0).is_err();
         keys.volumes
             .insert(&mount_id, &volume, 0)
             .map_err(|source| Error::Map { action: "insert a volume's mount", source })?;
-        keys.mount_count += 1;
+        keys.mount_count += u64::from(is_new);
         Ok(())
     }
 
-    pub(super) fn remove_mounts(&self, mount_ids: &[u32]) {
+    /// Forgets mounts of a slot. The kernel uses the id of a mount that is gone again: what is another
+    /// container's by now stays.
+    pub(super) fn remove_mounts(&self, slot: u32, mount_ids: &[u32]) {
         let mut keys = self.keys();
         for id in mount_ids {
-            if keys.volumes.remove(id).is_ok() {
+            let is_ours = keys.volumes.get(id, 0).is_ok_and(|volume| volume.slot == slot);
+            if is_ours && keys.volumes.remove(id).is_ok() {
                 keys.mount_count -= 1;
             }
         }

@@ -120,7 +120,8 @@ impl Pins {
 
     /// Removes everything, and the bpf filesystem if it was mounted for this daemon alone.
     pub(super) fn remove(&self) {
-        for path in entries(&self.root) {
+        // Beside these the kernel has files of its own there.
+        for path in entries(&self.root).filter(|path| path.is_dir()) {
             remove(&path);
         }
         if !self.root.starts_with(USUAL)
