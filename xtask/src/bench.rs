@@ -3,6 +3,7 @@
 //! All that is compared is measured in one run and in turns, because machines have moods.
 
 pub(crate) mod floor;
+mod many;
 mod peers;
 mod pods;
 mod probes;
@@ -52,6 +53,8 @@ enum What {
     Start,
     /// What the probes cost.
     Probes,
+    /// How long many pods take to start, to come and go, and to be taken over by a new daemon.
+    Many,
     /// What 200 pods cost the daemon and Prometheus.
     Scrape,
 }
@@ -81,6 +84,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     }
     if wanted(What::Probes) {
         numbers.insert("probes".to_owned(), probes::run(&start_daemon)?);
+    }
+    if wanted(What::Many) {
+        numbers.insert("many".to_owned(), many::run(&start_daemon)?);
     }
     if wanted(What::Scrape) {
         numbers.insert("scrape".to_owned(), scrape::run(&start_daemon, options.pods)?);

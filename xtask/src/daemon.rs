@@ -1,6 +1,7 @@
 //! A daemon that disturbs no other: started in directories of its own, and removed without a trace.
 
 use std::{
+    ffi::{OsStr, OsString},
     fs::{self, File},
     io,
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
@@ -22,10 +23,13 @@ use nix::{
 use tempfile::TempDir;
 
 use crate::{
+    http::{Client, Response},
     metrics::Metrics,
     process::{succeeds, wait_until},
     stop,
 };
+
+const PROGRAM: &str = "pod-daemon";
 
 /// How long the daemon may take to be ready, and to be gone.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -35,6 +39,7 @@ pub(crate) struct Daemon {
     bin_dir: PathBuf,
     directory: TempDir,
     child: Child,
+    arguments: Vec<OsString>,
     cgroup_root: PathBuf,
     network: Ipv4Addr,
     /// The bridge, once it is known; the name of the nftables table ends in the same digits.
@@ -58,7 +63,7 @@ impl Daemon {
         let network = free_network()?;
         let metrics = free_port(9464)?;
 
-        let mut command = Command::new(bin_dir.join("pod-daemon"));
+        let mut command = Command::new(bin_dir.join(PROGRAM));
         command.arg("--data-dir").arg(path("data")).arg("--run-dir").arg(path("run"));
         command.arg("--bpffs-dir").arg(path("bpf"));
         command.arg("--log-dir").arg(path("log")).arg("--cgroup-root").arg(&cgroup_root);
@@ -66,8 +71,10 @@ impl Daemon {
         command.args(["--unenforced-limits=warn", "--stop-seconds=2", "--on-stop=end"]).args(flags);
         let log = File::create(path("daemon.log")).context("create the daemon's log")?;
         command.stdout(log.try_clone().context("copy the log's handle")?).stderr(log);
+        let arguments = command.get_args().map(OsStr::to_owned).collect();
         let child = spawn(&mut command)?;
         let mut daemon = Self {
+            arguments,
             bin_dir: bin_dir.to_owned(),
             directory,
             child,
@@ -126,6 +133,40 @@ impl Daemon {
         let log = fs::read_to_string(self.directory().join("daemon.log")).unwrap_or_default();
         let lines: Vec<_> = log.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+
+    /// Ends the daemon as a crash does and starts it again; returns how long it takes from then until it
+    /// answers.
+    pub(crate) fn crash(&mut self) -> anyhow::Result<Duration> {
+        self.child.kill().and_then(|()| self.child.wait()).context("kill the daemon")?;
+        let log = File::options()
+            .append(true)
+            .open(self.directory().join("daemon.log"))
+            .context("open the daemon's log")?;
+        let mut command = Command::new(self.bin_dir.join(PROGRAM));
+        command.args(&self.arguments);
+        command.stdout(log.try_clone().context("copy the log's handle")?).stderr(log);
+        let began = Instant::now();
+        self.child = spawn(&mut command)?;
+        let deadline = began + PATIENCE;
+        while !self.is_ready() {
+            ensure!(Instant::now() < deadline, "no answer of the daemon:\n{}", self.last_words());
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(began.elapsed())
+    }
+
+    /// Whether it serves both the API and the metrics.
+    fn is_ready(&self) -> bool {
+        let is_good = |answer: anyhow::Result<Response>| answer.is_ok_and(|it| it.status == 200);
+        let api = || Client::unix(&self.socket())?.request("GET", "/readyz", "");
+        let metrics = || Client::tcp(self.metrics)?.request("GET", "/readyz", "");
+        is_good(api()) && is_good(metrics())
+    }
+
+    /// Where its pods' cgroups are.
+    pub(crate) fn cgroup_root(&self) -> &Path {
+        &self.cgroup_root
     }
 
     /// Stops the daemon, removes its directories, and makes sure that nothing is left.

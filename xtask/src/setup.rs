@@ -59,6 +59,7 @@ const PACKAGES: &[Package] = &[
     Package { name: "qemu-system-x86", groups: &[Group::Vm], proof: "qemu-system-x86_64", why: "boots the kernels of the test matrix" },
     Package { name: "xz-utils", groups: &[Group::Vm], proof: "xz", why: "kernel modules are xz-compressed" },
     Package { name: "crun", groups: &[Group::Bench], proof: "crun", why: "the runtime to compare with" },
+    Package { name: "podman", groups: &[Group::Bench], proof: "podman", why: "the engine to compare many pods with" },
     Package { name: "runc", groups: &[Group::Bench], proof: "runc", why: "the other runtime to compare with" },
     Package { name: "strace", groups: &[Group::Bench], proof: "strace", why: "counts the system calls of a start" },
 ];

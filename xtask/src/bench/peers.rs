@@ -17,6 +17,7 @@ use anyhow::{Context as _, ensure};
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
+    sys::resource::{Resource, getrlimit},
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -120,6 +121,52 @@ fn timed(command: &mut Command) -> anyhow::Result<Duration> {
     let elapsed = start.elapsed();
     ensure!(status.success(), "{command:?} failed: {status}");
     Ok(elapsed)
+}
+
+/// Starts `n` containers with podman, `width` at a time: without network and cgroups of their own, which
+/// this machine does not let it have, so it has less to do than for a pod.
+pub(crate) fn podman_run(rootfs: &Path, n: usize, width: usize) -> anyhow::Result<Duration> {
+    let state = tempfile::tempdir().context("make a directory for podman")?;
+    let limits = getrlimit(Resource::RLIMIT_NOFILE).context("read the limit of open files")?;
+    let podman = |args: &[&str]| {
+        let mut command = Command::new("podman");
+        command.arg("--root").arg(state.path().join("root"));
+        command.arg("--runroot").arg(state.path().join("run"));
+        command.args([
+            "--cgroup-manager=cgroupfs",
+            "--storage-driver=vfs",
+            "--events-backend=none",
+        ]);
+        command.args(args).stdin(Stdio::null()).stdout(Stdio::null());
+        command
+    };
+    let files = format!("--ulimit=nofile={}:{}", limits.0.min(1024), limits.1);
+    let run = || {
+        let mut command =
+            podman(&["run", "--detach", "--rm", "--network=none", "--cgroups=disabled"]);
+        command.args([&*files, "--ulimit=nproc=1024:1024", "--rootfs"]).arg(rootfs);
+        timed(command.args(["/bin/sleep", "86400"]))
+    };
+    with_pure_cgroup2(|| {
+        run().context("run podman once")?;
+        let began = Instant::now();
+        let results: Vec<_> = thread::scope(|scope| {
+            let work = || (0..n / width).map(|_| run()).collect::<Vec<_>>();
+            let threads: Vec<_> = (0..width).map(|_| scope.spawn(work)).collect();
+            threads.into_iter().flat_map(|thread| thread.join().expect("no panic")).collect()
+        });
+        let took = began.elapsed();
+        let ended = timed(&mut podman(&["kill", "--all"]));
+        // The containers remove themselves; their storage goes when they are gone.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while timed(&mut podman(&["rm", "--all", "--force"])).is_err() && Instant::now() < deadline
+        {
+            thread::sleep(Duration::from_millis(200));
+        }
+        results.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+        ended?;
+        Ok(took)
+    })
 }
 
 /// Runs `body` where /sys/fs/cgroup is cgroup v2 and nothing else: crun refuses hybrid hierarchies.

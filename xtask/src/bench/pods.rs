@@ -49,6 +49,19 @@ impl Pods {
         Ok(())
     }
 
+    /// Begins to delete a pod.
+    pub(super) fn delete_soon(&mut self, name: &str) -> anyhow::Result<()> {
+        let path = format!("{PODS}/{name}?gracePeriodSeconds=0");
+        self.client.request("DELETE", &path, "")?.text().map(drop).context("delete a pod")
+    }
+
+    /// All pods.
+    pub(super) fn list(&mut self) -> anyhow::Result<Vec<Value>> {
+        let list = self.client.request("GET", PODS, "")?.text()?;
+        let list: Value = serde_json::from_str(&list).context("read a list of pods")?;
+        Ok(list["items"].as_array().cloned().unwrap_or_default())
+    }
+
     pub(super) fn phase(&mut self, name: &str) -> anyhow::Result<String> {
         let pod = self.client.request("GET", &format!("{PODS}/{name}"), "")?.text()?;
         let pod: Value = serde_json::from_str(&pod).context("read a pod")?;
