@@ -157,7 +157,7 @@ impl Store {
         let name = reference.to_string();
         let (files, found) = match reference {
             Reference::Dir(_) | Reference::Registry(_) => {
-                let problem = String::from("it is no image in a file");
+                let problem = String::from("it is in a registry, and not here any more");
                 return Err(Error::Image { image: name, problem });
             }
             Reference::Oci { dir, tag } => {
