@@ -6,6 +6,7 @@
 mod config_maps;
 mod discovery;
 mod exec;
+mod images;
 mod log;
 mod operations;
 mod params;
@@ -25,8 +26,8 @@ use axum::{
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
-pub use self::operations::Operations;
 use self::status::Failure;
+pub use self::{images::ImageOperations, operations::Operations};
 use crate::manifest::Unsupported;
 
 /// As in Kubernetes: larger than the largest config map by a margin.
@@ -67,6 +68,12 @@ fn router<N: Operations>(api: Api<N>) -> Router {
         .route("/pods", get(usage::list_all::<N>))
         .route("/namespaces/{namespace}/pods", get(usage::list::<N>))
         .route("/namespaces/{namespace}/pods/{name}", get(usage::read::<N>));
+    let images = Router::new()
+        .route("/", get(images::list::<N>).post(images::load::<N>).delete(images::prune::<N>))
+        .route(
+            "/{name}",
+            get(images::read::<N>).post(images::pull::<N>).delete(images::remove::<N>),
+        );
     Router::new()
         .route("/healthz", get("ok"))
         .route("/livez", get("ok"))
@@ -80,6 +87,7 @@ fn router<N: Operations>(api: Api<N>) -> Router {
         .route("/apis", get(discovery::groups))
         .route("/apis/metrics.k8s.io", get(discovery::metrics_group))
         .nest("/apis/metrics.k8s.io/v1beta1", metrics)
+        .nest("/podscope/v1/images", images)
         .fallback(|| async { Failure::no_such_path() })
         .method_not_allowed_fallback(|| async { Failure::no_such_method() })
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))

@@ -12,6 +12,7 @@ use ipnet::Ipv4Net;
 use serde::Deserialize;
 
 use crate::{
+    image::{Registries, Registry, Thresholds},
     manifest::Unsupported,
     node::UnenforcedLimits,
     pod::logs::Limits,
@@ -86,6 +87,28 @@ struct Settings {
     /// Seconds that pods get if they end with the daemon [default: 10]
     #[arg(long, value_name = "SECONDS")]
     stop_seconds: Option<u32>,
+    /// Credentials for registries, as docker and podman have them [default: where these have theirs]
+    #[arg(long, value_name = "FILE")]
+    registry_auth_file: Option<PathBuf>,
+    /// Milliseconds before an image that could not be pulled is tried again; doubles up to thirty
+    /// times as much [default: 10000]
+    #[arg(long, value_name = "MS")]
+    image_pull_backoff_ms: Option<u64>,
+    /// How full the disk with the images may get before unused ones go [default: 85]
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
+    image_gc_high_percent: Option<u8>,
+    /// How full the disk with the images may stay then [default: 80]
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
+    image_gc_low_percent: Option<u8>,
+    /// How long an image that no pod uses stays in any case [default: 120]
+    #[arg(long, value_name = "SECONDS")]
+    image_gc_minimum_age_seconds: Option<u64>,
+    /// How often the disk with the images is looked at [default: 300]
+    #[arg(long, value_name = "SECONDS")]
+    image_gc_interval_seconds: Option<u64>,
+    /// Registries that need more than their name; in the file only.
+    #[arg(skip)]
+    registry: Vec<Registry>,
 }
 
 /// What becomes of the pods when the daemon is told to stop.
@@ -144,6 +167,14 @@ pub struct Config {
     pub on_stop: OnStop,
     /// Seconds that pods get if they end with the daemon.
     pub stop_seconds: u32,
+    /// How registries are reached.
+    pub registries: Registries,
+    /// Pause after a pull that failed.
+    pub image_pull_backoff: Duration,
+    /// When unused images go.
+    pub image_thresholds: Thresholds,
+    /// How often to look whether they should.
+    pub image_gc_interval: Duration,
 }
 
 /// Settings that cannot be used.
@@ -219,10 +250,57 @@ impl Settings {
             log_max_files: self.log_max_files.or(other.log_max_files),
             on_stop: self.on_stop.or(other.on_stop),
             stop_seconds: self.stop_seconds.or(other.stop_seconds),
+            registry_auth_file: self.registry_auth_file.or(other.registry_auth_file),
+            image_pull_backoff_ms: self.image_pull_backoff_ms.or(other.image_pull_backoff_ms),
+            image_gc_high_percent: self.image_gc_high_percent.or(other.image_gc_high_percent),
+            image_gc_low_percent: self.image_gc_low_percent.or(other.image_gc_low_percent),
+            image_gc_minimum_age_seconds: self
+                .image_gc_minimum_age_seconds
+                .or(other.image_gc_minimum_age_seconds),
+            image_gc_interval_seconds: self
+                .image_gc_interval_seconds
+                .or(other.image_gc_interval_seconds),
+            registry: other.registry,
         }
     }
 
+    fn thresholds(&self) -> Result<Thresholds, Error> {
+        let default = Thresholds::default();
+        let high_percent = self.image_gc_high_percent.unwrap_or(default.high_percent);
+        let low_percent =
+            self.image_gc_low_percent.unwrap_or(default.low_percent.min(high_percent));
+        let minimum_age = self.image_gc_minimum_age_seconds.map(Duration::from_secs);
+        let minimum_age = minimum_age.unwrap_or(default.minimum_age);
+        if high_percent > 100 || low_percent > high_percent {
+            return Err(Error::Value {
+                setting: "image-gc-low-percent",
+                problem: format!(
+                    "{low_percent} is more than image-gc-high-percent, {high_percent}, or that is \
+                     more than 100"
+                ),
+            });
+        }
+        Ok(Thresholds { high_percent, low_percent, minimum_age })
+    }
+
+    fn registries(&self) -> Result<Registries, Error> {
+        let wrong = |problem| Error::Value { setting: "registry", problem };
+        if let Some(problem) = self.registry.iter().find_map(Registry::problem) {
+            return Err(wrong(problem));
+        }
+        for (index, registry) in self.registry.iter().enumerate() {
+            if self.registry[..index].iter().any(|other| other.host == registry.host) {
+                return Err(wrong(format!("{:?} has two sections", registry.host)));
+            }
+        }
+        Ok(Registries {
+            registries: self.registry.clone(),
+            auth_file: self.registry_auth_file.clone(),
+        })
+    }
+
     fn validate(self) -> Result<Config, Error> {
+        let (registries, image_thresholds) = (self.registries()?, self.thresholds()?);
         let network = self
             .network
             .unwrap_or_else(|| Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 77, 0, 0), 16));
@@ -266,6 +344,7 @@ impl Settings {
             name if name.is_empty() => "/sys/fs/bpf/podscope".to_owned(),
             name => format!("/sys/fs/bpf/podscope-{name}"),
         };
+        let gc_interval = self.image_gc_interval_seconds.unwrap_or(300).max(1);
         Ok(Config {
             data_dir: absolute("data-dir", self.data_dir, "/var/lib/podscope")?,
             bpffs_dir: absolute("bpffs-dir", self.bpffs_dir, &bpffs_dir)?,
@@ -288,6 +367,10 @@ impl Settings {
             log_limits,
             on_stop: self.on_stop.unwrap_or_default(),
             stop_seconds: self.stop_seconds.unwrap_or(10),
+            registries,
+            image_pull_backoff: Duration::from_millis(self.image_pull_backoff_ms.unwrap_or(10_000)),
+            image_thresholds,
+            image_gc_interval: Duration::from_secs(gc_interval),
         })
     }
 }
@@ -338,6 +421,33 @@ mod tests {
         assert_eq!(config.network.to_string(), "10.2.0.0/24");
         assert_eq!(config.stop_seconds, 3);
         assert_eq!(config.unenforced_limits, UnenforcedLimits::Warn);
+    }
+
+    #[test]
+    fn registries_are_described_in_the_file() {
+        let settings = |text: &str| {
+            let settings: Settings = toml::from_str(text).unwrap();
+            Settings { cgroup_root: Some(PathBuf::from("/x")), ..settings }.validate()
+        };
+        let config = settings(
+            "registry-auth-file = \"/etc/auth.json\"\nimage-gc-high-percent = 70\n\
+             [[registry]]\nhost = \"docker.io\"\nmirrors = [\"mirror.example:5000\"]\n\
+             [[registry]]\nhost = \"mirror.example:5000\"\nca-file = \"/etc/ca.pem\"\n",
+        )
+        .unwrap();
+        assert_eq!(config.registries.registries.len(), 2);
+        assert_eq!(config.registries.registries[0].mirrors, ["mirror.example:5000"]);
+        assert_eq!(config.registries.auth_file, Some(PathBuf::from("/etc/auth.json")));
+        assert_eq!(config.image_thresholds.low_percent, 70);
+        for (text, problem) in [
+            ("[[registry]]\nhost = \"https://a.example\"", "not a registry's host"),
+            ("[[registry]]\nhost = \"a.example\"\nca-file = \"ca.pem\"", "not absolute"),
+            ("[[registry]]\nhost = \"a.b\"\n[[registry]]\nhost = \"a.b\"", "two sections"),
+            ("image-gc-high-percent = 50\nimage-gc-low-percent = 60", "60 is more than"),
+        ] {
+            let error = settings(text).unwrap_err().to_string();
+            assert!(error.contains(problem), "{error}");
+        }
     }
 
     #[test]

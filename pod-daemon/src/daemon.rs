@@ -19,7 +19,7 @@ use crate::{
     cgroup::{self, Hierarchy},
     config::{Config, OnStop},
     fault,
-    image::Store,
+    image::{self, Images, Store, Usage},
     metrics::{self, Metrics},
     network::Network,
     node::{Node, Settings, Shared},
@@ -74,7 +74,7 @@ pub enum Error {
     Probes(#[from] probes::Error),
     /// The image store cannot be opened.
     #[error(transparent)]
-    Images(#[from] crate::image::Error),
+    Images(#[from] image::Error),
     /// Sandboxes cannot be made.
     #[error(transparent)]
     Sandbox(#[from] crate::sandbox::Error),
@@ -116,7 +116,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         tokio::spawn(api::serve(api, node.clone(), config.unsupported_fields, api_stop.clone()));
     tracing::info!(socket = %socket.display(), metrics = %format!("http://{address}/metrics"), "ready");
 
+    let collector = tokio::spawn(collect_images(config.clone(), node.clone()));
+
     shutdown.cancelled().await;
+    collector.abort();
     if config.on_stop == OnStop::Keep {
         // As if it were killed, which the pods survive.
         tracing::info!("stopping: the pods run on");
@@ -139,7 +142,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
 
 fn make_node(config: &Config, hierarchy: Hierarchy, network: Network) -> Result<Node, Error> {
     let probes = Arc::new(load_probes(config, &hierarchy)?);
-    let images = Store::open(&config.data_dir.join("images"))?;
+    let images = image::Settings {
+        registries: config.registries.clone(),
+        backoff: config.image_pull_backoff,
+    };
+    let images = Images::new(Store::open(&config.data_dir.join("images"))?, images);
     let sandboxes = Sandboxes::new(&config.data_dir, &config.run_dir)?;
     let settings = Settings {
         name: config.node_name.clone(),
@@ -186,6 +193,22 @@ fn load_probes(config: &Config, hierarchy: &Hierarchy) -> Result<Probes, Error> 
         rustix::process::setrlimit(Resource::Memlock, before).ok();
     }
     Ok(probes?)
+}
+
+/// Makes room on the disk with the images, now and then.
+async fn collect_images(config: Config, node: Node) {
+    loop {
+        tokio::time::sleep(config.image_gc_interval).await;
+        let (node, place) = (node.clone(), config.data_dir.clone());
+        let thresholds = config.image_thresholds;
+        let collected = tokio::task::spawn_blocking(move || {
+            let usage = Usage::of(&place).map_err(failed_to("measure the disk of", &place))?;
+            node.images().collect(usage, thresholds, &node.images_in_use()).map_err(Error::Images)
+        });
+        if let Ok(Err(error)) = collected.await {
+            tracing::error!(error = &error as &dyn std::error::Error, "no room is made for images");
+        }
+    }
 }
 
 fn make_directory(path: &Path, mode: u32) -> Result<(), Error> {

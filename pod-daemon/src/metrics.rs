@@ -11,6 +11,7 @@ mod dashboards;
 mod document;
 mod family;
 mod file;
+mod image;
 mod net;
 mod own;
 mod pod;
@@ -53,7 +54,7 @@ use self::{
 };
 use crate::{node::Node, probes::Probes};
 
-static DOMAINS: [Domain; 13] = [
+static DOMAINS: [Domain; 14] = [
     pod::DOMAIN,
     process::DOMAIN,
     net::NETWORK,
@@ -65,6 +66,7 @@ static DOMAINS: [Domain; 13] = [
     resource::IO,
     resource::PRESSURE,
     completed::DOMAIN,
+    image::DOMAIN,
     daemon::DOMAIN,
     own::DOMAIN,
 ];

@@ -31,7 +31,7 @@ pub use self::snapshot::{
 use self::{store::Store as Files, table::Table};
 use crate::{
     cgroup::Hierarchy,
-    image::Store,
+    image::{Images, Reference},
     network::Network,
     pod::{self, Adopted, Key, record},
     probes::Probes,
@@ -59,7 +59,7 @@ pub struct Shared {
     /// Whether a pod with limits that this node cannot enforce may run.
     pub unenforced_limits: UnenforcedLimits,
     /// The images.
-    pub images: Store,
+    pub images: Images,
     /// Starts processes.
     pub sandboxes: Sandboxes,
     /// Podscope's cgroups.
@@ -447,6 +447,28 @@ impl Node {
         &self.shared.probes
     }
 
+    /// The images of this node.
+    #[must_use]
+    pub fn images(&self) -> &Images {
+        &self.shared.images
+    }
+
+    /// Ids and references of the images that pods have.
+    #[must_use]
+    pub fn images_in_use(&self) -> std::collections::HashSet<String> {
+        image_users(&self.snapshot()).into_iter().map(|(image, _)| image).collect()
+    }
+
+    /// The pods that have an image of this id or reference.
+    #[must_use]
+    pub fn pods_with_image(&self, image: &str) -> Vec<String> {
+        let users = image_users(&self.snapshot()).into_iter();
+        let mut pods: Vec<_> = users.filter(|(own, _)| own == image).map(|(_, pod)| pod).collect();
+        pods.sort_unstable();
+        pods.dedup();
+        pods
+    }
+
     /// Deletes every pod, giving each at most `grace_seconds`, and waits until they are gone.
     pub async fn shut_down(&self, grace_seconds: u32) {
         let mut events = self.watch();
@@ -507,7 +529,7 @@ impl Shared {
     #[must_use]
     pub fn new(
         settings: Settings,
-        images: Store,
+        images: Images,
         sandboxes: Sandboxes,
         hierarchy: Hierarchy,
         network: Network,
@@ -556,6 +578,22 @@ impl Shared {
     pub(crate) fn config_map(&self, namespace: &str, name: &str) -> Option<ConfigMap> {
         self.table.config_map(&Key::new(namespace, name)).ok()
     }
+}
+
+/// The images that pods have, by id and by full reference, each with its pod.
+fn image_users(pods: &[PodSnapshot]) -> Vec<(String, String)> {
+    let mut users = Vec::new();
+    for pod in pods {
+        let name = format!("{}/{}", pod.namespace, pod.name);
+        for container in &pod.containers {
+            let reference = container.image.parse::<Reference>().ok();
+            let reference = reference.map(|reference| reference.to_string());
+            // Before its first run a container has a reference only.
+            let id = Some(container.image_id.clone()).filter(|id| !id.is_empty());
+            users.extend(reference.into_iter().chain(id).map(|image| (image, name.clone())));
+        }
+    }
+    users
 }
 
 /// What the node's owner decides.

@@ -9,6 +9,7 @@ mod command;
 mod container;
 mod ground;
 mod identity;
+mod image;
 mod key;
 pub mod logs;
 pub mod record;

@@ -12,6 +12,7 @@ mod error;
 mod exec;
 mod get;
 mod human;
+mod image;
 mod logs;
 mod output;
 mod resource;
@@ -73,6 +74,8 @@ enum Command {
     Exec(exec::Options),
     /// Show what pods use
     Top(top::Options),
+    /// Pull, load, list, inspect and remove images
+    Image(image::Options),
     /// Show the versions of this program and of the daemon
     Version(version::Options),
 }
@@ -110,6 +113,7 @@ async fn dispatch(cli: Cli, output: &mut Output) -> Result<u8, Error> {
         Command::Delete(options) => delete::run(&client, global, options, output).await,
         Command::Exec(options) => exec::run(&client, global, options, output).await,
         Command::Top(options) => top::run(&client, global, options, output).await,
+        Command::Image(options) => image::run(&client, options, output).await,
         Command::Version(options) => version::run(&client, options, output).await,
     }
 }

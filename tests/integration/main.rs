@@ -16,5 +16,6 @@ mod limits;
 mod network;
 mod prometheus;
 mod recovery;
+mod registry;
 mod restarts;
 mod security;

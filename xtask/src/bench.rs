@@ -7,6 +7,7 @@ mod many;
 mod peers;
 mod pods;
 mod probes;
+mod pull;
 mod rootfs;
 mod scrape;
 mod sheet;
@@ -57,6 +58,8 @@ enum What {
     Many,
     /// What 200 pods cost the daemon and Prometheus.
     Scrape,
+    /// How long an image takes from a registry to the disk.
+    Pull,
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
@@ -90,6 +93,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     }
     if wanted(What::Scrape) {
         numbers.insert("scrape".to_owned(), scrape::run(&start_daemon, options.pods)?);
+    }
+    if wanted(What::Pull) {
+        numbers.insert("pull".to_owned(), pull::run(&start_daemon)?);
     }
 
     let json = options.json.clone().unwrap_or_else(|| target_dir().join("bench.json"));

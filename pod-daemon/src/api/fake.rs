@@ -30,7 +30,28 @@ type Key = (String, String);
 
 /// The node.
 #[derive(Clone)]
-pub(crate) struct Fake(Arc<Mutex<State>>);
+pub(crate) struct Fake(Arc<Mutex<State>>, crate::image::Images);
+
+impl super::ImageOperations for Fake {
+    fn images(&self) -> &crate::image::Images {
+        &self.1
+    }
+
+    fn pods_with_image(&self, image: &str) -> Vec<String> {
+        let state = self.0.lock().unwrap();
+        let pods = state.pods.iter().filter(|(_, pod)| {
+            let mut containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+            containers.any(|container| container.image.as_deref() == Some(image))
+        });
+        pods.map(|((namespace, name), _)| format!("{namespace}/{name}")).collect()
+    }
+
+    fn images_in_use(&self) -> std::collections::HashSet<String> {
+        let state = self.0.lock().unwrap();
+        let specs = state.pods.values().filter_map(|pod| pod.spec.as_ref());
+        specs.flat_map(|spec| &spec.containers).filter_map(|c| c.image.clone()).collect()
+    }
+}
 
 struct State {
     version: u64,
@@ -54,13 +75,16 @@ pub(crate) fn serve() -> Served {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("api.sock");
     let listener = UnixListener::bind(&socket).unwrap();
-    let node = Fake(Arc::new(Mutex::new(State {
+    let images = crate::image::Store::open(&dir.path().join("images")).unwrap();
+    let images = crate::image::Images::new(images, crate::image::Settings::default());
+    let state = State {
         version: 0,
         pods: BTreeMap::new(),
         maps: BTreeMap::new(),
         events: broadcast::channel(64).0,
         logs: (Vec::new(), false),
-    })));
+    };
+    let node = Fake(Arc::new(Mutex::new(state)), images);
     let shutdown = CancellationToken::new();
     let serve = super::serve(listener, node.clone(), Unsupported::Deny, shutdown.clone());
     Served { node, socket, dir, shutdown, server: tokio::spawn(serve) }

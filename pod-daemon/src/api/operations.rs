@@ -7,11 +7,12 @@ use std::{future::Future, sync::Arc};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use tokio::sync::broadcast;
 
+use super::ImageOperations;
 use crate::node::{Error, Event, Exec, LogSource, Node, PodUsage};
 
 /// A node, as the API sees it; see the methods of [`Node`].
 #[expect(missing_docs, reason = "the methods are those of `Node` and documented there")]
-pub trait Operations: Clone + Send + Sync + 'static {
+pub trait Operations: ImageOperations + Clone + Send + Sync + 'static {
     fn create_pod(&self, pod: Pod) -> impl Future<Output = Result<Pod, Error>> + Send;
     fn pod(&self, namespace: &str, name: &str) -> Result<Arc<Pod>, Error>;
     fn pods(&self, namespace: Option<&str>) -> (Vec<Arc<Pod>>, u64);

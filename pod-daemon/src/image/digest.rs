@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 /// A SHA-256 digest, written `sha256:<64 lower-case hex digits>`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub(super) struct Digest(String);
 
@@ -47,7 +47,8 @@ impl Digest {
         &self.0
     }
 
-    fn from_hash(hash: Sha256) -> Self {
+    /// The digest of what was hashed.
+    pub(super) fn from_hash(hash: Sha256) -> Self {
         let mut hex = String::with_capacity(64);
         for byte in hash.finalize() {
             write!(hex, "{byte:02x}").expect("writing to a string does not fail");

@@ -21,6 +21,19 @@ struct Item {
 
 /// Finds the image called `tag`, or the only one.
 pub(super) fn find(files: &Files, tag: Option<&str>) -> Result<Found, Error> {
+    let items = items(files)?;
+    image(files, choose(files, &items, tag)?)
+}
+
+/// The images in an archive and the names that they have there.
+pub(super) fn all(files: &Files) -> Result<Vec<(Vec<String>, Found)>, Error> {
+    let items = items(files)?.into_iter();
+    items
+        .map(|item| Ok((item.repo_tags.clone().unwrap_or_default(), image(files, &item)?)))
+        .collect()
+}
+
+fn items(files: &Files) -> Result<Vec<Item>, Error> {
     let Some(json) = files.document(MANIFEST, None)? else {
         let other = files.open("index.json")?.is_some();
         return Err(files.invalid(if other {
@@ -29,9 +42,10 @@ pub(super) fn find(files: &Files, tag: Option<&str>) -> Result<Found, Error> {
             "it has no manifest.json, so it is not a docker archive"
         }));
     };
-    let items: Vec<Item> = files.json(MANIFEST, &json)?;
-    let item = choose(files, &items, tag)?;
+    files.json(MANIFEST, &json)
+}
 
+fn image(files: &Files, item: &Item) -> Result<Found, Error> {
     let missing = |name: &str| files.invalid(format!("{name} is missing; was it cut off?"));
     let Some(json) = files.document(&item.config, None)? else {
         return Err(missing(&item.config));

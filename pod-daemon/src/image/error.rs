@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::unpack;
+use super::{registry, unpack};
 
 /// An image could not be made ready.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +56,18 @@ pub enum Error {
         /// Why.
         source: unpack::Error,
     },
+    /// A registry did not give what it was asked for.
+    #[error(transparent)]
+    Registry(#[from] registry::Error),
+    /// Something else went wrong first, and is the error to report.
+    #[error("{image}: the pull was given up")]
+    GivenUp {
+        /// The reference.
+        image: String,
+    },
+    /// Podscope itself failed.
+    #[error("an operation on images panicked")]
+    Panicked,
 }
 
 /// For `map_err`: names the operation and the file.

@@ -21,7 +21,7 @@ use super::{
 };
 
 /// Manifests, indexes and configs: twice what registries accept.
-const MAX_DOCUMENT: u64 = 8 << 20;
+pub(super) const MAX_DOCUMENT: u64 = 8 << 20;
 /// Files of an image that is stored as a tar. The largest images have some hundreds.
 const MAX_MEMBERS: usize = 100_000;
 /// Links from one member to the next.

@@ -24,12 +24,14 @@ use std::{
         Condvar, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::SystemTime,
 };
 
 use serde::{Deserialize, Serialize};
 
 use super::{
     digest::Digest,
+    disk,
     error::{Error, failed_to},
     remove::remove_tree,
 };
@@ -55,6 +57,16 @@ pub(super) struct Layers {
 #[derive(Serialize, Deserialize)]
 struct Record {
     chain_id: Digest,
+    /// Of all its files.
+    #[serde(default)]
+    bytes: u64,
+}
+
+/// A layer that is there.
+#[derive(Clone, Debug)]
+pub(super) struct Kept {
+    pub(super) chain_id: Digest,
+    pub(super) bytes: u64,
 }
 
 enum Slot {
@@ -103,11 +115,12 @@ impl Layers {
 
     /// The layer's directory, which `make` fills if it is not there.
     ///
-    /// Callers that ask for the same layer meanwhile wait for the first one.
+    /// Callers that ask for the same layer meanwhile wait for the first one. `make` says how many
+    /// bytes its files have.
     pub(super) fn get_or_make(
         &self,
         chain_id: &Digest,
-        make: impl FnOnce(BorrowedFd<'_>) -> Result<(), Error>,
+        make: impl FnOnce(BorrowedFd<'_>) -> Result<u64, Error>,
     ) -> Result<PathBuf, Error> {
         let _claim = self.claim(chain_id);
         if let Some(path) = self.get(chain_id)? {
@@ -119,15 +132,15 @@ impl Layers {
         fs::set_permissions(&root, Permissions::from_mode(0o755))
             .map_err(failed_to("set the mode of", &root))?;
         let opened = File::open(&root).map_err(failed_to("open", &root))?;
-        make(opened.as_fd())?;
+        let bytes = make(opened.as_fd())?;
 
         let record = workshop.path.join("record");
-        let json = serde_json::to_vec(&Record { chain_id: chain_id.clone() })
+        let json = serde_json::to_vec(&Record { chain_id: chain_id.clone(), bytes })
             .map_err(failed_to("write", &record))?;
+        disk::step(&record)?;
         fs::write(&record, json).map_err(failed_to("write", &record))?;
-        // Once for all files: one by one they would take minutes. Only then may names appear that
-        // promise a whole layer.
-        rustix::fs::syncfs(&opened).map_err(failed_to("sync", &root))?;
+        // Only then may names appear that promise a whole layer.
+        disk::sync_all(&opened, &root)?;
 
         let _lock = self.lock()?;
         let id = match self.slot(chain_id)? {
@@ -135,10 +148,48 @@ impl Layers {
             Slot::Ready(path) => return Ok(path),
             Slot::Free(id) => id,
         };
-        self.rename(&record, &self.record(&id))?;
+        disk::rename(&record, &self.record(&id))?;
         let layer = self.dir.join(LAYERS).join(id);
-        self.rename(&root, &layer)?;
+        disk::rename(&root, &layer)?;
         Ok(layer)
+    }
+
+    /// All layers that are there.
+    pub(super) fn all(&self) -> Result<Vec<Kept>, Error> {
+        let mut all = Vec::new();
+        for name in names(&self.dir.join(LAYERS))? {
+            let record = fs::read(self.dir.join(RECORDS).join(&name).with_extension("json"));
+            let record = record.ok().and_then(|json| serde_json::from_slice::<Record>(&json).ok());
+            // Without a record a directory is nobody's, yet it may be in use.
+            if let Some(Record { chain_id, bytes }) = record {
+                all.push(Kept { chain_id, bytes });
+            }
+        }
+        Ok(all)
+    }
+
+    /// Removes a layer, which nobody may use or ask for meanwhile.
+    pub(super) fn remove(&self, chain_id: &Digest) -> Result<(), Error> {
+        let _claim = self.claim(chain_id);
+        let Slot::Ready(layer) = self.slot(chain_id)? else { return Ok(()) };
+        let workshop = self.workshop()?;
+        let _lock = self.lock()?;
+        // In one step, so that half a layer never has a name. Its record is worthless alone, and
+        // the next start removes it if this process does not get there.
+        disk::rename(&layer, &workshop.path.join("root"))?;
+        let id = layer.file_name().map(Path::new).unwrap_or(&layer);
+        disk::remove(&self.dir.join(RECORDS).join(id).with_extension("json"))
+    }
+
+    /// A free name for a file that the next start removes.
+    pub(super) fn upload_path(&self) -> PathBuf {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.dir.join(TMP).join(format!("{}-{number}.upload", process::id()))
+    }
+
+    /// When a layer last came or went.
+    pub(super) fn changed(&self) -> io::Result<SystemTime> {
+        fs::metadata(self.dir.join(LAYERS))?.modified()
     }
 
     /// An empty file without a name, for bytes that are needed for a short time.
@@ -147,7 +198,7 @@ impl Layers {
         let path = self.dir.join(TMP).join(format!("{}-{number}.scratch", process::id()));
         let file = File::options().read(true).write(true).create(true).truncate(true).open(&path);
         let file = file.map_err(failed_to("create", &path))?;
-        remove_file(&path)?;
+        disk::remove(&path)?;
         Ok(file)
     }
 
@@ -157,7 +208,7 @@ impl Layers {
         for name in names(&tmp)? {
             let path = tmp.join(&name);
             if !path.is_dir() {
-                remove_file(&path)?;
+                disk::remove(&path)?;
                 continue;
             }
             let directory = File::open(&path).map_err(failed_to("open", &path))?;
@@ -177,7 +228,7 @@ impl Layers {
         for name in names(&records)? {
             let id = Path::new(&name).with_extension("");
             if !self.dir.join(LAYERS).join(id).is_dir() {
-                remove_file(&records.join(name))?;
+                disk::remove(&records.join(name))?;
             }
         }
         Ok(())
@@ -252,14 +303,6 @@ impl Layers {
         file.lock().map_err(failed_to("lock", &path))?;
         Ok(file)
     }
-
-    /// Renames, and makes the new name survive a power cut.
-    fn rename(&self, from: &Path, to: &Path) -> Result<(), Error> {
-        fs::rename(from, to).map_err(failed_to("create", to))?;
-        let parent = to.parent().unwrap_or(&self.dir);
-        let synced = File::open(parent).and_then(|parent| parent.sync_all());
-        synced.map_err(failed_to("sync", parent))
-    }
 }
 
 impl Drop for Claim<'_> {
@@ -276,16 +319,6 @@ impl Drop for Workshop {
             let path = self.path.display();
             tracing::warn!(%path, %error, "an unfinished layer stays until the next start");
         }
-    }
-}
-
-/// Removes a file that another daemon may be removing too.
-fn remove_file(path: &Path) -> Result<(), Error> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(failed_to("remove", path)(error))
-        }
-        _ => Ok(()),
     }
 }
 

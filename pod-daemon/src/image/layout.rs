@@ -37,11 +37,13 @@ const LAYER: [&str; 10] = [
     "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
 ];
 
+/// By which containerd tells images apart in an archive.
+const FULL_NAME: &str = "io.containerd.image.name";
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// On buildx's attestations, which stand beside the images in an index.
 const ATTESTATION: &str = "vnd.docker.reference.type";
 /// Indexes within indexes.
-const MAX_NESTING: usize = 4;
+pub(super) const MAX_NESTING: usize = 4;
 
 /// What kind of document this is, by its own account.
 #[derive(Deserialize)]
@@ -79,8 +81,59 @@ pub(super) fn find(files: &Files, tag: Option<&str>) -> Result<Found, Error> {
     Err(files.invalid(format!("its indexes are nested more than {MAX_NESTING} deep")))
 }
 
+/// A document that leads to an image, or to several.
+pub(super) enum Document {
+    Index(ImageIndex),
+    Manifest(ImageManifest),
+}
+
+/// Reads a document that a registry has; `media_type` is what the registry calls it.
+pub(super) fn document(
+    files: &Files,
+    name: &str,
+    json: &[u8],
+    media_type: Option<&str>,
+) -> Result<Document, Error> {
+    let shape: Shape = files.json(name, json)?;
+    let known = |kind: &&str| INDEX.contains(kind) || MANIFEST.contains(kind);
+    // Some registries call every document `application/json`.
+    let media_type = media_type.filter(known);
+    let own = shape.media_type.as_deref();
+    let is_index = match own.or(media_type) {
+        Some(kind) => INDEX.contains(&kind),
+        None => shape.manifests.is_some(),
+    };
+    if is_index {
+        parse(files, name, json, media_type, &INDEX).map(Document::Index)
+    } else {
+        parse(files, name, json, media_type, &MANIFEST).map(Document::Manifest)
+    }
+}
+
+/// The images in a layout and the names that they have there.
+pub(super) fn all(files: &Files) -> Result<Vec<(Option<String>, Found)>, Error> {
+    let Some(json) = files.document("index.json", None)? else {
+        return Err(files.invalid("it has no index.json, so it is not an OCI image layout"));
+    };
+    let index: ImageIndex = parse(files, "index.json", &json, None, &INDEX)?;
+    let mut names: Vec<Option<(String, &str)>> = Vec::new();
+    for descriptor in index.manifests() {
+        let tag = annotation(descriptor, REF_NAME);
+        let full = annotation(descriptor, FULL_NAME).or(tag).map(str::to_owned);
+        let name = full.zip(tag);
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    let found = names.into_iter().map(|name| match name {
+        Some((name, tag)) => Ok((Some(name), find(files, Some(tag))?)),
+        None => Ok((None, find(files, None)?)),
+    });
+    found.collect()
+}
+
 /// The one manifest or index in `index` that is meant.
-fn choose<'a>(
+pub(super) fn choose<'a>(
     files: &Files,
     index: &'a ImageIndex,
     tag: Option<&str>,
@@ -148,7 +201,8 @@ fn choose<'a>(
     }
 }
 
-fn image(files: &Files, manifest: &ImageManifest) -> Result<Found, Error> {
+/// The image of a manifest whose config is among the files.
+pub(super) fn image(files: &Files, manifest: &ImageManifest) -> Result<Found, Error> {
     let media_type = manifest.config().media_type().to_string();
     if !CONFIG.contains(&&*media_type) {
         return Err(files
@@ -216,11 +270,13 @@ fn blob(files: &Files, descriptor: &Descriptor) -> Result<(String, Vec<u8>), Err
     }
 }
 
-fn blob_name(digest: &Digest) -> String {
+/// Where a blob is in a layout.
+pub(super) fn blob_name(digest: &Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }
 
-fn digest(files: &Files, descriptor: &Descriptor) -> Result<Digest, Error> {
+/// The digest of what is described.
+pub(super) fn digest(files: &Files, descriptor: &Descriptor) -> Result<Digest, Error> {
     descriptor.digest().as_ref().parse().map_err(|error| files.invalid(format!("{error}")))
 }
 

@@ -1,4 +1,4 @@
-//! How a manifest names an image: a transport and a place on this machine.
+//! How a manifest names an image: in a registry, or by a transport and a place on this machine.
 
 use std::{
     fmt,
@@ -6,9 +6,11 @@ use std::{
     str::FromStr,
 };
 
-use super::Error;
+use super::{Error, name::Name};
 
 /// Where an image comes from.
+///
+/// What begins with none of the transports is a name in a registry.
 ///
 /// As in skopeo and podman, the first `:` after the transport ends the path (a `dir:` has no tag,
 /// so there it does not).
@@ -37,16 +39,19 @@ pub enum Reference {
         /// The repository tag to pick, such as `busybox:1.36`; needless if there is one image only.
         tag: Option<String>,
     },
+    /// `[REGISTRY/]NAME[:TAG][@DIGEST]`: an image in a registry.
+    Registry(Name),
 }
 
 impl Reference {
-    /// The directory or file that is read.
-    pub fn path(&self) -> &Path {
+    /// The directory or file that is read, unless the image is in a registry.
+    pub fn path(&self) -> Option<&Path> {
         match self {
             Self::Dir(path)
             | Self::Oci { dir: path, .. }
             | Self::OciArchive { file: path, .. }
-            | Self::DockerArchive { file: path, .. } => path,
+            | Self::DockerArchive { file: path, .. } => Some(path),
+            Self::Registry(_) => None,
         }
     }
 }
@@ -81,23 +86,21 @@ impl FromStr for Reference {
             Some(("docker-archive", rest)) => {
                 with_tag(rest).map(|(file, tag)| Self::DockerArchive { file, tag })
             }
-            _ => Err(refuse(
-                "it names an image in a registry, and pulling comes later; for now use dir:ROOTFS, \
-                 oci:DIR[:TAG], oci-archive:FILE[:TAG] or docker-archive:FILE[:NAME:TAG]",
-            )),
+            _ => text.parse().map(Self::Registry),
         }
     }
 }
 
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (transport, tag) = match self {
-            Self::Dir(_) => ("dir", None),
-            Self::Oci { tag, .. } => ("oci", tag.as_deref()),
-            Self::OciArchive { tag, .. } => ("oci-archive", tag.as_deref()),
-            Self::DockerArchive { tag, .. } => ("docker-archive", tag.as_deref()),
+        let (transport, path, tag) = match self {
+            Self::Dir(path) => ("dir", path, None),
+            Self::Oci { dir, tag } => ("oci", dir, tag.as_deref()),
+            Self::OciArchive { file, tag } => ("oci-archive", file, tag.as_deref()),
+            Self::DockerArchive { file, tag } => ("docker-archive", file, tag.as_deref()),
+            Self::Registry(name) => return name.fmt(f),
         };
-        write!(f, "{transport}:{}", self.path().display())?;
+        write!(f, "{transport}:{}", path.display())?;
         tag.map_or(Ok(()), |tag| write!(f, ":{tag}"))
     }
 }
@@ -128,12 +131,19 @@ mod tests {
     }
 
     #[test]
-    fn a_registry_reference_is_an_error_that_names_the_transports() {
-        for text in ["nginx", "nginx:1.27", "docker://nginx", "quay.io/a/b@sha256:00", ""] {
+    fn what_has_no_transport_is_a_name_in_a_registry() {
+        for (text, full) in [
+            ("nginx", "docker.io/library/nginx:latest"),
+            // Not the transport: a registry may be called so, with a port.
+            ("oci.example:5000/a", "oci.example:5000/a:latest"),
+        ] {
+            let reference: Reference = text.parse().unwrap();
+            assert!(matches!(reference, Reference::Registry(_)), "{reference:?}");
+            assert_eq!(reference.to_string(), full);
+        }
+        for text in ["docker://nginx", "Nginx", ""] {
             let error = text.parse::<Reference>().unwrap_err().to_string();
-            for part in ["pulling comes later", "dir:", "oci:", "oci-archive:", "docker-archive:"] {
-                assert!(error.contains(part), "{error}");
-            }
+            assert!(error.starts_with("invalid image"), "{error}");
         }
     }
 

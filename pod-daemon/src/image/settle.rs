@@ -30,6 +30,8 @@ pub(super) struct Grown {
     pub(super) opaque_root: bool,
     /// When directories were modified, in the order of the tar.
     pub(super) times: Vec<(Vec<u8>, (i64, u32))>,
+    /// Of all files, with their holes.
+    pub(super) bytes: u64,
 }
 
 impl Grown {

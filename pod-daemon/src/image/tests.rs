@@ -3,5 +3,9 @@
 mod docker;
 mod fixtures;
 mod hostile;
+mod hub;
+mod inventory;
 mod layers;
+mod power;
+mod pull;
 mod transports;

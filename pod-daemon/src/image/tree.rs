@@ -69,7 +69,7 @@ impl<'a> Tree<'a> {
 
     /// What remains to be done when all entries are there.
     pub(super) fn grown(self) -> Grown {
-        self.grown
+        Grown { bytes: self.bytes, ..self.grown }
     }
 
     fn make(&mut self, entry: &Entry, data: &mut impl Read) -> Result<(), Fault> {

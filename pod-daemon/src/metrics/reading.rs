@@ -18,6 +18,7 @@ use pod_ebpf::{
 use super::{Build, family::Family, own::Own};
 use crate::{
     cgroup::stats::{self, Stats},
+    image::Totals,
     node::{Completed, ContainerSnapshot, Node, PodSnapshot},
     pod::Adopted,
     probes::{MapFill, Origin, ProbeStatus, Probes, ProgramCost},
@@ -35,6 +36,7 @@ pub(super) struct Reading {
     pub(super) pods: Vec<Pod>,
     /// Totals of deleted pods, by namespace.
     pub(super) completed: Vec<(String, Completed)>,
+    pub(super) images: Totals,
     pub(super) probes: Vec<ProbeStatus>,
     pub(super) origin: Origin,
     /// Version of the layout of the maps.
@@ -107,6 +109,7 @@ impl Reading {
         Self {
             pods,
             completed: node.completed(),
+            images: node.images().totals(),
             probes: probes.status(),
             origin: probes.origin(),
             layout: LAYOUT.to_string(),

@@ -19,6 +19,7 @@ use crate::{
         Limits,
         stats::{Cpu, Io, Memory, MemoryEvents, Pids, Pressure, Stats, Throttling},
     },
+    image::Totals,
     node::{Completed, ContainerSnapshot, Exit, PodSnapshot, State},
     pod::Adopted,
     probes::{MapFill, Origin, ProbeStatus, ProgramCost},
@@ -34,6 +35,7 @@ pub(super) fn reading(pods: usize) -> Reading {
     Reading {
         pods: (0..pods).map(pod).collect(),
         completed: vec![("default".to_owned(), Completed { pods: 2, ..Completed::default() })],
+        images: Totals { images: 3, bytes: 4096, pulled: 2, failed: 1, ..Totals::default() },
         probes: vec![probe("exec", "tracepoint"), probe("file_write", "syscall")],
         origin: Origin::New,
         layout: "1".to_owned(),

@@ -12,7 +12,7 @@ use super::{
     backoff::Backoff,
     blocking, chain, command,
     ground::{Ground, Place},
-    identity,
+    identity, image,
     logs::{self, Copy},
     record::{ContainerRecord, ProcessRecord, RunRecord},
     resources,
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     cgroup, fault,
-    image::{Image, Reference},
+    image::{Image, PullError},
     node::{ContainerSnapshot, Error, Exec, Exit, Shared, State},
     pidfd::Pidfd,
     sandbox::{Command, ContainerSpec, Process, Rootfs, Stdio},
@@ -184,12 +184,20 @@ impl Container {
         about: Arc<About>,
         sandbox: Arc<Sandbox>,
     ) -> impl Future<Output = Result<Started, Ended>> + use<> {
-        let (index, spec, image) = (self.index, self.spec.clone(), self.image.clone());
+        let (index, spec) = (self.index, self.spec.clone());
+        let kept = self.image.clone().filter(|_| image::is_kept(&spec));
         let run = self.runs;
         let oom_kills = sandbox.ground.place(index).cgroup.oom_kills();
         self.run = Some(RunRecord { number: run, oom_kills, process: None });
         self.due = None;
         async move {
+            let image = match kept {
+                Some(image) => image,
+                None => match image::prepare(&shared, &spec, &[]).await {
+                    Ok(image) => image,
+                    Err(error) => return Err(Ended::failed(Failure::image(error))),
+                },
+            };
             let runtime = tokio::runtime::Handle::current();
             let started = blocking(move || {
                 let _context = runtime.enter();
@@ -293,14 +301,14 @@ impl Container {
             _ => ended.finished,
         };
         let ran = ended.finished.duration_since(started);
-        let pause = self.backoff.pause(Duration::try_from(ran).unwrap_or_default());
         if let Some(failure) = &ended.failure
             && failure.image
         {
-            let pause = pause.max(super::RETRY);
+            // The image has a back-off of its own.
             self.wait(failure.reason, &failure.message);
-            return Some(self.set_due(pause));
+            return Some(self.set_due(super::RETRY));
         }
+        let pause = self.backoff.pause(Duration::try_from(ran).unwrap_or_default());
         if ended.failure.is_some() {
             self.runs += 1;
             self.restarts = self.runs - 1;
@@ -336,7 +344,7 @@ impl Container {
         let Some(process) = self.running.clone() else { return };
         if self.image.is_none() {
             // An earlier daemon has started it; without its image, it is as if that said nothing.
-            self.image = prepare_image(shared, &self.spec).ok().map(Arc::new);
+            self.image = image::again(shared, &self.spec, &self.image_id).ok().map(Arc::new);
         }
         let wanted = self.image.as_ref().and_then(|image| image.config.stop_signal.as_deref());
         let signal = wanted.and_then(command::signal_number).unwrap_or(libc::SIGTERM);
@@ -378,7 +386,7 @@ impl Container {
         };
         let (shared, about) = (Arc::clone(shared), Arc::clone(about));
         let (sandbox, index, spec) = (Arc::clone(sandbox), self.index, self.spec.clone());
-        let command = self.command.clone();
+        let (command, image_id) = (self.command.clone(), self.image_id.clone());
         let name = self.spec.name.clone();
         let runtime = tokio::runtime::Handle::current();
         tokio::spawn(async move {
@@ -386,7 +394,8 @@ impl Container {
                 let _context = runtime.enter();
                 let own = match command {
                     Some(command) => command,
-                    None => prepare_image(&shared, &spec)
+                    None => image::again(&shared, &spec, &image_id)
+                        .map_err(Failure::image)
                         .and_then(|image| resolve(&about, &spec, &image))
                         .map_err(|failure| failure.message)?,
                 };
@@ -506,6 +515,10 @@ impl Failure {
         Self { reason, message: chain(error), image: false }
     }
 
+    fn image(error: PullError) -> Self {
+        Self { reason: error.reason, message: error.message, image: true }
+    }
+
     fn internal(message: &str) -> Self {
         Self { reason: "StartError", message: message.to_owned(), image: false }
     }
@@ -519,13 +532,9 @@ fn start(
     index: usize,
     spec: &Spec,
     run: u32,
-    image: Option<Arc<Image>>,
+    image: Arc<Image>,
 ) -> Result<Started, Failure> {
     let place = sandbox.ground.place(index);
-    let image = match image {
-        Some(image) => image,
-        None => Arc::new(prepare_image(shared, spec)?),
-    };
     let command = resolve(about, spec, &image)?;
     let failed = |error: &io::Error| Failure::new("CreateContainerError", error);
     let containers = sandbox::directory(shared, about).join("containers").join(&spec.name);
@@ -579,19 +588,6 @@ fn resolve(about: &About, spec: &Spec, image: &Image) -> Result<Command, Failure
     let hostname = volumes::hostname(about, host_network);
     command::of(spec, image, identity, &hostname)
         .map_err(|error| Failure::new("CreateContainerConfigError", &error))
-}
-
-fn prepare_image(shared: &Shared, spec: &Spec) -> Result<Image, Failure> {
-    let reference: Reference = spec.image.as_deref().unwrap_or_default().parse().map_err(
-        |error: crate::image::Error| Failure {
-            image: true,
-            ..Failure::new("InvalidImageName", &error)
-        },
-    )?;
-    shared
-        .images
-        .prepare(&reference)
-        .map_err(|error| Failure { image: true, ..Failure::new("ErrImagePull", &error) })
 }
 
 /// Starts a command in a running container; blocks.

@@ -2,10 +2,11 @@
 
 use std::{fmt, path::PathBuf};
 
-use http_body_util::{BodyExt as _, Full};
+use futures_util::StreamExt as _;
+use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::{
     Method, Request, Response, StatusCode,
-    body::{Bytes, Incoming},
+    body::{Body, Bytes, Frame, Incoming},
     header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue, WARNING},
 };
 use hyper_util::rt::TokioIo;
@@ -17,6 +18,7 @@ use tokio_tungstenite::{
     WebSocketStream, client_async,
     tungstenite::{self, client::IntoClientRequest as _, http::header::SEC_WEBSOCKET_PROTOCOL},
 };
+use tokio_util::io::ReaderStream;
 
 use super::Error;
 
@@ -113,24 +115,62 @@ impl Client {
         Ok(Chunks { body: answer.into_body(), path: path.clone(), buffer: Vec::new() })
     }
 
+    /// Starts something, and reads what comes of it.
+    pub(super) async fn start(&self, path: &Path) -> Result<Chunks, Error> {
+        let answer = self.send(Method::POST, path, None).await?;
+        Ok(Chunks { body: answer.into_body(), path: path.clone(), buffer: Vec::new() })
+    }
+
+    /// Sends a file, and reads what comes of it. `sent` is told how much has gone.
+    pub(super) async fn upload(
+        &self,
+        path: &Path,
+        file: tokio::fs::File,
+        mut sent: impl FnMut(u64) + Send + 'static,
+    ) -> Result<Chunks, Error> {
+        let mut count = 0;
+        let pieces = ReaderStream::with_capacity(file, 256 * 1024);
+        let frames = pieces.map(move |piece| {
+            let piece: Bytes = piece?;
+            count += piece.len() as u64;
+            sent(count);
+            Ok::<_, std::io::Error>(Frame::data(piece))
+        });
+        let answer = self.send_body(Method::POST, path, StreamBody::new(frames)).await?;
+        Ok(Chunks { body: answer.into_body(), path: path.clone(), buffer: Vec::new() })
+    }
+
     async fn send(
         &self,
         method: Method,
         path: &Path,
         body: Option<&Value>,
     ) -> Result<Response<Incoming>, Error> {
+        let body = body.map(Value::to_string).unwrap_or_default();
+        self.send_body(method, path, Full::<Bytes>::from(body)).await
+    }
+
+    async fn send_body<B>(
+        &self,
+        method: Method,
+        path: &Path,
+        body: B,
+    ) -> Result<Response<Incoming>, Error>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let stream = TokioIo::new(self.connect().await?);
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(stream).await.map_err(unusable(path))?;
         // It ends with the answer's body; whatever goes wrong shows there.
         tokio::spawn(connection);
-        let body = body.map(Value::to_string).unwrap_or_default();
         let request = Request::builder()
             .method(method)
             .uri(&path.0)
             .header(HOST, AUTHORITY)
             .header(CONTENT_TYPE, "application/json")
-            .body(Full::<Bytes>::from(body))
+            .body(body)
             .map_err(unusable(path))?;
         let answer = sender.send_request(request).await.map_err(unusable(path))?;
         if answer.status().is_success() {

@@ -12,6 +12,7 @@ pub struct Output {
     out: Box<dyn Write>,
     err: Box<dyn Write>,
     colours: bool,
+    terminal: bool,
 }
 
 /// How a word is meant.
@@ -31,12 +32,13 @@ impl Output {
             out: Box::new(io::stdout()),
             err: Box::new(io::stderr()),
             colours: wanted && io::stdout().is_terminal(),
+            terminal: io::stderr().is_terminal(),
         }
     }
 
     /// Any two writers, without colours.
     pub fn new(out: impl Write + 'static, err: impl Write + 'static) -> Self {
-        Self { out: Box::new(out), err: Box::new(err), colours: false }
+        Self { out: Box::new(out), err: Box::new(err), colours: false, terminal: false }
     }
 
     /// Reports that not even the runtime could be started, and returns the exit code.
@@ -44,6 +46,11 @@ impl Output {
         // There is nowhere left to say that this could not be said.
         self.error(error).ok();
         1
+    }
+
+    /// Whether somebody watches standard error, so that things may move there.
+    pub(super) fn is_watched(&self) -> bool {
+        self.terminal
     }
 
     /// Prints text as it is.

@@ -1,5 +1,7 @@
 //! Whole command lines against the API of a node that is none.
 
+mod image;
+
 use std::{
     fs,
     io::{self, Write},

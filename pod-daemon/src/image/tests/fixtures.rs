@@ -25,7 +25,7 @@ pub(super) struct Tar(Builder<Vec<u8>>);
 pub(super) struct Layer {
     pub(super) diff_id: Digest,
     pub(super) blob: Vec<u8>,
-    media_type: String,
+    pub(super) media_type: String,
 }
 
 /// A store in a directory of its own, and room beside it.

@@ -1,0 +1,204 @@
+//! What there is, and how it goes: removed, pruned, collected, loaded.
+
+use std::{
+    collections::HashSet,
+    fs,
+    time::{Duration, SystemTime},
+};
+
+use serde_json::json;
+
+use super::fixtures::{
+    Layer, Place, Tar, add_image, assert_is_two_layers, index, tagged, two_layers, write_layout,
+};
+use crate::image::{
+    Image, Images, Progress, PullPolicy, Reference, Settings, Store, Summary, Thresholds, Usage,
+};
+
+const FULL: Usage = Usage { capacity: 1_000_000, available: 100_000 };
+
+fn thresholds() -> Thresholds {
+    Thresholds { minimum_age: Duration::ZERO, ..Thresholds::default() }
+}
+
+fn images(place: &Place) -> Images {
+    Images::new(Store::open(&place.path("store")).unwrap(), Settings::default())
+}
+
+/// An image in a layout of its own, with `size` bytes above layers that all share.
+fn image(place: &Place, name: &str, size: usize) -> (Reference, Image) {
+    let upper = Tar::new().file(name, vec![1; size]).done();
+    let dir = place.path(name);
+    write_layout(&dir, &[&[two_layers().remove(0), Layer::gzip(&upper)]]);
+    let reference = Reference::Oci { dir, tag: None };
+    let image = place.prepare_reference(&reference).unwrap();
+    (reference, image)
+}
+
+fn names(images: &Images) -> Vec<String> {
+    images.store().list().unwrap().into_iter().map(|image| image.reference).collect()
+}
+
+fn find(images: &Images, text: &str) -> Vec<Summary> {
+    images.store().find_all(text).unwrap()
+}
+
+#[test]
+fn images_are_found_by_name_and_by_the_beginning_of_their_id() {
+    let place = Place::new();
+    let (reference, one) = image(&place, "one", 1000);
+    image(&place, "two", 1000);
+    let images = images(&place);
+    let found = find(&images, &reference.to_string());
+    assert_eq!((found.len(), &found[0].id), (1, &one.id));
+    assert_eq!(found[0].layers, one.layers);
+    assert!(found[0].bytes >= 1000 && found[0].bytes < 2000, "{}", found[0].bytes);
+    assert_eq!(find(&images, &one.id)[0].id, one.id);
+    assert_eq!(find(&images, &one.id["sha256:".len()..][..8])[0].id, one.id);
+    assert!(find(&images, "nothing").is_empty());
+    let totals = images.totals();
+    assert_eq!(totals.images, 2);
+    assert!((2000..3000).contains(&totals.bytes), "{}", totals.bytes);
+}
+
+#[test]
+fn what_goes_leaves_the_layers_of_others() {
+    let place = Place::new();
+    let (one, first) = image(&place, "one", 1000);
+    let (_, second) = image(&place, "two", 1000);
+    let images = images(&place);
+    assert_eq!(first.layers[0], second.layers[0]);
+
+    images.remove(&find(&images, &one.to_string())[0]).unwrap();
+
+    assert!(first.layers[0].exists() && !first.layers[1].exists() && second.layers[1].exists());
+    assert_eq!(place.counts(), [2, 2, 0]);
+    assert_eq!(images.totals().images, 1);
+    // It can be had again.
+    assert_eq!(place.prepare_reference(&one).unwrap(), first);
+}
+
+#[tokio::test]
+async fn pruning_spares_what_pods_use_and_all_names_unless_asked() {
+    let place = Place::new();
+    let (one, first) = image(&place, "one", 1000);
+    image(&place, "two", 1000);
+    let images = images(&place);
+    assert_eq!(images.prune(false, HashSet::new()).await.unwrap(), (0, 0));
+    let (count, bytes) = images.prune(true, [first.id.clone()].into()).await.unwrap();
+    assert_eq!(count, 1);
+    assert!(bytes >= 1000);
+    assert_eq!(names(&images), [one.to_string()]);
+    assert_eq!(place.prepare_reference(&one).unwrap(), first);
+}
+
+#[test]
+fn a_full_disk_costs_the_images_unused_for_longest() {
+    let place = Place::new();
+    let all: Vec<_> =
+        ["a", "b", "c", "d"].map(|name| image(&place, name, 60_000)).into_iter().collect();
+    let images = images(&place);
+    // `a` is used, `c` was used last, and `b` before `d`.
+    for (name, age) in [("a", 9000), ("b", 5000), ("d", 4000), ("c", 10)] {
+        set_used(&place, &images, &place.path(name).display().to_string(), age);
+    }
+    let in_use = HashSet::from([all[0].1.id.clone()]);
+
+    let room = Usage { available: 160_000, ..FULL };
+    images.collect(room, thresholds(), &in_use).unwrap();
+    assert_eq!(names(&images).len(), 4, "the disk is not full");
+    let young = Thresholds { minimum_age: Duration::from_secs(20_000), ..thresholds() };
+    images.collect(FULL, young, &in_use).unwrap();
+    assert_eq!(names(&images).len(), 4, "all are too young");
+    // 100,000 bytes must go, which two images have.
+    images.collect(FULL, thresholds(), &in_use).unwrap();
+    let left = names(&images);
+    assert_eq!(left.len(), 2, "{left:?}");
+    assert!(left[0].ends_with("/a") && left[1].ends_with("/c"), "{left:?}");
+    let totals = images.totals();
+    assert_eq!((totals.collections, totals.collected_images), (2, 2));
+    assert!(totals.collected_bytes >= 120_000);
+    // What is used stays however full the disk is.
+    images.collect(Usage { available: 0, ..FULL }, thresholds(), &in_use).unwrap();
+    assert!(names(&images)[0].ends_with("/a"));
+    assert!(all[0].1.layers.iter().all(|layer| layer.exists()));
+}
+
+#[test]
+fn collecting_removes_layers_and_blobs_that_nobody_has() {
+    let place = Place::new();
+    let (reference, _) = image(&place, "one", 1000);
+    let images = images(&place);
+    // As a crash between the last layer and the record leaves it.
+    for record in fs::read_dir(place.path("store/images")).unwrap() {
+        fs::remove_file(record.unwrap().path()).unwrap();
+    }
+    let partial = place.path("store/blobs/sha256").join(format!("{}.partial", "0".repeat(64)));
+    fs::write(&partial, "x").unwrap();
+    // Somebody might use them whose record got lost.
+    let lost = HashSet::from([format!("sha256:{}", "1".repeat(64))]);
+    images.collect(FULL, thresholds(), &lost).unwrap();
+    assert_eq!(place.counts(), [2, 2, 0]);
+    assert!(!partial.exists());
+    images.collect(FULL, thresholds(), &HashSet::new()).unwrap();
+    assert_eq!(place.counts(), [0, 0, 0]);
+    place.prepare_reference(&reference).unwrap();
+}
+
+#[tokio::test]
+async fn archives_are_loaded_under_their_names() {
+    let place = Place::new();
+    let images = images(&place);
+    let layout = place.path("layout");
+    let one = tagged(add_image(&layout, &two_layers()), "registry.example/app:v1");
+    let two = tagged(add_image(&layout, &two_layers()[..1]), "other:v2");
+    fs::write(layout.join("index.json"), index(&[one, two])).unwrap();
+    fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+    let archive = place.path("archive.tar");
+    let mut tar = tar::Builder::new(fs::File::create(&archive).unwrap());
+    tar.append_dir_all(".", &layout).unwrap();
+    tar.into_inner().unwrap();
+
+    let loaded = images.load(&archive, None, Progress::default()).await.unwrap();
+    assert_eq!(loaded, ["registry.example/app:v1", "docker.io/library/other:v2"]);
+    let name: Reference = "registry.example/app:v1".parse().unwrap();
+    let image = images.ensure(&name, PullPolicy::IfNotPresent, &[]).await.unwrap();
+    assert_is_two_layers(&image);
+    // It does not need the archive any more.
+    fs::remove_file(&archive).unwrap();
+    assert_eq!(images.ensure(&name, PullPolicy::Never, &[]).await.unwrap(), image);
+}
+
+#[tokio::test]
+async fn an_archive_whose_image_has_no_name_needs_one() {
+    let place = Place::new();
+    let images = images(&place);
+    let layout = place.path("layout");
+    write_layout(&layout, &[&two_layers()]);
+    let archive = place.path("archive.tar");
+    let mut tar = tar::Builder::new(fs::File::create(&archive).unwrap());
+    tar.append_dir_all(".", &layout).unwrap();
+    tar.into_inner().unwrap();
+    let error = images.load(&archive, None, Progress::default()).await.unwrap_err();
+    assert!(error.to_string().contains("--name"), "{error}");
+    let name = "local/app:v1".parse().unwrap();
+    let loaded = images.load(&archive, Some(name), Progress::default()).await.unwrap();
+    assert_eq!(loaded, ["docker.io/local/app:v1"]);
+    assert!(json!(names(&images)).to_string().contains("local/app"));
+}
+
+/// Pretends that the images with this in their name were last used so many seconds ago.
+fn set_used(place: &Place, images: &Images, part: &str, age: u64) {
+    for entry in fs::read_dir(place.path("store/images")).unwrap() {
+        let path = entry.unwrap().path();
+        let mut record: serde_json::Value =
+            serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        if record["reference"].as_str().unwrap().ends_with(part) {
+            record["since"] = 1.into();
+            fs::write(&path, record.to_string()).unwrap();
+            let time = SystemTime::now() - Duration::from_secs(age);
+            fs::File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+        }
+    }
+    assert!(!images.store().list().unwrap().is_empty());
+}
