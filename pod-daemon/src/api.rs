@@ -7,6 +7,7 @@ mod config_maps;
 mod discovery;
 mod exec;
 mod log;
+mod nodes;
 mod operations;
 mod params;
 mod pods;
@@ -75,6 +76,8 @@ fn router<N: Operations>(api: Api<N>) -> Router {
         .route("/api", get(discovery::core_versions))
         .route("/api/v1", get(discovery::core_resources))
         .route("/api/v1/pods", get(pods::list_all::<N>))
+        .route("/api/v1/nodes", get(nodes::list::<N>))
+        .route("/api/v1/nodes/{name}", get(nodes::read::<N>))
         .route("/api/v1/configmaps", get(config_maps::list_all::<N>))
         .nest("/api/v1/namespaces/{namespace}", namespaced)
         .route("/apis", get(discovery::groups))

@@ -12,6 +12,7 @@ mod document;
 mod family;
 mod file;
 mod net;
+mod node;
 mod own;
 mod pod;
 mod process;
@@ -53,7 +54,7 @@ use self::{
 };
 use crate::{node::Node, probes::Probes};
 
-static DOMAINS: [Domain; 13] = [
+static DOMAINS: [Domain; 14] = [
     pod::DOMAIN,
     process::DOMAIN,
     net::NETWORK,
@@ -65,6 +66,7 @@ static DOMAINS: [Domain; 13] = [
     resource::IO,
     resource::PRESSURE,
     completed::DOMAIN,
+    node::DOMAIN,
     daemon::DOMAIN,
     own::DOMAIN,
 ];

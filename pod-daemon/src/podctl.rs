@@ -13,6 +13,7 @@ mod exec;
 mod get;
 mod human;
 mod logs;
+mod node;
 mod output;
 mod resource;
 mod status;
@@ -63,7 +64,7 @@ enum Command {
     Apply(apply::Options),
     /// Show pods or config maps
     Get(get::Options),
-    /// Show pods in detail
+    /// Show pods or the node in detail
     Describe(describe::Options),
     /// Print what a container has written
     Logs(logs::Options),

@@ -19,7 +19,8 @@ use crate::{
         Limits,
         stats::{Cpu, Io, Memory, MemoryEvents, Pids, Pressure, Stats, Throttling},
     },
-    node::{Completed, ContainerSnapshot, Exit, PodSnapshot, State},
+    manifest::demand::{CPU, Totals},
+    node::{Completed, ContainerSnapshot, Exit, Occupancy, PodSnapshot, State},
     pod::Adopted,
     probes::{MapFill, Origin, ProbeStatus, ProgramCost},
 };
@@ -42,8 +43,26 @@ pub(super) fn reading(pods: usize) -> Reading {
         maps: vec![MapFill { map: "SLOTS", entries: 2, capacity: 2048 }],
         lost: vec![("event", 0)],
         build: Build { version: "0.1.0", revision: "abc", rustc: "1.98.0" },
+        node: node(),
         own: Own { max_fds: Some(1024), ..Own::default() },
         scrapes: Scrapes { count: 1, last: Some(std::time::Duration::from_millis(3)), bytes: 9 },
+    }
+}
+
+fn node() -> super::reading::Node {
+    let mut totals = Totals::default();
+    totals[CPU] = 1500;
+    let waiting = [("cpu".to_owned(), 1)].into();
+    super::reading::Node {
+        occupancy: Occupancy {
+            capacity: totals,
+            allocatable: totals,
+            requested: Totals::default(),
+            waiting,
+        },
+        disruptions: vec![("Preempted", 1)],
+        is_full: false,
+        oom_scores_refused: 0,
     }
 }
 
@@ -65,6 +84,7 @@ fn pod(index: usize) -> Pod {
         node: "node".to_owned(),
         host_network: false,
         phase: "Running",
+        qos_class: "Burstable",
         ready: true,
         created: at,
         started: Some(at),
@@ -73,12 +93,18 @@ fn pod(index: usize) -> Pod {
     };
     let running = container("app", State::Running { started: at }, Some(exit.clone()));
     let ended = container("job", State::Terminated(exit), None);
-    let unenforced = ["cpu", "memory", "pids"].map(str::to_owned).to_vec();
+    let unenforced = ["cpu", "memory", "pids", "io", "hugetlb"].map(str::to_owned).to_vec();
     Pod { about, containers: vec![running, ended], unenforced }
 }
 
 fn container(name: &str, state: State, last_exit: Option<Exit>) -> Container {
-    let limits = Limits { cpu_millicores: Some(250), memory_bytes: Some(1 << 20), pids: Some(64) };
+    let limits = Limits {
+        cpu_millicores: Some(250),
+        memory_bytes: Some(1 << 20),
+        pids: Some(64),
+        io: [Some(1 << 20); 4],
+        ..Limits::default()
+    };
     let about = ContainerSnapshot {
         name: name.to_owned(),
         image: "dir:/images/\"web\"".to_owned(),
@@ -92,6 +118,7 @@ fn container(name: &str, state: State, last_exit: Option<Exit>) -> Container {
         volumes: Vec::new(),
         limits,
         requests: limits,
+        ooms: [1, 0, 0],
     };
     let mut process = ProcessStats { execs: 5, forks: 4, threads: 3, ..ProcessStats::ZERO };
     process.exits[2] = 7;
