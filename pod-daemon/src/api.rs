@@ -8,6 +8,7 @@ mod discovery;
 mod exec;
 mod images;
 mod log;
+mod nodes;
 mod operations;
 mod params;
 mod pods;
@@ -82,6 +83,8 @@ fn router<N: Operations>(api: Api<N>) -> Router {
         .route("/api", get(discovery::core_versions))
         .route("/api/v1", get(discovery::core_resources))
         .route("/api/v1/pods", get(pods::list_all::<N>))
+        .route("/api/v1/nodes", get(nodes::list::<N>))
+        .route("/api/v1/nodes/{name}", get(nodes::read::<N>))
         .route("/api/v1/configmaps", get(config_maps::list_all::<N>))
         .nest("/api/v1/namespaces/{namespace}", namespaced)
         .route("/apis", get(discovery::groups))

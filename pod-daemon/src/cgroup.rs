@@ -2,6 +2,7 @@
 //!
 //! The only module that writes under the cgroup filesystem. It knows nothing of pods or probes.
 
+pub mod device;
 pub mod hierarchy;
 pub mod limits;
 pub mod stats;
@@ -22,7 +23,9 @@ use nix::{
     unistd::Pid,
 };
 
-pub use self::{hierarchy::Hierarchy, limits::Limits};
+use serde::{Deserialize, Serialize};
+
+pub use self::{device::Device, hierarchy::Hierarchy, limits::Limits};
 
 /// A cgroup that this daemon created. It is removed by [`Cgroup::remove`] only, never by dropping.
 #[derive(Debug)]
@@ -30,6 +33,17 @@ pub struct Cgroup {
     path: PathBuf,
     directory: OwnedFd,
     id: u64,
+}
+
+/// How often memory ran out; all 0 without the `memory` controller.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OomCounts {
+    /// Allocations that failed at the limit of this very cgroup.
+    pub own_limit: u64,
+    /// Processes of this cgroup and those below it that the kernel killed, whatever limit it was,
+    /// or the node's.
+    pub killed: u64,
 }
 
 /// An operation on a cgroup failed.
@@ -74,13 +88,25 @@ impl Cgroup {
         fs::write(&path, value).map_err(failed_to("write", &path))
     }
 
-    /// How many of its processes the kernel killed for want of memory; 0 without the `memory`
-    /// controller.
+    /// What the kernel did in this cgroup for want of memory, so far.
     #[must_use]
-    pub fn oom_kills(&self) -> u64 {
-        let events = fs::read_to_string(self.path.join("memory.events")).unwrap_or_default();
-        let count = events.lines().find_map(|line| line.strip_prefix("oom_kill "));
-        count.and_then(|count| count.parse().ok()).unwrap_or(0)
+    pub fn oom_counts(&self) -> OomCounts {
+        let count = |file: &str, key: &str| {
+            let events = fs::read_to_string(self.path.join(file)).unwrap_or_default();
+            let pairs = events.lines().filter_map(|line| line.split_once(' '));
+            let count = pairs.filter(|(name, _)| *name == key).find_map(|(_, n)| n.parse().ok());
+            count.unwrap_or(0)
+        };
+        OomCounts {
+            own_limit: count("memory.events.local", "oom"),
+            killed: count("memory.events", "oom_kill"),
+        }
+    }
+
+    /// The most memory that was ever charged at once (Linux 5.19, `memory` controller).
+    #[must_use]
+    pub fn memory_peak(&self) -> Option<u64> {
+        fs::read_to_string(self.path.join("memory.peak")).ok()?.trim().parse().ok()
     }
 
     /// Kills every process in this cgroup and below, and waits until they are gone or `patience`
@@ -192,6 +218,17 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let error = Cgroup::create(&directory.path().join("absent"), "pod").unwrap_err();
         assert!(error.to_string().ends_with("absent/pod`"), "{error}");
+    }
+
+    #[test]
+    fn the_limit_that_was_hit_and_the_processes_that_died_are_told_apart() {
+        let directory = tempfile::tempdir().unwrap();
+        let cgroup = Cgroup::create(directory.path(), "pod").unwrap();
+        assert_eq!(cgroup.oom_counts(), OomCounts::default());
+        let write = |file: &str, text: &str| fs::write(cgroup.path().join(file), text).unwrap();
+        write("memory.events", "max 9\noom 3\noom_kill 2\noom_group_kill 1\n");
+        write("memory.events.local", "max 4\noom 1\noom_kill 0\n");
+        assert_eq!(cgroup.oom_counts(), OomCounts { own_limit: 1, killed: 2 });
     }
 
     #[test]

@@ -9,12 +9,13 @@ use std::{
 
 use clap::Parser;
 use ipnet::Ipv4Net;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde::Deserialize;
 
 use crate::{
     image::{Registries, Registry, Thresholds},
-    manifest::Unsupported,
-    node::UnenforcedLimits,
+    manifest::{QuantityError, Unsupported, bytes, millicores},
+    node::{Reserve, USAGE_INTERVAL, UnenforcedLimits},
     pod::logs::Limits,
     probes::{Floor, LogLevel},
 };
@@ -75,6 +76,21 @@ struct Settings {
     /// [default: 10000]
     #[arg(long, value_name = "MS")]
     restart_backoff_ms: Option<u64>,
+    /// CPU that is not for pods, like 500m [default: 0]
+    #[arg(long, value_name = "CPU")]
+    reserve_cpu: Option<String>,
+    /// Memory that is not for pods, like 1Gi [default: 100Mi]
+    #[arg(long, value_name = "BYTES")]
+    reserve_memory: Option<String>,
+    /// Processes and threads that are not for pods [default: 1024]
+    #[arg(long, value_name = "COUNT")]
+    reserve_pids: Option<String>,
+    /// Disk below the data directory that is to stay free [default: 5 % of it, at most 1Gi]
+    #[arg(long, value_name = "BYTES")]
+    reserve_disk: Option<String>,
+    /// Seconds between two measurements of pods' use of the disk [default: 10]
+    #[arg(long, value_name = "SECONDS")]
+    disk_usage_seconds: Option<u32>,
     /// Bytes that a log file may have before it is put aside [default: 10485760]
     #[arg(long, value_name = "BYTES")]
     log_max_bytes: Option<u64>,
@@ -122,6 +138,9 @@ pub enum OnStop {
     End,
 }
 
+/// Reads an amount as a manifest has it.
+type Parse = fn(&Quantity) -> Result<u64, QuantityError>;
+
 /// What happens to something that is not as it should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -161,6 +180,10 @@ pub struct Config {
     pub probe_floor: Floor,
     /// Pause before a container's second restart.
     pub restart_backoff: Duration,
+    /// What of the node is not for pods.
+    pub reserve: Reserve,
+    /// How often pods' use of the disk is measured.
+    pub usage_interval: Duration,
     /// How long containers' logs may become.
     pub log_limits: Limits,
     /// What becomes of the pods when the daemon is told to stop.
@@ -249,6 +272,11 @@ impl Settings {
             log_max_bytes: self.log_max_bytes.or(other.log_max_bytes),
             log_max_files: self.log_max_files.or(other.log_max_files),
             on_stop: self.on_stop.or(other.on_stop),
+            reserve_cpu: self.reserve_cpu.or(other.reserve_cpu),
+            reserve_memory: self.reserve_memory.or(other.reserve_memory),
+            reserve_pids: self.reserve_pids.or(other.reserve_pids),
+            reserve_disk: self.reserve_disk.or(other.reserve_disk),
+            disk_usage_seconds: self.disk_usage_seconds.or(other.disk_usage_seconds),
             stop_seconds: self.stop_seconds.or(other.stop_seconds),
             registry_auth_file: self.registry_auth_file.or(other.registry_auth_file),
             image_pull_backoff_ms: self.image_pull_backoff_ms.or(other.image_pull_backoff_ms),
@@ -310,6 +338,19 @@ impl Settings {
                 problem: format!("{network} has no room for pods; use a /29 or larger"),
             });
         }
+        let amount = |setting, text: Option<&String>, parse: Parse| {
+            let parsed = text.map(|text| parse(&Quantity(text.clone()))).transpose();
+            parsed.map_err(|error| Error::Value { setting, problem: error.to_string() })
+        };
+        let usual = Reserve::default();
+        let reserve = Reserve {
+            cpu_millicores: amount("reserve-cpu", self.reserve_cpu.as_ref(), millicores)?
+                .unwrap_or(usual.cpu_millicores),
+            memory_bytes: amount("reserve-memory", self.reserve_memory.as_ref(), bytes)?
+                .unwrap_or(usual.memory_bytes),
+            pids: amount("reserve-pids", self.reserve_pids.as_ref(), bytes)?.unwrap_or(usual.pids),
+            disk_bytes: amount("reserve-disk", self.reserve_disk.as_ref(), bytes)?,
+        };
         let absolute = |setting: &'static str, path: Option<PathBuf>, default: &str| {
             let path = path.unwrap_or_else(|| PathBuf::from(default));
             if path.is_absolute() {
@@ -366,6 +407,10 @@ impl Settings {
             restart_backoff: Duration::from_millis(self.restart_backoff_ms.unwrap_or(10_000)),
             log_limits,
             on_stop: self.on_stop.unwrap_or_default(),
+            reserve,
+            usage_interval: self
+                .disk_usage_seconds
+                .map_or(USAGE_INTERVAL, |seconds| Duration::from_secs(seconds.max(1).into())),
             stop_seconds: self.stop_seconds.unwrap_or(10),
             registries,
             image_pull_backoff: Duration::from_millis(self.image_pull_backoff_ms.unwrap_or(10_000)),
@@ -454,6 +499,19 @@ mod tests {
     fn an_unknown_key_is_an_error_that_names_it() {
         let error = toml::from_str::<Settings>("net-work = 1").unwrap_err();
         assert!(error.to_string().contains("net-work"), "{error}");
+    }
+
+    #[test]
+    fn what_is_reserved_is_written_as_in_manifests() {
+        let flags = ["pod-daemon", "--cgroup-root", "/x"];
+        let with = |more: [&'static str; 2]| {
+            Flags::parse_from(flags.into_iter().chain(more)).into_config()
+        };
+        let reserve = with(["--reserve-cpu=1500m", "--reserve-disk=2Gi"]).unwrap().reserve;
+        assert_eq!((reserve.cpu_millicores, reserve.disk_bytes), (1500, Some(2 << 30)));
+        assert_eq!(reserve.memory_bytes, 100 << 20);
+        let error = with(["--reserve-memory", "1GB"]).unwrap_err();
+        assert!(error.to_string().starts_with("reserve-memory: `1GB` has an unknown"), "{error}");
     }
 
     #[test]

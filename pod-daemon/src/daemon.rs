@@ -22,7 +22,7 @@ use crate::{
     image::{self, Images, Store, Usage},
     metrics::{self, Metrics},
     network::Network,
-    node::{Node, Settings, Shared},
+    node::{self, Node, Settings, Shared},
     probes::{self, Probes},
     sandbox::Sandboxes,
 };
@@ -148,6 +148,8 @@ fn make_node(config: &Config, hierarchy: Hierarchy, network: Network) -> Result<
     };
     let images = Images::new(Store::open(&config.data_dir.join("images"))?, images);
     let sandboxes = Sandboxes::new(&config.data_dir, &config.run_dir)?;
+    let capacity = node::capacity(&config.data_dir, network.capacity())
+        .map_err(failed_to("learn what the node has from", &config.data_dir))?;
     let settings = Settings {
         name: config.node_name.clone(),
         data_dir: config.data_dir.clone(),
@@ -155,16 +157,27 @@ fn make_node(config: &Config, hierarchy: Hierarchy, network: Network) -> Result<
         log_limits: config.log_limits,
         restart_backoff: config.restart_backoff,
         unenforced_limits: config.unenforced_limits,
+        capacity,
+        reserve: config.reserve,
+        usage_interval: config.usage_interval,
     };
     Ok(Node::new(Shared::new(settings, images, sandboxes, hierarchy, network, probes)))
 }
 
-/// Keeps workloads out of the daemon's memory and binary, and makes room for many pods.
+/// How early the kernel may kill the daemon when the node has no memory left: as the kubelet, after
+/// all pods, each of which gets a score of its own.
+const OOM_SCORE_ADJ: &str = "-999";
+
+/// Keeps workloads out of the daemon's memory and binary, makes room for many pods, and lets the
+/// daemon outlive them when memory runs out.
 fn harden() {
     // Not even a process with the same capabilities may trace it or open its /proc/PID/exe, unless
     // it may trace everything on the node.
     if let Err(error) = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         tracing::warn!(%error, "the daemon can be traced");
+    }
+    if let Err(error) = fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ) {
+        tracing::debug!(%error, "the daemon keeps its oom_score_adj");
     }
     let files = rustix::process::getrlimit(Resource::Nofile);
     let raised = Rlimit { current: files.maximum, maximum: files.maximum };

@@ -4,13 +4,16 @@
 //! silence: a field that is not supported is a problem that names its path, and all problems of an
 //! object are reported at once. Knows nothing about running pods, HTTP or the command line.
 
+mod amounts;
 mod config_map;
 mod defaults;
+pub mod demand;
 mod documents;
 mod expand;
 mod fields;
 mod names;
 mod problem;
+mod qos;
 mod quantity;
 mod schema;
 mod validate;
@@ -20,11 +23,13 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 pub use self::{
+    amounts::{Amounts, HUGE_PAGES, IO, PIDS},
+    demand::Demand,
     documents::documents,
     expand::expand,
     problem::{Problem, Reason},
+    qos::{INFRA_OOM_SCORE_ADJ, oom_score_adj, qos_class},
     quantity::{Error as QuantityError, bytes, millicores},
-    schema::PIDS,
 };
 use self::{fields::Walk, problem::Problems, schema::Type};
 

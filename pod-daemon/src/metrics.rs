@@ -13,6 +13,7 @@ mod family;
 mod file;
 mod image;
 mod net;
+mod node;
 mod own;
 mod pod;
 mod process;
@@ -54,7 +55,7 @@ use self::{
 };
 use crate::{node::Node, probes::Probes};
 
-static DOMAINS: [Domain; 14] = [
+static DOMAINS: [Domain; 15] = [
     pod::DOMAIN,
     process::DOMAIN,
     net::NETWORK,
@@ -67,6 +68,7 @@ static DOMAINS: [Domain; 14] = [
     resource::PRESSURE,
     completed::DOMAIN,
     image::DOMAIN,
+    node::DOMAIN,
     daemon::DOMAIN,
     own::DOMAIN,
 ];

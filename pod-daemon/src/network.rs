@@ -98,6 +98,14 @@ impl Network {
         }
     }
 
+    /// How many pods can have an address.
+    #[must_use]
+    pub fn capacity(&self) -> u64 {
+        let (first, last) = (u32::from(self.range.network()), u32::from(self.range.broadcast()));
+        // Neither these two nor the bridge's.
+        u64::from(last - first).saturating_sub(2)
+    }
+
     /// Reserves an address for the pod `uid`; the same one if it has one already.
     pub fn allocate(&self, uid: &str) -> Result<Ipv4Addr, Error> {
         let mut state = self.state();

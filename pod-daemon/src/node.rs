@@ -3,6 +3,11 @@
 //! Free of HTTP and command-line concerns: the control API calls these as they are, and a CRI
 //! server can. The table of pods is written by the pods' own workers only.
 
+pub mod admission;
+mod disk;
+mod guard;
+mod limits;
+mod object;
 mod sample;
 mod snapshot;
 mod store;
@@ -25,13 +30,16 @@ use tokio::{
     sync::{broadcast, mpsc, oneshot},
 };
 
+pub use self::admission::{Admission, Ask, Occupancy, Reserve, Ticket, Verdict, capacity};
+pub use self::guard::USAGE_INTERVAL;
 pub use self::snapshot::{
     Completed, ContainerSnapshot, ContainerUsage, Exit, PodSnapshot, PodUsage, State,
 };
 use self::{store::Store as Files, table::Table};
 use crate::{
-    cgroup::Hierarchy,
+    cgroup::{Device, Hierarchy},
     image::{Images, Reference},
+    manifest::demand::{self, Totals},
     network::Network,
     pod::{self, Adopted, Key, record},
     probes::Probes,
@@ -68,6 +76,17 @@ pub struct Shared {
     pub network: Network,
     /// The probes.
     pub probes: Arc<Probes>,
+    /// Which pods may run.
+    pub admission: Arc<Admission>,
+    /// The node's memory.
+    pub memory_bytes: u64,
+    /// Bytes of the data directory's file system that are to stay free.
+    pub disk_reserve: u64,
+    /// How often pods' use of the disk is measured.
+    pub usage_interval: Duration,
+    /// The block device below the data directory.
+    pub io_device: Option<Device>,
+    preemptions: Mutex<Option<mpsc::UnboundedReceiver<admission::Preemption>>>,
     table: Table,
     files: Files,
     adopted: Mutex<BTreeMap<Adopted, u64>>,
@@ -172,10 +191,16 @@ pub struct LogSource {
 }
 
 impl Node {
-    /// A node without pods.
+    /// A node without pods; needs a runtime.
     #[must_use]
     pub fn new(shared: Shared) -> Self {
-        Self { shared: Arc::new(shared) }
+        let shared = Arc::new(shared);
+        let preemptions = &shared.preemptions;
+        let preemptions = preemptions.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(preemptions) = preemptions {
+            guard::start(&shared, preemptions);
+        }
+        Self { shared }
     }
 
     /// Stores a validated pod and starts it.
@@ -231,7 +256,7 @@ impl Node {
     /// called within the runtime, before anything else.
     #[must_use]
     pub fn adopt(&self) -> Vec<String> {
-        let mut uids = Vec::new();
+        let (mut uids, mut workers) = (Vec::new(), Vec::new());
         for (uid, pod) in self.shared.files.pods() {
             let key = Key::of(&pod);
             let (commands, receiver) = mpsc::channel(16);
@@ -245,9 +270,11 @@ impl Node {
                 continue;
             }
             *self.adopted().entry(adopted).or_default() += 1;
-            tokio::spawn(worker.run(receiver));
+            workers.push(worker.run(receiver));
             uids.push(uid);
         }
+        // Not before all that run have their places: the others take what those leave.
+        workers.into_iter().for_each(|worker| drop(tokio::spawn(worker)));
         uids
     }
 
@@ -266,29 +293,6 @@ impl Node {
 
     fn adopted(&self) -> MutexGuard<'_, BTreeMap<Adopted, u64>> {
         self.shared.adopted.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A limit that cannot be enforced is not a limit: refused unless the node's owner said that
-    /// it may be ignored.
-    fn check_limits(&self, pod: &Pod) -> Result<(), Error> {
-        let missing = pod::unenforceable(pod, self.shared.hierarchy.controllers())?;
-        if let (Some((field, controller)), UnenforcedLimits::Deny) =
-            (missing.first(), self.shared.unenforced_limits)
-        {
-            return Err(Error::Invalid {
-                field: field.clone(),
-                message: format!(
-                    "this node cannot enforce the limit, since the cgroup v2 controller `{controller}` is not \
-                     available below {}; boot with systemd.unified_cgroup_hierarchy=1 (and cgroup_no_v1=all), or start \
-                     the daemon with --unenforced-limits=warn to run the pod without it",
-                    self.shared.hierarchy.root().display()
-                ),
-            });
-        }
-        for (field, controller) in missing {
-            tracing::warn!(pod = %Key::of(pod), %field, controller, "limit is not enforced");
-        }
-        Ok(())
     }
 
     /// One pod.
@@ -312,6 +316,7 @@ impl Node {
     ) -> Result<Arc<Pod>, Error> {
         let key = Key::new(namespace, name);
         let pod = self.shared.table.mark_deleted(&key, grace_seconds)?;
+        self.shared.admission.leaving(&key);
         // A pod that is on its way out must not come back after a power cut.
         self.write_pod(&pod, record::rewrite_pod).await?;
         self.send(&key, pod::Command::Delete { grace_seconds }).await?;
@@ -415,30 +420,22 @@ impl Node {
         self.shared.table.snapshots()
     }
 
-    /// Namespace, pod and controller of every limit that is not enforced.
-    #[must_use]
-    pub fn unenforced_limits(&self) -> Vec<(String, String, String)> {
-        let controllers = self.shared.hierarchy.controllers();
-        let mut all = Vec::new();
-        for pod in self.shared.table.snapshots() {
-            let mut missing: Vec<_> = pod
-                .containers
-                .iter()
-                .flat_map(|container| container.limits.unenforceable(controllers))
-                .collect();
-            missing.sort_unstable();
-            missing.dedup();
-            for controller in missing {
-                all.push((pod.namespace.clone(), pod.name.clone(), controller.to_owned()));
-            }
-        }
-        all
-    }
-
     /// Totals of deleted pods by namespace.
     #[must_use]
     pub fn completed(&self) -> Vec<(String, Completed)> {
         self.shared.table.completed()
+    }
+
+    /// What the node has, and what of it pods have.
+    #[must_use]
+    pub fn admission(&self) -> &Admission {
+        &self.shared.admission
+    }
+
+    /// How many processes have the daemon's `oom_score_adj` since the kernel refused theirs.
+    #[must_use]
+    pub fn oom_scores_refused(&self) -> u64 {
+        self.shared.sandboxes.oom_scores_refused()
     }
 
     /// The probes of this node.
@@ -535,11 +532,30 @@ impl Shared {
         network: Network,
         probes: Arc<Probes>,
     ) -> Self {
-        let Settings { name, data_dir, log_dir, log_limits, restart_backoff, unenforced_limits } =
-            settings;
+        let Settings {
+            name,
+            data_dir,
+            log_dir,
+            log_limits,
+            restart_backoff,
+            unenforced_limits,
+            capacity,
+            reserve,
+            usage_interval,
+        } = settings;
         let files = Files::new(&data_dir);
         let table = Table::new(files.config_maps(), files.completed());
+        let io_device = Device::below(&data_dir)
+            .inspect_err(|error| tracing::debug!(%error, "no limits of block devices"))
+            .ok();
+        let (admission, preemptions) = Admission::new(capacity, reserve.allocatable(capacity));
         Self {
+            admission,
+            memory_bytes: capacity[demand::MEMORY],
+            disk_reserve: reserve.disk_bytes(capacity[demand::STORAGE]),
+            usage_interval,
+            io_device,
+            preemptions: Mutex::new(Some(preemptions)),
             name,
             data_dir,
             log_dir,
@@ -611,6 +627,12 @@ pub struct Settings {
     pub restart_backoff: Duration,
     /// See [`Shared::unenforced_limits`].
     pub unenforced_limits: UnenforcedLimits,
+    /// What the node has.
+    pub capacity: Totals,
+    /// What of that is not for pods.
+    pub reserve: Reserve,
+    /// See [`Shared::usage_interval`].
+    pub usage_interval: Duration,
 }
 
 type Commands = mpsc::Sender<pod::Command>;

@@ -3,6 +3,7 @@
 //! Each pod has a worker task that owns everything the pod is made of, and is the only place that
 //! orders cgroups, probes, network, sandbox and containers. What blocks runs on blocking threads.
 
+mod admission;
 mod adopt;
 mod backoff;
 mod command;
@@ -12,6 +13,7 @@ mod identity;
 mod image;
 mod key;
 pub mod logs;
+mod oom;
 pub mod record;
 mod resources;
 mod sandbox;
@@ -24,7 +26,12 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
 use tokio::sync::{mpsc, oneshot};
 
-pub use self::{adopt::Adopted, key::Key, resources::unenforceable};
+pub use self::{
+    admission::Disruption,
+    adopt::Adopted,
+    key::Key,
+    resources::{io_limits, unenforceable},
+};
 use self::{
     container::{Container, Ended, Started},
     ground::Ground,
@@ -32,7 +39,7 @@ use self::{
     sandbox::Sandbox,
 };
 use crate::{
-    node::{Completed, Error, Exec, PodSnapshot, Shared, State},
+    node::{Completed, Error, Exec, PodSnapshot, Shared, State, Ticket},
     probes::ContainerProbe,
 };
 
@@ -58,6 +65,8 @@ pub enum Command {
         /// Seconds that its containers get; the manifest's own if `None`.
         grace_seconds: Option<u32>,
     },
+    /// End the pod, or let it be known why it is about to end.
+    Disrupt(Disruption),
 }
 
 /// What happens to a pod by itself.
@@ -84,6 +93,12 @@ pub struct Worker {
     /// By when it is to be gone, if an earlier daemon was asked to delete it.
     deletion: Option<Timestamp>,
     happenings: (mpsc::UnboundedSender<Happening>, mpsc::UnboundedReceiver<Happening>),
+    /// Why the pod has no place on the node yet.
+    unschedulable: Option<String>,
+    /// Why the pod ends against its will.
+    disruption: Option<Disruption>,
+    /// The pod's place on the node. Declared last: others may have it when the rest is gone.
+    ticket: Option<Ticket>,
 }
 
 /// What does not change in a pod's life.
@@ -118,6 +133,9 @@ impl Worker {
             started: None,
             deletion: None,
             happenings: mpsc::unbounded_channel(),
+            unschedulable: None,
+            disruption: None,
+            ticket: None,
         }
     }
 
@@ -141,8 +159,13 @@ impl Worker {
     /// Brings the pod to where its containers run, unless they have ended for good; returns the grace
     /// period if it is to be deleted meanwhile.
     async fn begin(&mut self, commands: &mut mpsc::Receiver<Command>) -> Option<Duration> {
+        if self.ticket.is_none()
+            && let Some(grace) = self.admit(commands).await
+        {
+            return Some(grace);
+        }
         if self.is_over() {
-            self.stop_sandbox().await;
+            self.end_if_over().await;
             return None;
         }
         if self.sandbox.is_none() {
@@ -156,6 +179,9 @@ impl Worker {
     /// be deleted, in which case the grace period is returned.
     async fn set_up(&mut self, commands: &mut mpsc::Receiver<Command>) -> Option<Duration> {
         loop {
+            if self.is_evicted() {
+                return None;
+            }
             match self.make_sandbox().await {
                 Ok(sandbox) => {
                     self.watch_infra(&sandbox);
@@ -208,6 +234,7 @@ impl Worker {
                 Ok(Some(Command::Exec { container, reply, .. })) => {
                     reply.send(Err(container::not_running(&container))).ok();
                 }
+                Ok(Some(Command::Disrupt(why))) => self.disrupt(why).await,
                 Ok(None) => return Some(Duration::ZERO),
             }
         }
@@ -222,17 +249,22 @@ impl Worker {
                     Some(Command::Exec { container, command, stdin, reply }) => {
                         self.exec(&container, command, stdin, reply);
                     }
+                    Some(Command::Disrupt(why)) => self.disrupt(why).await,
                     None => return Duration::ZERO,
                 },
                 Some(happening) = self.happenings.1.recv() => match happening {
                     Happening::Started(index, result) => {
                         self.began(index, result);
+                        if self.is_evicted() {
+                            self.kill_containers().await;
+                        }
                         self.publish();
                     }
                     Happening::Ended(index, ended) => self.ended(index, ended).await,
                     Happening::Due(index) => {
                         let container = &self.containers[index];
-                        if container.is_due() && container.pause().is_zero() {
+                        let is_due = container.is_due() && container.pause().is_zero();
+                        if is_due && !self.is_evicted() {
                             self.start(index);
                         }
                     }
@@ -248,19 +280,15 @@ impl Worker {
 
     /// A container's run is over: start it again, now or later, or leave it.
     async fn ended(&mut self, index: usize, ended: Ended) {
-        let policy = self.about.spec.restart_policy.as_deref().unwrap_or("Always");
-        let container = &mut self.containers[index];
-        let pause = container.finish(ended, policy);
+        let policy = self.policy().to_owned();
+        let pause = self.containers[index].finish(ended, &policy);
         match pause {
             Some(Duration::ZERO) => self.start(index),
             Some(pause) => self.schedule(index, pause),
             None => {}
         }
-        if self.is_over() {
-            // As kubelet does: a pod that will not run again has no processes and no interface.
-            self.stop_sandbox().await;
-        }
         self.publish();
+        self.end_if_over().await;
     }
 
     async fn stop_sandbox(&self) {
@@ -280,7 +308,12 @@ impl Worker {
 
     /// Whether every container has ended for good.
     fn is_over(&self) -> bool {
-        self.containers.iter().all(|container| matches!(container.state, State::Terminated(_)))
+        let busy = self.containers.iter().any(Container::is_busy);
+        self.is_evicted() && !busy
+            || self
+                .containers
+                .iter()
+                .all(|container| matches!(container.state, State::Terminated(_)))
     }
 
     /// Begins a container's next run; the worker goes on meanwhile.
@@ -396,6 +429,8 @@ impl Worker {
                     Command::Exec { container, reply, .. } => {
                         reply.send(Err(container::not_running(&container))).ok();
                     }
+                    // It ends already.
+                    Command::Disrupt(_) => {}
                 },
                 Some(happening) = self.happenings.1.recv() => match happening {
                     Happening::Started(index, result) => {
@@ -501,6 +536,7 @@ impl Worker {
             counters: self.ground.as_ref().map(|ground| ground.claims()),
             sandbox: self.sandbox.as_ref().and_then(|sandbox| sandbox.record()),
             containers: self.containers.iter().map(Container::record).collect(),
+            disruption: self.disruption.clone(),
             ..Record::new()
         };
         let directory = sandbox::directory(&self.shared, &self.about);
@@ -527,7 +563,12 @@ impl Worker {
             ip: self.sandbox.as_ref().and_then(|sandbox| sandbox.ip()).map(|ip| ip.to_string()),
             node: self.shared.name.clone(),
             host_network: self.about.spec.host_network.unwrap_or(false),
-            phase: status::phase(&containers, policy, self.started.is_some()),
+            phase: if self.is_evicted() && self.is_over() {
+                "Failed"
+            } else {
+                status::phase(&containers, policy, self.started.is_some())
+            },
+            qos_class: crate::manifest::qos_class(&self.about.spec),
             ready: containers
                 .iter()
                 .all(|container| matches!(container.state, State::Running { .. })),

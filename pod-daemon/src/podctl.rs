@@ -14,6 +14,7 @@ mod get;
 mod human;
 mod image;
 mod logs;
+mod node;
 mod output;
 mod resource;
 mod status;
@@ -64,7 +65,7 @@ enum Command {
     Apply(apply::Options),
     /// Show pods or config maps
     Get(get::Options),
-    /// Show pods in detail
+    /// Show pods or the node in detail
     Describe(describe::Options),
     /// Print what a container has written
     Logs(logs::Options),

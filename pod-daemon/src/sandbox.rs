@@ -9,6 +9,7 @@ mod child;
 mod clone;
 mod infra;
 mod mount;
+mod oom_score;
 mod rootfs;
 
 use std::{
@@ -30,7 +31,6 @@ use nix::{
 };
 use rustix::mount::MountAttrFlags;
 
-use self::child::{Plan, Program, Strings};
 pub use self::{
     capabilities::{Capabilities, DEFAULT as DEFAULT_CAPABILITIES},
     child::{EXECUTE, FIRST_KEPT, Failure},
@@ -38,7 +38,11 @@ pub use self::{
     mount::{mount_bpf, unmount},
     rootfs::{Bind, Rootfs},
 };
-use crate::fault;
+use self::{
+    child::{Plan, Program, Strings},
+    oom_score::OomScores,
+};
+use crate::{fault, manifest::INFRA_OOM_SCORE_ADJ};
 
 /// The infra program, built by the build script.
 pub static PAUSE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/pause"));
@@ -80,6 +84,7 @@ pub struct Sandboxes {
     /// The infra program, sealed: it cannot be changed through `/proc/PID/exe`.
     infra: OwnedFd,
     null: OwnedFd,
+    oom_scores: OomScores,
     open_files: (u64, u64),
 }
 
@@ -127,6 +132,9 @@ pub struct Command {
     pub identity: Identity,
     /// What it may do.
     pub capabilities: Capabilities,
+    /// How early the kernel is to kill it when the node has no memory left (-1000 to 1000); as early
+    /// as the daemon if `None`.
+    pub oom_score_adj: Option<i32>,
 }
 
 /// Standard streams of a process; what is absent is /dev/null.
@@ -186,6 +194,7 @@ impl Sandboxes {
             data,
             infra: file.into(),
             null: null.into(),
+            oom_scores: OomScores::open().map_err(failed_to("open", Path::new("/proc")))?,
             open_files: (limits.current.unwrap_or(1024), limits.maximum.unwrap_or(1_048_576)),
         })
     }
@@ -245,13 +254,14 @@ impl Sandboxes {
                 groups: Vec::new(),
                 capabilities: 0,
                 open_files: Some(self.open_files),
+                oom_score: Some(self.oom_scores.prepare(INFRA_OOM_SCORE_ADJ)),
                 program: Program::Descriptor(self.infra.as_raw_fd()),
                 arguments: Strings::new(vec![c"infra".to_owned()]),
                 environment: Strings::new(Vec::new()),
                 error: None,
             };
             fault::at("infra process").map_err(failed_to("start", here))?;
-            let process = clone::spawn(&mut plan, cgroup, true)?;
+            let process = self.spawn(&mut plan, cgroup, true)?;
             let pid = share_pids.then(|| namespace_of(process.pid, "pid")).transpose();
             let pid = pid.inspect_err(|_error| process.abandon())?;
             Ok(Infra { process, mount, network: network_namespace, ipc, uts, pid })
@@ -284,7 +294,7 @@ impl Sandboxes {
             let mut plan = self.plan(command, stdio)?;
             plan.mounts = Some(prepared.child_mounts());
             fault::at("container process").map_err(failed_to("start", scratch))?;
-            Ok(clone::spawn(&mut plan, cgroup, infra.pid.is_none())?)
+            self.spawn(&mut plan, cgroup, infra.pid.is_none())
         })
     }
 
@@ -308,8 +318,25 @@ impl Sandboxes {
                 |errno| failed_to("join the namespaces of", Path::new("container"))(errno.into()),
             )?;
             let mut plan = self.plan(command, stdio)?;
-            Ok(clone::spawn(&mut plan, cgroup, false)?)
+            self.spawn(&mut plan, cgroup, false)
         })
+    }
+
+    /// How many processes have the daemon's `oom_score_adj` since the kernel refused theirs.
+    #[must_use]
+    pub fn oom_scores_refused(&self) -> u64 {
+        self.oom_scores.refused()
+    }
+
+    fn spawn(
+        &self,
+        plan: &mut Plan,
+        cgroup: BorrowedFd<'_>,
+        new_pid_namespace: bool,
+    ) -> Result<Process, Error> {
+        let process = clone::spawn(plan, cgroup, new_pid_namespace)?;
+        self.oom_scores.check(plan.oom_score.as_ref());
+        Ok(process)
     }
 
     fn enter_template(&self) -> Result<(), Error> {
@@ -339,6 +366,7 @@ impl Sandboxes {
             groups: command.identity.groups.clone(),
             capabilities: command.capabilities.bits(),
             open_files: Some(self.open_files),
+            oom_score: command.oom_score_adj.map(|score| self.oom_scores.prepare(score)),
             program: Program::Paths(strings(
                 "the command",
                 &candidates(program, &command.environment),

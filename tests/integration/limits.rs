@@ -34,6 +34,7 @@ fn limits_are_written_as_kubernetes_means_them() {
     };
     assert_eq!(read("cpu.max"), "50000 100000");
     assert_eq!(read("memory.max"), (64_u64 << 20).to_string());
+    assert_eq!(read("memory.swap.max"), "0");
     assert_eq!(read("pids.max"), "20");
     let weight: u64 = read("cpu.weight").parse().unwrap();
     assert!((1..100).contains(&weight), "{weight}");
@@ -58,10 +59,82 @@ fn too_much_memory_ends_the_container() {
     let state = &over["status"]["containerStatuses"][0]["state"]["terminated"];
     assert_eq!(state["reason"], "OOMKilled", "{over:#}");
     assert_eq!(state["exitCode"], 137);
+    let message = state["message"].as_str().unwrap_or_default();
+    assert!(message.starts_with("the container met its memory limit of 16Mi"), "{message}");
+    assert!(message.contains("the main process \"workload\" (pid "), "{message}");
     let metrics = daemon.metrics();
     let killed =
         metrics.one("podscope_memory_events_total", &[("pod", "hungry"), ("event", "oom_kill")]);
     assert!(killed >= 1.0, "{killed}");
+    let labels = [("pod", "hungry"), ("limit", "container")];
+    assert_eq!(metrics.one("podscope_container_oom_kills_total", &labels), 1.0);
+    daemon.stop();
+}
+
+#[test]
+fn a_child_that_takes_too_much_memory_ends_the_whole_container() {
+    if !enforceable() {
+        return skip("cgroup v2 has no cpu, memory and pids controllers here");
+    }
+    let daemon = Daemon::start(&[]);
+    let fields = limits(json!({"memory": "16Mi"}));
+    let both = pod("parent").container_with("app", "child-holds-memory 67108864 , pause", fields);
+    daemon.run(both.container("other", "pause"));
+    let pod = daemon.wait_for("parent", "out of memory", |pod| {
+        let state = &pod["status"]["containerStatuses"][0]["state"]["terminated"];
+        state["reason"] == "OOMKilled" && state["exitCode"] == 137
+    });
+    assert!(pod["status"]["containerStatuses"][1]["state"]["running"].is_object(), "{pod:#}");
+    daemon.stop();
+}
+
+#[test]
+fn the_pods_own_limit_is_not_the_containers() {
+    if !enforceable() {
+        return skip("cgroup v2 has no cpu, memory and pids controllers here");
+    }
+    let daemon = Daemon::start(&[]);
+    let own = json!({"limits": {"memory": "16Mi", "cpu": "300m", "podscope.dev/pids": "30"}});
+    daemon.run(pod("together").container("app", "hold-memory 67108864").with("resources", own));
+    let over = daemon.wait_over("together");
+    let state = &over["status"]["containerStatuses"][0]["state"]["terminated"];
+    assert_eq!((&state["reason"], &state["exitCode"]), (&json!("Error"), &json!(137)), "{over:#}");
+    let message = state["message"].as_str().unwrap_or_default();
+    assert!(message.starts_with("the pod met its memory limit of 16Mi"), "{message}");
+    let cgroup = daemon.cgroup(&over, "");
+    for (file, value) in
+        [("memory.max", "16777216"), ("cpu.max", "30000 100000"), ("pids.max", "30")]
+    {
+        assert_eq!(fs::read_to_string(cgroup.join(file)).unwrap().trim(), value, "{file}");
+    }
+    let metrics = daemon.metrics();
+    let labels = [("pod", "together"), ("limit", "pod")];
+    assert_eq!(metrics.one("podscope_container_oom_kills_total", &labels), 1.0);
+    daemon.stop();
+}
+
+#[test]
+fn block_devices_are_limited_where_there_is_one() {
+    if !enforceable() {
+        return skip("cgroup v2 has no cpu, memory and pids controllers here");
+    }
+    let daemon = Daemon::start(&[]);
+    let fields = limits(json!({
+        "podscope.dev/io-write-bps": "1Mi", "podscope.dev/io-read-iops": "100",
+    }));
+    let limited = pod("slow").container_with("app", "pause", fields);
+    let manifest = limited.clone().into_value(&daemon.image());
+    let answer = daemon.api("POST", "/api/v1/namespaces/default/pods", Some(&manifest));
+    if answer.status == 201 {
+        let cgroup = daemon.cgroup(&daemon.wait_ready("slow"), "app");
+        let line = fs::read_to_string(cgroup.join("io.max")).unwrap();
+        assert!(line.contains("wbps=1048576 riops=100"), "{line}");
+    } else {
+        let message = answer.json()["message"].to_string();
+        let without_device = message.contains("is not on a block device");
+        assert!(without_device || message.contains("controller `io`"), "{message}");
+        println!("{message}");
+    }
     daemon.stop();
 }
 

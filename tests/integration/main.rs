@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, reason = "what a test says is shown with its result")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as the tests do")]
 
+mod admission;
 mod adoption;
 mod chaos;
 mod churn;

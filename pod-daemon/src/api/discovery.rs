@@ -51,6 +51,14 @@ pub(super) async fn core_resources() -> Json<Value> {
             resource("pods/exec", "PodExecOptions", &["create", "get"], &[]),
             resource("pods/log", "Pod", &["get"], &[]),
             resource("configmaps", "ConfigMap", &maps, &["cm"]),
+            json!({
+                "name": "nodes",
+                "singularName": "node",
+                "namespaced": false,
+                "kind": "Node",
+                "verbs": ["get", "list"],
+                "shortNames": ["no"],
+            }),
         ],
     }))
 }

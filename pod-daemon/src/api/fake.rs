@@ -10,8 +10,11 @@ use std::{
 
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::core::v1::{ConfigMap, Pod, PodStatus},
-    apimachinery::pkg::apis::meta::v1::Time,
+    api::core::v1::{ConfigMap, NodeStatus, Pod, PodStatus},
+    apimachinery::pkg::{
+        api::resource::Quantity,
+        apis::meta::v1::{ObjectMeta, Time},
+    },
 };
 use nix::fcntl::OFlag;
 use tokio::{
@@ -267,6 +270,19 @@ impl Operations for Fake {
         }
         let (files, live) = self.0.lock().unwrap().logs.clone();
         Ok(LogSource { files, live })
+    }
+
+    fn object(&self) -> k8s_openapi::api::core::v1::Node {
+        let cpus = |count: &str| [("cpu".to_owned(), Quantity(count.to_owned()))].into();
+        k8s_openapi::api::core::v1::Node {
+            metadata: ObjectMeta { name: Some("here".to_owned()), ..ObjectMeta::default() },
+            spec: None,
+            status: Some(NodeStatus {
+                capacity: Some(cpus("4000m")),
+                allocatable: Some(cpus("3500m")),
+                ..NodeStatus::default()
+            }),
+        }
     }
 
     async fn usage(&self, namespace: Option<&str>) -> Vec<PodUsage> {

@@ -4,7 +4,7 @@
 
 use std::{future::Future, sync::Arc};
 
-use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Node as NodeObject, Pod};
 use tokio::sync::broadcast;
 
 use super::ImageOperations;
@@ -42,6 +42,7 @@ pub trait Operations: ImageOperations + Clone + Send + Sync + 'static {
         container: Option<&str>,
         previous: bool,
     ) -> Result<LogSource, Error>;
+    fn object(&self) -> NodeObject;
     fn usage(&self, namespace: Option<&str>) -> impl Future<Output = Vec<PodUsage>> + Send;
 }
 
@@ -106,6 +107,10 @@ impl Operations for Node {
         previous: bool,
     ) -> Result<LogSource, Error> {
         self.logs(namespace, name, container, previous)
+    }
+
+    fn object(&self) -> NodeObject {
+        self.object()
     }
 
     async fn usage(&self, namespace: Option<&str>) -> Vec<PodUsage> {

@@ -7,6 +7,8 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
+use super::schema::priority_of;
+
 const NAMESPACE: &str = "default";
 const GRACE_SECONDS: i64 = 30;
 const FILE_MODE: i32 = 0o644;
@@ -19,6 +21,9 @@ pub(super) fn pod(pod: &mut Pod) {
     fill(&mut spec.restart_policy, "Always");
     fill(&mut spec.dns_policy, "ClusterFirst");
     spec.termination_grace_period_seconds.get_or_insert(GRACE_SECONDS);
+    if let Some(priority) = spec.priority_class_name.as_deref().and_then(priority_of) {
+        spec.priority.get_or_insert(priority);
+    }
     spec.containers.iter_mut().for_each(container);
     spec.volumes.iter_mut().flatten().for_each(volume);
 }

@@ -136,6 +136,7 @@ impl Walk {
                 }
             }
             Rule::Quantities(resources) => self.quantities(path, value, resources),
+            Rule::Quantity => self.quantity(path, value),
             Rule::Object(schema) => self.object(path, value, schema),
             Rule::List(schema) => {
                 for (item, path) in self.list(path, value) {
@@ -178,20 +179,24 @@ impl Walk {
                 dropped.push(resource.clone());
                 continue;
             }
-            if let Value::Number(number) = item {
-                *item = Value::String(number.to_string());
-            }
-            match item {
-                Value::String(text) => {
-                    if let Err(error) = quantity::bytes(&Quantity(text.clone())) {
-                        self.problems.invalid(path, error.to_string());
-                    }
-                }
-                _ => self.wrong_type(&path, item, "a quantity"),
-            }
+            self.quantity(&path, item);
         }
         if let Value::Object(map) = value {
             map.retain(|key, _| !dropped.contains(key));
+        }
+    }
+
+    fn quantity(&mut self, path: &str, item: &mut Value) {
+        if let Value::Number(number) = item {
+            *item = Value::String(number.to_string());
+        }
+        match item {
+            Value::String(text) => {
+                if let Err(error) = quantity::bytes(&Quantity(text.clone())) {
+                    self.problems.invalid(path, error.to_string());
+                }
+            }
+            _ => self.wrong_type(path, item, "a quantity"),
         }
     }
 

@@ -16,7 +16,7 @@
 //! | `spec.nodeName` | name of this host | it is where the pod runs |
 //! | `spec.nodeSelector` | `kubernetes.io/os`, `arch`, `hostname` that fit this host | the same |
 //! | `spec.tolerations` | always | the node has no taints |
-//! | `spec.priority`, `preemptionPolicy` | `0`, always | nothing is preempted |
+//! | `spec.priorityClassName` | `system-node-critical`, `system-cluster-critical` | those that Kubernetes is born with |
 //! | `spec.dnsPolicy` | `ClusterFirst`, `Default` | without a cluster's DNS, both mean the host's |
 //! | `spec.os` | `linux` | |
 //! | `spec.hostPID`, `hostIPC`, `setHostnameAsFQDN` | `false` | that is how pods run |
@@ -37,10 +37,10 @@ use k8s_openapi::{
 };
 use serde_json::Value;
 
-use super::fields::{Known, known};
-
-/// The resource that limits how many processes a container may have.
-pub const PIDS: &str = "podscope.dev/pids";
+use super::{
+    amounts,
+    fields::{Known, known},
+};
 
 /// A kind of object: what Kubernetes knows of it and what is honoured.
 pub(super) struct Type {
@@ -60,6 +60,7 @@ pub(super) enum Rule {
     TextList,
     TextMap,
     Quantities(&'static [&'static str]),
+    Quantity,
     Object(&'static Type),
     List(&'static Type),
     /// Taken as it is.
@@ -70,7 +71,9 @@ pub(super) enum Rule {
     Only(fn(&Value) -> bool, &'static str),
 }
 
-use Rule::{Any, Bool, Integer, List, Object, Only, Ours, Quantities, Text, TextList, TextMap};
+use Rule::{
+    Any, Bool, Integer, List, Object, Only, Ours, Quantities, Quantity, Text, TextList, TextMap,
+};
 
 const fn of(known: Known, fields: &'static [(&'static str, Rule)]) -> Type {
     Type { known, fields, empty_is_set: false }
@@ -138,8 +141,16 @@ static POD_SPEC: Type = of(
         ("nodeName", Only(is_this_host, "the name of this host is")),
         ("nodeSelector", Only(selects_this_host, "the os, arch and hostname of this host are")),
         ("tolerations", List(&TOLERATION)),
-        ("priority", Only(|value| value == 0, "`0` is")),
+        ("priority", Integer),
+        (
+            "priorityClassName",
+            Only(
+                |value| value.as_str().is_some_and(|name| priority_of(name).is_some()),
+                "`system-node-critical` and `system-cluster-critical` are; set `priority`",
+            ),
+        ),
         ("preemptionPolicy", Text),
+        ("resources", Object(&RESOURCES)),
         (
             "dnsPolicy",
             Only(|value| value == "ClusterFirst" || value == "Default", "`ClusterFirst` is"),
@@ -216,7 +227,7 @@ static MOUNT: Type = of(
 static PORT: Type =
     of(known::<ContainerPort>, &[("name", Text), ("containerPort", Integer), ("protocol", Text)]);
 
-const AMOUNTS: Rule = Quantities(&["cpu", "memory", PIDS]);
+const AMOUNTS: Rule = Quantities(amounts::NAMES);
 
 static RESOURCES: Type =
     of(known::<ResourceRequirements>, &[("limits", AMOUNTS), ("requests", AMOUNTS)]);
@@ -232,7 +243,7 @@ static VOLUME: Type = Type {
     empty_is_set: true,
 };
 
-static EMPTY_DIR: Type = of(known::<EmptyDirVolumeSource>, &[]);
+static EMPTY_DIR: Type = of(known::<EmptyDirVolumeSource>, &[("sizeLimit", Quantity)]);
 
 static HOST_PATH: Type = of(known::<HostPathVolumeSource>, &[("path", Text), ("type", Text)]);
 
@@ -242,6 +253,15 @@ static CONFIG_VOLUME: Type = of(
 );
 
 static ITEM: Type = of(known::<KeyToPath>, &[("key", Text), ("path", Text), ("mode", Integer)]);
+
+/// The priority of a class that Kubernetes is born with.
+pub(super) fn priority_of(class: &str) -> Option<i32> {
+    match class {
+        "system-cluster-critical" => Some(2_000_000_000),
+        "system-node-critical" => Some(2_000_001_000),
+        _ => None,
+    }
+}
 
 fn is_this_host(value: &Value) -> bool {
     nix::unistd::gethostname().is_ok_and(|name| name.to_str() == value.as_str())

@@ -110,7 +110,9 @@ fn what_is_wrong_is_named_by_its_path() {
             "cpu: 0.5",
             "nvidia.com/gpu: 1",
             "spec.containers[0].resources.limits[nvidia.com/gpu]: is not a resource that Podscope \
-             limits (those are cpu, memory, podscope.dev/pids)",
+             limits (those are cpu, memory, ephemeral-storage, podscope.dev/pids, hugepages-64Ki, \
+             hugepages-2Mi, hugepages-32Mi, hugepages-1Gi, podscope.dev/io-read-bps, \
+             podscope.dev/io-write-bps, podscope.dev/io-read-iops, podscope.dev/io-write-iops)",
         ),
         (
             "  volumes:",
@@ -210,6 +212,49 @@ fn what_is_wrong_is_named_by_its_path() {
             "pids: 0",
             "spec.containers[0].resources.limits[podscope.dev/pids]: must be at least 1: the \
              application is a process itself",
+        ),
+        (
+            "pids: 20",
+            "pids: 20, podscope.dev/io-read-bps: 0",
+            "spec.containers[0].resources.limits[podscope.dev/io-read-bps]: must be at least 1",
+        ),
+        (
+            "pids: 20",
+            "pids: 20, hugepages-2Mi: 3Mi",
+            "spec.containers[0].resources.limits[hugepages-2Mi]: must be a multiple of the size \
+             of a page",
+        ),
+        (
+            "  volumes:",
+            "  resources: {limits: {cpu: 100m}}\n  volumes:",
+            "spec.resources.limits[cpu]: `100m` must not be less than the limit of a container",
+        ),
+        (
+            "  volumes:",
+            "  resources: {requests: {cpu: 100m}}\n  volumes:",
+            "spec.resources.requests[cpu]: `100m` must not be less than what the containers ask \
+             for together",
+        ),
+        (
+            "emptyDir: {}",
+            "emptyDir: {sizeLimit: 1MB}",
+            "spec.volumes[0].emptyDir.sizeLimit: `1MB` has an unknown unit (known are n u m k M G \
+             T P E, Ki to Ei, e3)",
+        ),
+        (
+            "  volumes:",
+            "  priority: 1000000001\n  volumes:",
+            "spec.priority: must be at most 1000000000, not 1000000001",
+        ),
+        (
+            "  volumes:",
+            "  priorityClassName: system-node-critical\n  priority: 7\n  volumes:",
+            "spec.priority: must be 2000001000, as spec.priorityClassName has it, not 7",
+        ),
+        (
+            "  volumes:",
+            "  preemptionPolicy: Sometimes\n  volumes:",
+            "spec.preemptionPolicy: `Sometimes` is not one of `PreemptLowerPriority`, `Never`",
         ),
         (
             "path: /srv",
@@ -314,6 +359,10 @@ fn fields_that_change_nothing_pass() {
         "initContainers: []",
         "imagePullSecrets: null",
         "priority: 0",
+        "priority: 1000",
+        "priorityClassName: system-node-critical",
+        "preemptionPolicy: Never",
+        "resources: {limits: {cpu: 2, memory: 1Gi}}",
         "os: {name: linux}",
         "hostPID: false",
     ] {

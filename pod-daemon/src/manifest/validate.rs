@@ -1,6 +1,7 @@
 //! Validation of typed, defaulted objects, as the Kubernetes API server does it.
 
 mod container;
+mod resources;
 mod volume;
 
 use std::collections::BTreeSet;
@@ -10,7 +11,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
-use super::{names, problem::Problems};
+use super::{names, problem::Problems, schema::priority_of};
 
 /// As in Kubernetes: all annotations of one object together.
 const MAX_ANNOTATION_BYTES: usize = 256 << 10;
@@ -66,6 +67,8 @@ fn spec(spec: &PodSpec, problems: &mut Problems, warnings: &mut Vec<String>) {
             format!("must be between 0 and {}, not {grace}", u32::MAX),
         );
     }
+    resources::of_pod(spec, problems);
+    priority(spec, problems);
     if let Some(hostname) = &spec.hostname {
         check(problems, "spec.hostname", hostname, names::label(hostname));
     }
@@ -81,6 +84,25 @@ fn spec(spec: &PodSpec, problems: &mut Problems, warnings: &mut Vec<String>) {
         let path = format!("spec.containers[{index}]");
         name(problems, &path, &container.name, &mut containers);
         container::container(container, &path, &volumes, problems, warnings);
+    }
+}
+
+/// Above one thousand million are the classes that Kubernetes is born with.
+fn priority(spec: &PodSpec, problems: &mut Problems) {
+    const HIGHEST: i32 = 1_000_000_000;
+    let class = spec.priority_class_name.as_deref().and_then(priority_of);
+    match (spec.priority, class) {
+        (Some(priority), Some(class)) if priority != class => problems.invalid(
+            "spec.priority",
+            format!("must be {class}, as spec.priorityClassName has it, not {priority}"),
+        ),
+        (Some(priority), None) if priority > HIGHEST => {
+            problems.invalid("spec.priority", format!("must be at most {HIGHEST}, not {priority}"));
+        }
+        _ => {}
+    }
+    if let Some(policy) = &spec.preemption_policy {
+        problems.one_of("spec.preemptionPolicy", policy, &["PreemptLowerPriority", "Never"]);
     }
 }
 

@@ -14,6 +14,7 @@ use crate::node::{Exit, State};
 
 const PHASE: Label = Label::one_of("phase", &["Pending", "Running", "Succeeded", "Failed"]);
 const STATE: Label = Label::one_of("state", &["waiting", "running", "terminated"]);
+const OOM_LIMITS: [&str; 3] = ["container", "pod", "node"];
 const REASON: Label = Label::free("reason", "as `podctl get pods` shows it");
 
 pub(super) const DOMAIN: Domain = Domain {
@@ -78,7 +79,13 @@ pub(super) const DOMAIN: Domain = Domain {
                 }
             }),
         )
-        .by(&[Label::each("controller", &["cpu", "memory", "pids"])]),
+        .by(&[Label::each("controller", &["cpu", "memory", "pids", "io", "hugetlb"])]),
+        Family::gauge(
+            "podscope_pod_qos_class",
+            "The pod's quality-of-service class; always 1.",
+            Pod(|pod, sheet| sheet.count(&[pod.about.qos_class], 1)),
+        )
+        .by(&[Label::one_of("class", &["Guaranteed", "Burstable", "BestEffort"])]),
         Family::gauge(
             "podscope_container_info",
             "What the container runs; always 1.",
@@ -119,6 +126,17 @@ pub(super) const DOMAIN: Domain = Domain {
             "Restarts of the container within its pod.",
             Container(|c, sheet| sheet.count(&[], c.about.restarts.into())),
         ),
+        Family::counter(
+            "podscope_container_oom_kills_total",
+            "Runs of the container that lost processes to the kernel's OOM killer, by whose memory \
+             had run out: only those of its own limit are called OOMKilled.",
+            Container(|c, sheet| {
+                for (limit, count) in OOM_LIMITS.iter().zip(c.about.ooms) {
+                    sheet.count(&[limit], count);
+                }
+            }),
+        )
+        .by(&[Label::each("limit", &OOM_LIMITS)]),
         Family::gauge(
             "podscope_container_start_time_seconds",
             "When the container last started, as a Unix time; absent before its first start.",

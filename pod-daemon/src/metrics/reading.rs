@@ -19,7 +19,7 @@ use super::{Build, family::Family, own::Own};
 use crate::{
     cgroup::stats::{self, Stats},
     image::Totals,
-    node::{Completed, ContainerSnapshot, Node, PodSnapshot},
+    node::{Completed, ContainerSnapshot, Occupancy, PodSnapshot},
     pod::Adopted,
     probes::{MapFill, Origin, ProbeStatus, Probes, ProgramCost},
 };
@@ -46,8 +46,20 @@ pub(super) struct Reading {
     pub(super) maps: Vec<MapFill>,
     pub(super) lost: Vec<(&'static str, u64)>,
     pub(super) build: Build,
+    pub(super) node: Node,
     pub(super) own: Own,
     pub(super) scrapes: Scrapes,
+}
+
+/// What the node has for pods.
+pub(super) struct Node {
+    pub(super) occupancy: Occupancy,
+    /// Pods that were ended, and why.
+    pub(super) disruptions: Vec<(&'static str, u64)>,
+    /// Whether no pod may start for want of disk.
+    pub(super) is_full: bool,
+    /// Processes whose `oom_score_adj` the kernel refused.
+    pub(super) oom_scores_refused: u64,
 }
 
 /// The scrapes before this one.
@@ -80,7 +92,7 @@ pub(super) struct Container {
 
 impl Reading {
     pub(super) fn take(
-        node: &Node,
+        node: &crate::node::Node,
         probes: &Probes,
         build: Build,
         own: Own,
@@ -118,6 +130,12 @@ impl Reading {
             maps: probes.maps(),
             lost: probes.lost(),
             build,
+            node: Node {
+                occupancy: node.admission().occupancy(),
+                disruptions: node.admission().disruptions(),
+                is_full: node.admission().pressure().is_some(),
+                oom_scores_refused: node.oom_scores_refused(),
+            },
             own,
             scrapes,
         }

@@ -19,8 +19,9 @@ use crate::{
         Limits,
         stats::{Cpu, Io, Memory, MemoryEvents, Pids, Pressure, Stats, Throttling},
     },
-    image::Totals,
-    node::{Completed, ContainerSnapshot, Exit, PodSnapshot, State},
+    image::Totals as ImageTotals,
+    manifest::demand::{CPU, Totals},
+    node::{Completed, ContainerSnapshot, Exit, Occupancy, PodSnapshot, State},
     pod::Adopted,
     probes::{MapFill, Origin, ProbeStatus, ProgramCost},
 };
@@ -35,7 +36,13 @@ pub(super) fn reading(pods: usize) -> Reading {
     Reading {
         pods: (0..pods).map(pod).collect(),
         completed: vec![("default".to_owned(), Completed { pods: 2, ..Completed::default() })],
-        images: Totals { images: 3, bytes: 4096, pulled: 2, failed: 1, ..Totals::default() },
+        images: ImageTotals {
+            images: 3,
+            bytes: 4096,
+            pulled: 2,
+            failed: 1,
+            ..ImageTotals::default()
+        },
         probes: vec![probe("exec", "tracepoint"), probe("file_write", "syscall")],
         origin: Origin::New,
         layout: "1".to_owned(),
@@ -44,8 +51,26 @@ pub(super) fn reading(pods: usize) -> Reading {
         maps: vec![MapFill { map: "SLOTS", entries: 2, capacity: 2048 }],
         lost: vec![("event", 0)],
         build: Build { version: "0.1.0", revision: "abc", rustc: "1.98.0" },
+        node: node(),
         own: Own { max_fds: Some(1024), ..Own::default() },
         scrapes: Scrapes { count: 1, last: Some(std::time::Duration::from_millis(3)), bytes: 9 },
+    }
+}
+
+fn node() -> super::reading::Node {
+    let mut totals = Totals::default();
+    totals[CPU] = 1500;
+    let waiting = [("cpu".to_owned(), 1)].into();
+    super::reading::Node {
+        occupancy: Occupancy {
+            capacity: totals,
+            allocatable: totals,
+            requested: Totals::default(),
+            waiting,
+        },
+        disruptions: vec![("Preempted", 1)],
+        is_full: false,
+        oom_scores_refused: 0,
     }
 }
 
@@ -67,6 +92,7 @@ fn pod(index: usize) -> Pod {
         node: "node".to_owned(),
         host_network: false,
         phase: "Running",
+        qos_class: "Burstable",
         ready: true,
         created: at,
         started: Some(at),
@@ -75,12 +101,18 @@ fn pod(index: usize) -> Pod {
     };
     let running = container("app", State::Running { started: at }, Some(exit.clone()));
     let ended = container("job", State::Terminated(exit), None);
-    let unenforced = ["cpu", "memory", "pids"].map(str::to_owned).to_vec();
+    let unenforced = ["cpu", "memory", "pids", "io", "hugetlb"].map(str::to_owned).to_vec();
     Pod { about, containers: vec![running, ended], unenforced }
 }
 
 fn container(name: &str, state: State, last_exit: Option<Exit>) -> Container {
-    let limits = Limits { cpu_millicores: Some(250), memory_bytes: Some(1 << 20), pids: Some(64) };
+    let limits = Limits {
+        cpu_millicores: Some(250),
+        memory_bytes: Some(1 << 20),
+        pids: Some(64),
+        io: [Some(1 << 20); 4],
+        ..Limits::default()
+    };
     let about = ContainerSnapshot {
         name: name.to_owned(),
         image: "dir:/images/\"web\"".to_owned(),
@@ -94,6 +126,7 @@ fn container(name: &str, state: State, last_exit: Option<Exit>) -> Container {
         volumes: Vec::new(),
         limits,
         requests: limits,
+        ooms: [1, 0, 0],
     };
     let mut process = ProcessStats { execs: 5, forks: 4, threads: 3, ..ProcessStats::ZERO };
     process.exits[2] = 7;

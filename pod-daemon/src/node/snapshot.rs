@@ -24,6 +24,8 @@ pub struct PodSnapshot {
     pub host_network: bool,
     /// `Pending`, `Running`, `Succeeded` or `Failed`.
     pub phase: &'static str,
+    /// Its quality-of-service class.
+    pub qos_class: &'static str,
     /// Whether all containers are ready.
     pub ready: bool,
     /// When it was created.
@@ -63,6 +65,8 @@ pub struct ContainerSnapshot {
     pub limits: Limits,
     /// What it asks for.
     pub requests: Limits,
+    /// Runs that the kernel ended for want of memory: the container's, the pod's, or the node's.
+    pub ooms: [u64; 3],
 }
 
 /// What a container is doing.

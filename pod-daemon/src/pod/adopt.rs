@@ -66,11 +66,15 @@ impl Worker {
                 Adopted::Reset
             }
         };
+        if adopted == Adopted::Kept {
+            worker.keep_place();
+        }
         (worker, adopted)
     }
 
     fn take_over(&mut self, mut record: Record) -> Adopted {
         self.started = record.started;
+        self.disruption = record.disruption.take();
         let base = self.shared.restart_backoff;
         self.containers = std::mem::take(&mut self.containers)
             .into_iter()

@@ -66,6 +66,7 @@ pub(super) fn of(
         directory: directory.filter(|directory| !directory.is_empty()).unwrap_or("/").to_owned(),
         identity,
         capabilities: DEFAULT_CAPABILITIES,
+        oom_score_adj: None,
     })
 }
 

@@ -14,6 +14,7 @@ use super::{
     ground::{Ground, Place},
     identity, image,
     logs::{self, Copy},
+    oom::{self, Oom},
     record::{ContainerRecord, ProcessRecord, RunRecord},
     resources,
     sandbox::{self, Sandbox},
@@ -22,6 +23,7 @@ use super::{
 use crate::{
     cgroup, fault,
     image::{Image, PullError},
+    manifest,
     node::{ContainerSnapshot, Error, Exec, Exit, Shared, State},
     pidfd::Pidfd,
     sandbox::{Command, ContainerSpec, Process, Rootfs, Stdio},
@@ -42,6 +44,8 @@ pub(super) struct Container {
     pub(super) restarts: u32,
     pub(super) image_id: String,
     pub(super) container_id: String,
+    /// Runs that ended for want of memory: the container's, the pod's, or the node's.
+    ooms: [u64; oom::LIMITS],
     /// Runs so far, whether their program was started or not.
     runs: u32,
     backoff: Backoff,
@@ -62,7 +66,7 @@ pub(super) struct Ended {
     code: i32,
     signal: Option<i32>,
     finished: Timestamp,
-    out_of_memory: bool,
+    oom: Option<Oom>,
     /// Nobody has seen how.
     unknown: bool,
     failure: Option<Failure>,
@@ -108,6 +112,7 @@ impl Container {
             restarts: 0,
             image_id: String::new(),
             container_id: String::new(),
+            ooms: [0; oom::LIMITS],
             runs: 0,
             backoff: Backoff::new(backoff),
             due: None,
@@ -124,6 +129,7 @@ impl Container {
             state: record.state,
             last_exit: record.last_exit,
             restarts: record.restarts,
+            ooms: record.ooms,
             runs: record.runs,
             image_id: record.image_id,
             container_id: record.container_id,
@@ -140,6 +146,7 @@ impl Container {
             state: self.state.clone(),
             last_exit: self.last_exit.clone(),
             restarts: self.restarts,
+            ooms: self.ooms,
             runs: self.runs,
             image_id: self.image_id.clone(),
             container_id: self.container_id.clone(),
@@ -187,8 +194,8 @@ impl Container {
         let (index, spec) = (self.index, self.spec.clone());
         let kept = self.image.clone().filter(|_| image::is_kept(&spec));
         let run = self.runs;
-        let oom_kills = sandbox.ground.place(index).cgroup.oom_kills();
-        self.run = Some(RunRecord { number: run, oom_kills, process: None });
+        let oom = oom::Watch::begin(&sandbox.ground, index);
+        self.run = Some(RunRecord { number: run, oom, process: None });
         self.due = None;
         async move {
             let image = match kept {
@@ -220,8 +227,9 @@ impl Container {
             }
         };
         let number = self.runs;
-        let oom_kills = self.run.as_ref().map_or(0, |run| run.oom_kills);
-        let record = RunRecord { number, oom_kills, process: ProcessRecord::of(process.pid) };
+        let oom = self.run.take().map(|run| run.oom).unwrap_or_default();
+        let oom = oom.of(command.arguments.first().map_or("", String::as_str));
+        let record = RunRecord { number, oom, process: ProcessRecord::of(process.pid) };
         self.restarts = self.runs;
         self.runs += 1;
         self.image_id.clone_from(&image.id);
@@ -313,6 +321,9 @@ impl Container {
             self.runs += 1;
             self.restarts = self.runs - 1;
         }
+        if let Some(oom) = &ended.oom {
+            self.ooms[oom.limit as usize] += 1;
+        }
         let exit = ended.into_exit(started);
         let again = match policy {
             "Always" => true,
@@ -366,9 +377,11 @@ impl Container {
             volumes: place.map(|place| place.probe.volumes()).unwrap_or_default(),
             limits: place
                 .map(|place| place.limits)
-                .or_else(|| resources::limits(&self.spec).ok())
-                .unwrap_or_default(),
-            requests: place.map(|place| place.requests).unwrap_or_default(),
+                .unwrap_or_else(|| resources::limits(&self.spec)),
+            requests: place
+                .map(|place| place.requests)
+                .unwrap_or_else(|| resources::requests(&self.spec)),
+            ooms: self.ooms,
         }
     }
 
@@ -396,7 +409,7 @@ impl Container {
                     Some(command) => command,
                     None => image::again(&shared, &spec, &image_id)
                         .map_err(Failure::image)
-                        .and_then(|image| resolve(&about, &spec, &image))
+                        .and_then(|image| resolve(&shared, &about, &spec, &image))
                         .map_err(|failure| failure.message)?,
                 };
                 let command = Command { arguments, ..own };
@@ -429,24 +442,26 @@ impl Run {
             None => None,
         };
         let finished = Timestamp::now();
-        let (before, number) = (record.oom_kills, record.number);
+        let dead = Arc::clone(&ground);
         let seen = blocking(move || {
             // With a shared PID namespace, or in an exec, processes outlive the first one.
-            ground.kill_container(index);
-            let place = ground.place(index);
-            (place.cgroup.oom_kills() > before, place.probe.run())
+            dead.kill_container(index);
+            dead.place(index).probe.run()
         });
-        let (out_of_memory, seen) = seen.await.unwrap_or((false, SeenRun::NONE));
+        let seen = seen.await.unwrap_or(SeenRun::NONE);
         output.finish().await;
         let ended = match status {
             Some((code, signal)) => Ended { code, signal, finished, ..Ended::unknown() }.known(),
             // Not this daemon's child: the probes have seen its end.
-            None if seen.number == number && seen.state == RunState::Ended as u32 => {
+            None if seen.number == record.number && seen.state == RunState::Ended as u32 => {
                 Ended::seen(&seen)
             }
             None => Ended::unknown(),
         };
-        Ended { out_of_memory, ..ended }
+        let pid = record.process.map(|process| process.pid().as_raw());
+        let main = oom::Main { pid, signal: ended.signal };
+        let oom = blocking(move || record.oom.end(&ground, index, main)).await.flatten();
+        Ended { oom, ..ended }
     }
 }
 
@@ -456,7 +471,7 @@ impl Ended {
             code: NOT_STARTED,
             signal: None,
             finished: Timestamp::now(),
-            out_of_memory: false,
+            oom: None,
             unknown: false,
             failure: Some(failure),
         }
@@ -467,7 +482,7 @@ impl Ended {
             code: UNKNOWN,
             signal: None,
             finished: Timestamp::now(),
-            out_of_memory: false,
+            oom: None,
             unknown: true,
             failure: None,
         }
@@ -490,14 +505,17 @@ impl Ended {
     }
 
     fn into_exit(self, started: Timestamp) -> Exit {
-        let (reason, message) = match self.failure {
-            Some(failure) => (failure.reason, failure.message),
-            None if self.out_of_memory => ("OOMKilled", String::new()),
-            None if self.unknown => {
+        let killed = |oom: &Oom| oom.main && oom.limit == oom::Limit::Container;
+        let (reason, message) = match (self.failure, self.oom) {
+            (Some(failure), _) => (failure.reason, failure.message),
+            (None, Some(oom)) if killed(&oom) => ("OOMKilled", oom.message),
+            (None, _) if self.unknown => {
                 ("Unknown", "it ended while nobody was there to see how".to_owned())
             }
-            None if self.code == 0 => ("Completed", String::new()),
-            None => ("Error", String::new()),
+            (None, oom) => {
+                let message = oom.map(|oom| oom.message).unwrap_or_default();
+                (if self.code == 0 { "Completed" } else { "Error" }, message)
+            }
         };
         Exit {
             code: self.code,
@@ -535,7 +553,7 @@ fn start(
     image: Arc<Image>,
 ) -> Result<Started, Failure> {
     let place = sandbox.ground.place(index);
-    let command = resolve(about, spec, &image)?;
+    let command = resolve(shared, about, spec, &image)?;
     let failed = |error: &io::Error| Failure::new("CreateContainerError", error);
     let containers = sandbox::directory(shared, about).join("containers").join(&spec.name);
     let scratch = containers.join(run.to_string());
@@ -580,14 +598,17 @@ fn start(
 }
 
 /// What runs in a container, and as whom.
-fn resolve(about: &About, spec: &Spec, image: &Image) -> Result<Command, Failure> {
+fn resolve(shared: &Shared, about: &About, spec: &Spec, image: &Image) -> Result<Command, Failure> {
     let identity =
         identity::resolve(image.config.user.as_deref().unwrap_or_default(), &image.layers)
             .map_err(|error| Failure::new("CreateContainerConfigError", &error))?;
     let host_network = about.spec.host_network.unwrap_or(false);
     let hostname = volumes::hostname(about, host_network);
-    command::of(spec, image, identity, &hostname)
-        .map_err(|error| Failure::new("CreateContainerConfigError", &error))
+    let command = command::of(spec, image, identity, &hostname)
+        .map_err(|error| Failure::new("CreateContainerConfigError", &error))?;
+    let index = about.spec.containers.iter().position(|one| one.name == spec.name).unwrap_or(0);
+    let score = manifest::oom_score_adj(&about.spec, index, shared.memory_bytes);
+    Ok(Command { oom_score_adj: Some(score), ..command })
 }
 
 /// Starts a command in a running container; blocks.

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::Container;
 
 use super::{About, Waiting, resources};
 use crate::{
-    cgroup::{self, Cgroup, Limits},
+    cgroup::{self, Cgroup, Limits, OomCounts},
     fault,
     node::{Completed, Shared},
     probes::{Claim, ContainerProbe},
@@ -28,6 +28,7 @@ const ROOTFS: &str = "rootfs";
 pub(super) struct Ground {
     shared: Arc<Shared>,
     pod: Cgroup,
+    limits: Limits,
     infra: Cgroup,
     places: Vec<Place>,
     uid: String,
@@ -48,7 +49,8 @@ impl Ground {
         let made = Self::try_make(shared, about, &mut places);
         match made {
             Ok((pod, infra)) => {
-                Ok(Self { shared: Arc::clone(shared), pod, infra, places, uid: about.uid.clone() })
+                let (limits, uid) = (resources::of_pod(&about.spec), about.uid.clone());
+                Ok(Self { shared: Arc::clone(shared), pod, limits, infra, places, uid })
             }
             Err(error) => {
                 places.into_iter().for_each(|place| place.probe.release());
@@ -68,9 +70,10 @@ impl Ground {
         let pod = Cgroup::create(shared.hierarchy.root(), &about.uid)?;
         cgroup::hierarchy::enable_for_containers(pod.path());
         fault::at("pod limits")?;
-        let whole = resources::of_pod(&about.spec.containers)?;
-        let asked = resources::requests_of_pod(&about.spec.containers)?;
-        cgroup::limits::apply(&pod, &whole, &asked, available)?;
+        let whole = resources::of_pod(&about.spec);
+        let asked = resources::requests_of_pod(&about.spec);
+        let device = shared.io_device;
+        cgroup::limits::apply(&pod, &whole, &asked, available, device)?;
         fault::at("pod probes")?;
         shared.probes.attach_pod(&about.uid, &pod)?;
         fault::at("infra cgroup")?;
@@ -78,9 +81,8 @@ impl Ground {
         for container in &about.spec.containers {
             fault::at("container cgroup")?;
             let cgroup = Cgroup::create(pod.path(), &container.name)?;
-            let limits = resources::limits(container)?;
-            let requests = resources::requests(container)?;
-            cgroup::limits::apply(&cgroup, &limits, &requests, available)?;
+            let (limits, requests) = (resources::limits(container), resources::requests(container));
+            cgroup::limits::apply(&cgroup, &limits, &requests, available, device)?;
             // A container, not the pod: the others and the infra program are to live on.
             cgroup::limits::die_as_one(&cgroup, available)?;
             let volumes = volume_labels(container);
@@ -105,14 +107,14 @@ impl Ground {
         let mut places = Vec::new();
         for (container, claim) in about.spec.containers.iter().zip(counters) {
             let cgroup = Cgroup::open(pod.path().join(&container.name))?;
-            let limits = resources::limits(container)?;
-            let requests = resources::requests(container)?;
+            let (limits, requests) = (resources::limits(container), resources::requests(container));
             let volumes = volume_labels(container);
             let name = (&*about.uid, &*container.name);
             let probe = shared.probes.adopt_container(name, &cgroup, &volumes, claim)?;
             places.push(Place { cgroup, probe, limits, requests });
         }
-        Ok(Self { shared: Arc::clone(shared), pod, infra, places, uid: about.uid.clone() })
+        let (limits, uid) = (resources::of_pod(&about.spec), about.uid.clone());
+        Ok(Self { shared: Arc::clone(shared), pod, limits, infra, places, uid })
     }
 
     /// What a later daemon needs to take the counters over.
@@ -127,6 +129,21 @@ impl Ground {
     /// The place of the container `index`.
     pub(super) fn place(&self, index: usize) -> &Place {
         &self.places[index]
+    }
+
+    /// How often memory ran out for a container, and for the pod.
+    pub(super) fn oom_counts(&self, index: usize) -> (OomCounts, OomCounts) {
+        (self.places[index].cgroup.oom_counts(), self.pod.oom_counts())
+    }
+
+    /// The memory limits of a container, and of the pod.
+    pub(super) fn memory_limits(&self, index: usize) -> (Option<u64>, Option<u64>) {
+        (self.places[index].limits.memory_bytes, self.limits.memory_bytes)
+    }
+
+    /// The most memory that a container ever had.
+    pub(super) fn memory_peak(&self, index: usize) -> Option<u64> {
+        self.places[index].cgroup.memory_peak()
     }
 
     /// Kills the containers, and not the infra program.

@@ -16,6 +16,7 @@ use k8s_openapi::api::core::v1::Pod;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::{Disruption, oom};
 use crate::{
     node::{Exit, State},
     probes::Claim,
@@ -44,6 +45,9 @@ pub struct Record {
     pub(super) sandbox: Option<SandboxRecord>,
     /// Its containers, in the manifest's order.
     pub(super) containers: Vec<ContainerRecord>,
+    /// Why it ends against its will.
+    #[serde(default)]
+    pub(super) disruption: Option<Disruption>,
 }
 
 /// A sandbox.
@@ -70,6 +74,7 @@ pub(super) struct ContainerRecord {
     pub(super) state: State,
     pub(super) last_exit: Option<Exit>,
     pub(super) restarts: u32,
+    pub(super) ooms: [u64; oom::LIMITS],
     pub(super) runs: u32,
     pub(super) image_id: String,
     pub(super) container_id: String,
@@ -86,8 +91,8 @@ pub(super) struct ContainerRecord {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct RunRecord {
     pub(super) number: u32,
-    /// The cgroup's count before it.
-    pub(super) oom_kills: u64,
+    /// What the kernel had killed before it.
+    pub(super) oom: oom::Watch,
     /// Its first process, once that is known.
     pub(super) process: Option<ProcessRecord>,
 }
@@ -213,6 +218,7 @@ mod tests {
                 state: State::Running { started: Timestamp::UNIX_EPOCH },
                 last_exit: None,
                 restarts: 2,
+                ooms: [1, 0, 0],
                 runs: 3,
                 image_id: "dir:/image".to_owned(),
                 container_id: "podscope://1".to_owned(),
@@ -220,7 +226,7 @@ mod tests {
                 due: None,
                 run: Some(RunRecord {
                     number: 2,
-                    oom_kills: 0,
+                    oom: oom::Watch::default(),
                     process: ProcessRecord::of(nix::unistd::getpid()),
                 }),
             }],

@@ -3,13 +3,16 @@
 use k8s_openapi::{
     api::core::v1::{
         ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-        ContainerStatus, PodCondition, PodIP, PodSpec, PodStatus,
+        ContainerStatus, PodCondition, PodIP, PodStatus,
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
 
-use super::Worker;
-use crate::node::{ContainerSnapshot, Exit, PodSnapshot, State};
+use super::{Disruption, Worker};
+use crate::{
+    manifest::qos_class,
+    node::{ContainerSnapshot, Exit, PodSnapshot, State},
+};
 
 /// The phase of a pod whose sandbox is `started`, by kubelet's rules.
 pub(super) fn phase(containers: &[ContainerSnapshot], policy: &str, started: bool) -> &'static str {
@@ -35,16 +38,53 @@ pub(super) fn phase(containers: &[ContainerSnapshot], policy: &str, started: boo
 
 /// The status of a worker's pod.
 pub(super) fn of(worker: &Worker, snapshot: &PodSnapshot) -> PodStatus {
+    if let Some(message) = &worker.unschedulable {
+        return unschedulable(worker, message);
+    }
+    let disruption = worker.disruption.as_ref();
     let ips = snapshot.ip.as_ref().map(|ip| vec![PodIP { ip: ip.clone() }]);
     PodStatus {
         phase: Some(snapshot.phase.to_owned()),
-        conditions: Some(conditions(snapshot)),
+        conditions: Some(
+            conditions(snapshot).into_iter().chain(disruption.map(disrupted)).collect(),
+        ),
+        reason: disruption.map(|why| why.reason.clone()),
+        message: disruption.map(|why| why.message.clone()),
         pod_ip: snapshot.ip.clone(),
         pod_ips: ips,
         start_time: worker.started.map(Time),
         qos_class: Some(qos_class(&worker.about.spec).to_owned()),
         container_statuses: Some(snapshot.containers.iter().map(container).collect()),
         ..PodStatus::default()
+    }
+}
+
+/// A pod that has no place has nothing but the reason.
+fn unschedulable(worker: &Worker, message: &str) -> PodStatus {
+    PodStatus {
+        phase: Some("Pending".to_owned()),
+        conditions: Some(vec![PodCondition {
+            type_: "PodScheduled".to_owned(),
+            status: "False".to_owned(),
+            reason: Some("Unschedulable".to_owned()),
+            message: Some(message.to_owned()),
+            ..PodCondition::default()
+        }]),
+        qos_class: Some(qos_class(&worker.about.spec).to_owned()),
+        ..PodStatus::default()
+    }
+}
+
+/// The condition that tells a pod that was ended from one that ended.
+fn disrupted(why: &Disruption) -> PodCondition {
+    PodCondition {
+        type_: "DisruptionTarget".to_owned(),
+        status: "True".to_owned(),
+        reason: Some(
+            if why.evicted { "TerminationByKubelet" } else { "PreemptionByScheduler" }.to_owned(),
+        ),
+        message: Some(why.message.clone()),
+        ..PodCondition::default()
     }
 }
 
@@ -115,30 +155,5 @@ fn terminated(exit: &Exit, container_id: Option<String>) -> ContainerState {
             container_id,
         }),
         ..ContainerState::default()
-    }
-}
-
-/// The quality-of-service class, by Kubernetes' rules.
-fn qos_class(spec: &PodSpec) -> &'static str {
-    let resources = || spec.containers.iter().map(|container| container.resources.as_ref());
-    let counts = |name: &&String| *name == "cpu" || *name == "memory";
-    let any = resources().flatten().any(|resources| {
-        resources
-            .limits
-            .iter()
-            .chain(&resources.requests)
-            .any(|map| map.keys().any(|name| counts(&name)))
-    });
-    let guaranteed = resources().all(|resources| {
-        ["cpu", "memory"].into_iter().all(|name| {
-            let limit = resources.and_then(|resources| resources.limits.as_ref()?.get(name));
-            let request = resources.and_then(|resources| resources.requests.as_ref()?.get(name));
-            limit.is_some() && request.is_none_or(|request| Some(request) == limit)
-        })
-    });
-    match (any, guaranteed) {
-        (false, _) => "BestEffort",
-        (true, true) => "Guaranteed",
-        (true, false) => "Burstable",
     }
 }

@@ -4,7 +4,9 @@ mod sheet;
 
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::core::v1::{Container, ContainerState, ContainerStatus, Pod, Volume},
+    api::core::v1::{
+        Container, ContainerState, ContainerStatus, Pod, ResourceRequirements, Volume,
+    },
     apimachinery::pkg::api::resource::Quantity,
 };
 use serde_json::Value;
@@ -14,14 +16,14 @@ use super::{
     Error, Global, Output,
     client::Client,
     get::typed,
-    human,
+    human, node,
     resource::{self, Kind},
     status,
 };
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Options {
-    /// pods [NAME...] or pod/NAME...
+    /// pods [NAME...] or pod/NAME..., or node
     #[arg(required = true, value_name = "RESOURCE")]
     what: Vec<String>,
 }
@@ -32,11 +34,16 @@ pub(super) async fn run(
     options: Options,
     output: &mut Output,
 ) -> Result<u8, Error> {
+    if options.what.first().is_some_and(|word| node::is_meant(word)) {
+        return node::describe(client, output).await;
+    }
     let mut pods = Vec::new();
     let mut failed = false;
     for resources in resource::parse(&options.what)? {
         if resources.kind != Kind::Pod {
-            return Err(Error::Usage("only pods can be described; try get -o yaml".to_owned()));
+            return Err(Error::Usage(
+                "only pods and the node can be described; try get -o yaml".to_owned(),
+            ));
         }
         if resources.names.is_empty() {
             let list: Value = client.get(&Kind::Pod.list_path(Some(global.namespace()))).await?;
@@ -92,8 +99,12 @@ fn describe(pod: &Pod, now: Timestamp) -> String {
     sheet.field("IP", status.pod_ip.as_deref().unwrap_or("<none>"));
     sheet.some("Host Network", spec.host_network.filter(|on| *on).map(|_| "true"));
     sheet.some("Shared PIDs", spec.share_process_namespace.filter(|on| *on).map(|_| "true"));
+    sheet.some("QoS Class", status.qos_class.clone());
+    let priority = spec.priority.filter(|priority| *priority != 0);
+    sheet.some("Priority", priority.map(|priority| priority.to_string()));
     sheet.some("Restart Policy", spec.restart_policy.clone());
     sheet.some("Grace Period", spec.termination_grace_period_seconds.map(|s| format!("{s}s")));
+    resources(spec.resources.as_ref(), &mut sheet);
     sheet.section("Containers", |sheet| {
         for container in &spec.containers {
             let statuses = status.container_statuses.iter().flatten();
@@ -104,8 +115,12 @@ fn describe(pod: &Pod, now: Timestamp) -> String {
     if let Some(conditions) = status.conditions.filter(|conditions| !conditions.is_empty()) {
         sheet.section("Conditions", |sheet| {
             for condition in &conditions {
-                let reason = condition.reason.as_deref().map(|reason| format!(" ({reason})"));
-                let text = format!("{}{}", condition.status, reason.unwrap_or_default());
+                let why = [condition.reason.as_deref(), condition.message.as_deref()];
+                let why: Vec<&str> = why.into_iter().flatten().collect();
+                let text = match why.as_slice() {
+                    [] => condition.status.clone(),
+                    why => format!("{} ({})", condition.status, why.join(": ")),
+                };
                 sheet.field(&condition.type_, &text);
             }
         });
@@ -145,19 +160,7 @@ fn container(container: &Container, status: Option<&ContainerStatus>, sheet: &mu
         sheet.field("Ready", if status.ready { "True" } else { "False" });
         sheet.field("Restart Count", &status.restart_count.to_string());
     }
-    if let Some(resources) = &container.resources {
-        for (title, amounts) in [("Limits", &resources.limits), ("Requests", &resources.requests)] {
-            let amounts = amounts.iter().flatten();
-            let amounts: Vec<(&String, &Quantity)> = amounts.collect();
-            if !amounts.is_empty() {
-                sheet.section(title, |sheet| {
-                    for (name, amount) in amounts {
-                        sheet.field(name, &amount.0);
-                    }
-                });
-            }
-        }
-    }
+    resources(container.resources.as_ref(), sheet);
     match container.env.as_deref().unwrap_or_default() {
         [] => sheet.field("Environment", "<none>"),
         variables => sheet.section("Environment", |sheet| {
@@ -171,6 +174,22 @@ fn container(container: &Container, status: Option<&ContainerStatus>, sheet: &mu
         format!("{} from {} ({mode})", mount.mount_path, mount.name)
     });
     sheet.list("Mounts", mounts.collect());
+}
+
+fn resources(resources: Option<&ResourceRequirements>, sheet: &mut Sheet) {
+    if let Some(resources) = resources {
+        for (title, amounts) in [("Limits", &resources.limits), ("Requests", &resources.requests)] {
+            let amounts = amounts.iter().flatten();
+            let amounts: Vec<(&String, &Quantity)> = amounts.collect();
+            if !amounts.is_empty() {
+                sheet.section(title, |sheet| {
+                    for (name, amount) in amounts {
+                        sheet.field(name, &amount.0);
+                    }
+                });
+            }
+        }
+    }
 }
 
 fn volume(volume: &Volume, sheet: &mut Sheet) {
@@ -187,6 +206,8 @@ fn volume(volume: &Volume, sheet: &mut Sheet) {
         sheet.some_list("Items", items.collect());
     } else {
         sheet.field("Type", "EmptyDir");
+        let limit = volume.empty_dir.as_ref().and_then(|empty| empty.size_limit.as_ref());
+        sheet.some("Size Limit", limit.map(|limit| limit.0.clone()));
     }
 }
 

@@ -20,7 +20,8 @@ pub(super) fn summary(pod: &Pod, now: Timestamp) -> Summary {
         status.and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
     let phase = status.and_then(|status| status.phase.as_deref()).unwrap_or("Pending");
     let reason = status.and_then(|status| status.reason.as_deref());
-    let mut word = reason.filter(|reason| !reason.is_empty()).unwrap_or(phase).to_owned();
+    let reason = reason.filter(|reason| !reason.is_empty());
+    let mut word = reason.unwrap_or(phase).to_owned();
     let (mut ready, mut restarts, mut last_restart) = (0, 0, None);
     let mut running = false;
     // From the last to the first, so that it is the first one's state that is shown.
@@ -35,6 +36,12 @@ pub(super) fn summary(pod: &Pod, now: Timestamp) -> Summary {
             running = true;
             ready += 1;
         }
+    }
+    if phase == "Failed"
+        && let Some(reason) = reason
+    {
+        // Why the pod was ended says more than how its containers did.
+        reason.clone_into(&mut word);
     }
     if word == "Completed" && running {
         word = if has_ready_condition(pod) { "Running" } else { "NotReady" }.to_owned();
@@ -159,6 +166,10 @@ mod tests {
         let mut leaving = pod(&[running], "Running");
         leaving["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
         check(leaving, ["1/1", "Terminating", "0"]);
+        let killed = json!({"state": {"terminated": {"exitCode": 137, "reason": "Error"}}});
+        let mut evicted = pod(&[killed], "Failed");
+        evicted["status"]["reason"] = "Evicted".into();
+        check(evicted, ["0/1", "Evicted", "0"]);
         let mut refused = pod(&[], "Failed");
         refused["status"]["reason"] = "OutOfcpu".into();
         check(refused, ["0/0", "OutOfcpu", "0"]);

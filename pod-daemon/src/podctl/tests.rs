@@ -391,6 +391,29 @@ default     web   b      124m         <unknown>       1       2.0Ki   10   0    
 }
 
 #[tokio::test]
+async fn describe_shows_what_the_node_has_and_what_pods_asked_for() {
+    let served = serve();
+    served.node.change("default", "web", |pod| {
+        let spec = json!({"containers": [
+            {"name": "a", "resources": {"requests": {"cpu": "1500m"}}},
+        ]});
+        pod.spec = Some(serde_json::from_value(spec).unwrap());
+    });
+    let shown = "\
+Name:  here
+
+RESOURCE                  CAPACITY   ALLOCATABLE   REQUESTED   FREE
+cpu                       4          3500m         1500m       2
+podscope.dev/containers   0          0             1           0
+podscope.dev/volumes      0          0             1           0
+podscope.dev/addresses    0          0             1           0
+
+Pods:  1 with a place, 0 waiting
+";
+    check(&served, "describe node", 0, shown, "").await;
+}
+
+#[tokio::test]
 async fn describe_shows_a_pod() {
     let served = serve();
     populate(&served);

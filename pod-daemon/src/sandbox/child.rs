@@ -12,6 +12,7 @@ use libc::{c_char, c_int, c_long};
 use nix::errno::Errno;
 
 pub(super) use self::mounts::Mounts;
+use super::oom_score::OomScore;
 
 /// The highest capability number that any kernel knows.
 const CAP_LAST: c_int = 63;
@@ -28,6 +29,8 @@ const SIGNALS: c_int = 64;
 /// What the process does, in the order of the fields.
 #[derive(Debug)]
 pub(super) struct Plan {
+    /// How early the kernel is to kill it. First, while it may still lower the daemon's own.
+    pub(super) oom_score: Option<OomScore>,
     /// Mounts that can only be made from inside the new PID and cgroup namespaces.
     pub(super) mounts: Option<Mounts>,
     /// Directory to start in.
@@ -107,6 +110,9 @@ impl Plan {
 pub(super) unsafe extern "C" fn run(plan: *mut Plan) -> ! {
     // SAFETY: the caller passes a plan that outlives this process's use of it, and sleeps.
     let plan = unsafe { &mut *plan };
+    if let Some(score) = &mut plan.oom_score {
+        score.set();
+    }
     let (step, errno) = match carry_out(plan) {
         Ok(never) => match never {},
         Err(error) => error,

@@ -89,6 +89,10 @@ fn do_step(words: &[&str]) -> anyhow::Result<()> {
         ["fork-bomb"] => fork_bomb(),
         ["exec-nothing", count] => exec_nothing(count.parse()?),
         ["hold-memory", bytes] => hold_memory(bytes.parse()?),
+        ["child-holds-memory", bytes] => {
+            let bytes = bytes.parse()?;
+            fork(|| hold_memory(bytes))?;
+        }
         ["print", ref text @ ..] => println!("{}", text.join(" ")),
         ["chronicle", path, lines] => chronicle(path, lines.parse()?)?,
         ["log", lines] => (0..lines.parse::<u64>()?).for_each(|line| println!("line {line}")),
@@ -103,6 +107,8 @@ fn do_step(words: &[&str]) -> anyhow::Result<()> {
         ["env"] => env::vars().for_each(|(name, value)| println!("{name}={value}")),
         ["hostname"] => println!("{}", nix::unistd::gethostname()?.to_string_lossy()),
         ["fds"] => fds(),
+        ["open-files", count] => open_files(count.parse()?)?,
+        ["take-ports"] => take_ports()?,
         ["connect", address] => connect(address),
         ["greet", port, text] => greet(port.parse()?, text)?,
         ["serve", port] => serve(port.parse()?)?,
@@ -322,6 +328,51 @@ fn fds() {
     let is_open = |fd: &i32| unsafe { libc::fcntl(*fd, libc::F_GETFD) } != -1;
     let open: Vec<String> = (0..4096).filter(is_open).map(|fd| fd.to_string()).collect();
     println!("fds {}", open.join(" "));
+}
+
+/// Lets this process have as many files as it may.
+fn raise_files() -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: both calls get a limit of this function's own.
+    let result = unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit);
+        limit.rlim_cur = limit.rlim_max;
+        libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Leaves a descriptor open for as long as the program runs.
+fn keep(descriptor: impl std::os::fd::IntoRawFd) {
+    let _kept: std::os::fd::RawFd = descriptor.into_raw_fd();
+}
+
+/// Opens files for good, as many as it can, and says how many.
+fn open_files(count: usize) -> anyhow::Result<()> {
+    raise_files()?;
+    let mut open = 0;
+    while open < count {
+        let Ok(file) = File::open("/dev/null") else { break };
+        keep(file);
+        open += 1;
+    }
+    println!("{open} files are open");
+    Ok(())
+}
+
+/// Takes every port that the kernel gives away, and says how many.
+fn take_ports() -> anyhow::Result<()> {
+    raise_files()?;
+    let mut taken = 0;
+    let error = loop {
+        match std::net::UdpSocket::bind("0.0.0.0:0") {
+            Ok(socket) => keep(socket),
+            Err(error) => break error,
+        }
+        taken += 1;
+    };
+    println!("{taken} ports are taken: {}", name_of(&error));
+    Ok(())
 }
 
 fn connect(address: &str) {

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::{Container, ContainerPort, ResourceRequirements, VolumeMount};
+use k8s_openapi::api::core::v1::{Container, ContainerPort, VolumeMount};
 
 use super::{
-    super::{PIDS, names, problem::Problems, quantity},
+    super::{names, problem::Problems},
     check,
 };
 
@@ -44,7 +44,7 @@ pub(super) fn container(
     mounts(container.volume_mounts.iter().flatten(), path, volumes, problems);
     ports(container.ports.iter().flatten(), path, problems, warnings);
     if let Some(resources) = &container.resources {
-        self::resources(resources, path, problems);
+        super::resources::of_container(resources, path, problems);
     }
 }
 
@@ -123,33 +123,5 @@ fn ports<'a>(
         if !numbers.insert((number, protocol)) {
             warnings.push(format!("{path}: {number}/{protocol} is there twice"));
         }
-    }
-}
-
-fn resources(resources: &ResourceRequirements, path: &str, problems: &mut Problems) {
-    let amount = |resource: &str, quantity| match resource {
-        "cpu" => quantity::millicores(quantity),
-        _ => quantity::bytes(quantity),
-    };
-    for (resource, request) in resources.requests.iter().flatten() {
-        let Some(limit) = resources.limits.as_ref().and_then(|limits| limits.get(resource)) else {
-            continue;
-        };
-        // Amounts that do not parse were reported when the fields were walked.
-        if let (Ok(requested), Ok(limited)) = (amount(resource, request), amount(resource, limit))
-            && requested > limited
-        {
-            problems.invalid(
-                format!("{path}.resources.requests[{resource}]"),
-                format!("`{}` must not be more than the limit of `{}`", request.0, limit.0),
-            );
-        }
-    }
-    let pids = resources.limits.as_ref().and_then(|limits| limits.get(PIDS));
-    if pids.is_some_and(|pids| quantity::bytes(pids) == Ok(0)) {
-        problems.invalid(
-            format!("{path}.resources.limits[{PIDS}]"),
-            "must be at least 1: the application is a process itself",
-        );
     }
 }
