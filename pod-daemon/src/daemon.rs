@@ -141,13 +141,14 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
 }
 
 fn make_node(config: &Config, hierarchy: Hierarchy, network: Network) -> Result<Node, Error> {
+    let locked_memory = lift_locked_memory();
     let probes = Arc::new(load_probes(config, &hierarchy)?);
     let images = image::Settings {
         registries: config.registries.clone(),
         backoff: config.image_pull_backoff,
     };
     let images = Images::new(Store::open(&config.data_dir.join("images"))?, images);
-    let sandboxes = Sandboxes::new(&config.data_dir, &config.run_dir)?;
+    let sandboxes = Sandboxes::new(&config.data_dir, &config.run_dir, locked_memory)?;
     let capacity = node::capacity(&config.data_dir, network.capacity())
         .map_err(failed_to("learn what the node has from", &config.data_dir))?;
     let settings = Settings {
@@ -186,26 +187,25 @@ fn harden() {
     }
 }
 
-/// Loads the probes. Kernels before 5.11 charge eBPF maps to the limit of locked memory, which is
-/// lifted meanwhile, and not for what is started later.
 fn load_probes(config: &Config, hierarchy: &Hierarchy) -> Result<Probes, Error> {
-    let before = rustix::process::getrlimit(Resource::Memlock);
-    let unlimited = Rlimit { current: None, maximum: None };
-    let lifted = rustix::process::setrlimit(Resource::Memlock, unlimited);
-    if let Err(error) = &lifted {
-        tracing::debug!(%error, "locked memory stays limited");
-    }
-    let probes = Probes::open(&probes::Settings {
+    Ok(Probes::open(&probes::Settings {
         bpffs: &config.bpffs_dir,
         run: &config.run_dir,
         container_level: hierarchy.container_level(),
         log: config.probe_log,
         floor: config.probe_floor,
-    });
-    if lifted.is_ok() {
-        rustix::process::setrlimit(Resource::Memlock, before).ok();
+    })?)
+}
+
+/// Kernels before 5.11 charge eBPF maps, and what is attached, to the limit of locked memory: the daemon
+/// goes without. Returns the limit that was, for what the daemon starts.
+fn lift_locked_memory() -> Rlimit {
+    let before = rustix::process::getrlimit(Resource::Memlock);
+    let unlimited = Rlimit { current: None, maximum: None };
+    if let Err(error) = rustix::process::setrlimit(Resource::Memlock, unlimited) {
+        tracing::debug!(%error, "locked memory stays limited");
     }
-    Ok(probes?)
+    before
 }
 
 /// Makes room on the disk with the images, now and then.

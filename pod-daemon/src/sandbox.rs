@@ -29,7 +29,7 @@ use nix::{
     sched::{CloneFlags, setns, unshare},
     sys::memfd::{MFdFlags, memfd_create},
 };
-use rustix::mount::MountAttrFlags;
+use rustix::{mount::MountAttrFlags, process::Rlimit};
 
 pub use self::{
     capabilities::{Capabilities, DEFAULT as DEFAULT_CAPABILITIES},
@@ -86,6 +86,7 @@ pub struct Sandboxes {
     null: OwnedFd,
     oom_scores: OomScores,
     open_files: (u64, u64),
+    locked_memory: (u64, u64),
 }
 
 /// The infra container of a pod.
@@ -167,7 +168,8 @@ pub type Announce<'a> = &'a (dyn Fn(&[(usize, u32)]) + Sync);
 
 impl Sandboxes {
     /// Prepares what every start shares. `data` holds all scratch directories, `run` any directory.
-    pub fn new(data: &Path, run: &Path) -> Result<Self, Error> {
+    /// `locked_memory` is the limit that pods get, in bytes.
+    pub fn new(data: &Path, run: &Path, locked_memory: Rlimit) -> Result<Self, Error> {
         let failed = |action: &'static str| failed_to(action, Path::new("memfd:infra"));
         let infra = memfd_create(c"infra", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)
             .map_err(|errno| failed("create")(errno.into()))?;
@@ -196,6 +198,10 @@ impl Sandboxes {
             null: null.into(),
             oom_scores: OomScores::open().map_err(failed_to("open", Path::new("/proc")))?,
             open_files: (limits.current.unwrap_or(1024), limits.maximum.unwrap_or(1_048_576)),
+            locked_memory: (
+                locked_memory.current.unwrap_or(libc::RLIM_INFINITY),
+                locked_memory.maximum.unwrap_or(libc::RLIM_INFINITY),
+            ),
         })
     }
 
@@ -254,6 +260,7 @@ impl Sandboxes {
                 groups: Vec::new(),
                 capabilities: 0,
                 open_files: Some(self.open_files),
+                locked_memory: self.locked_memory,
                 oom_score: Some(self.oom_scores.prepare(INFRA_OOM_SCORE_ADJ)),
                 program: Program::Descriptor(self.infra.as_raw_fd()),
                 arguments: Strings::new(vec![c"infra".to_owned()]),
@@ -366,6 +373,7 @@ impl Sandboxes {
             groups: command.identity.groups.clone(),
             capabilities: command.capabilities.bits(),
             open_files: Some(self.open_files),
+            locked_memory: self.locked_memory,
             oom_score: command.oom_score_adj.map(|score| self.oom_scores.prepare(score)),
             program: Program::Paths(strings(
                 "the command",

@@ -48,6 +48,8 @@ pub(super) struct Plan {
     pub(super) capabilities: u64,
     /// Soft and hard limit of open files.
     pub(super) open_files: Option<(u64, u64)>,
+    /// Soft and hard limit of locked memory, in bytes.
+    pub(super) locked_memory: (u64, u64),
     /// What to execute: a sealed program of the daemon's own, or paths to try in this order.
     pub(super) program: Program,
     pub(super) arguments: Strings,
@@ -140,6 +142,10 @@ fn carry_out(plan: &Plan) -> Step<std::convert::Infallible> {
             libc::syscall(libc::SYS_chdir, plan.directory.as_ptr()),
         )?;
         redirect(plan)?;
+        let (soft, hard) = plan.locked_memory;
+        let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+        // Lower than the daemon's, so it cannot fail.
+        libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit);
         if let Some((soft, hard)) = plan.open_files {
             let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
             // A lower hard limit than asked for is the node's business: keep what there is.
