@@ -25,6 +25,7 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 pub use self::{
     admission::Disruption,
@@ -93,6 +94,8 @@ pub struct Worker {
     /// By when it is to be gone, if an earlier daemon was asked to delete it.
     deletion: Option<Timestamp>,
     happenings: (mpsc::UnboundedSender<Happening>, mpsc::UnboundedReceiver<Happening>),
+    /// Cancelled when the pod is to go: nobody waits for an image any more.
+    stop: CancellationToken,
     /// Why the pod has no place on the node yet.
     unschedulable: Option<String>,
     /// Why the pod ends against its will.
@@ -133,6 +136,7 @@ impl Worker {
             started: None,
             deletion: None,
             happenings: mpsc::unbounded_channel(),
+            stop: CancellationToken::new(),
             unschedulable: None,
             disruption: None,
             ticket: None,
@@ -320,7 +324,8 @@ impl Worker {
     fn start(&mut self, index: usize) {
         let Some(sandbox) = self.sandbox.clone() else { return };
         let (shared, about) = (Arc::clone(&self.shared), Arc::clone(&self.about));
-        let starting = self.containers[index].begin(shared, about, sandbox);
+        let stop = self.stop.clone();
+        let starting = self.containers[index].begin(shared, about, sandbox, stop);
         // Should the daemon be killed meanwhile, the next one looks for what has been started.
         self.record();
         let happenings = self.happenings.0.clone();
@@ -411,6 +416,7 @@ impl Worker {
 
     /// Asks the containers to leave, and kills those that have not when `grace` is over.
     async fn stop_containers(&mut self, grace: Duration, commands: &mut mpsc::Receiver<Command>) {
+        self.stop.cancel();
         for container in &mut self.containers {
             container.signal_stop(&self.shared);
         }

@@ -79,7 +79,7 @@ fn churn(daemon: &Daemon, count: usize, label: &str) -> f64 {
 #[test]
 fn pods_by_the_thousand_leave_nothing() {
     let count = env::var("PODSCOPE_CHURN")
-        .map_or(if in_vm() { 100 } else { 1000 }, |text| text.parse().unwrap());
+        .map_or_else(|_| if in_vm() { 100 } else { 1000 }, |text| text.parse().unwrap());
     let daemon = Daemon::start(&[]);
     // What is made once, such as threads, is there afterwards.
     churn(&daemon, WIDTH * 2, "first");

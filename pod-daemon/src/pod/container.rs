@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Container as Spec;
 use pod_ebpf::process::{Run as SeenRun, RunState};
 use tokio::{net::unix::pipe, sync::oneshot};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     About,
@@ -190,6 +191,7 @@ impl Container {
         shared: Arc<Shared>,
         about: Arc<About>,
         sandbox: Arc<Sandbox>,
+        cancelled: CancellationToken,
     ) -> impl Future<Output = Result<Started, Ended>> + use<> {
         let (index, spec) = (self.index, self.spec.clone());
         let kept = self.image.clone().filter(|_| image::is_kept(&spec));
@@ -200,10 +202,14 @@ impl Container {
         async move {
             let image = match kept {
                 Some(image) => image,
-                None => match image::prepare(&shared, &spec, &[]).await {
-                    Ok(image) => image,
-                    Err(error) => return Err(Ended::failed(Failure::image(error))),
-                },
+                None => {
+                    let prepared = image::prepare(&shared, &spec, &[]);
+                    match cancelled.run_until_cancelled(prepared).await {
+                        Some(Ok(image)) => image,
+                        Some(Err(error)) => return Err(Ended::failed(Failure::image(error))),
+                        None => return Err(Ended::failed(Failure::internal("the pod is deleted"))),
+                    }
+                }
             };
             let runtime = tokio::runtime::Handle::current();
             let started = blocking(move || {

@@ -18,7 +18,7 @@ use super::Error;
 use crate::sandbox;
 
 /// `BPF_FS_MAGIC`.
-const MAGIC: u64 = 0xcafe_4a11;
+const MAGIC: rustix::fs::FsWord = 0xcafe_4a11;
 
 /// The bpf filesystem that distributions mount.
 const USUAL: &str = "/sys/fs/bpf";
@@ -149,7 +149,7 @@ pub(super) fn remove(path: &Path) {
 
 fn is_bpf(path: &Path) -> io::Result<bool> {
     let kind = rustix::fs::statfs(path)?.f_type;
-    Ok(u64::from(kind.cast_unsigned()) == MAGIC)
+    Ok(kind == MAGIC)
 }
 
 fn failed_to(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {

@@ -285,9 +285,9 @@ impl Cursor {
     fn write(&self, intent: Intent) -> io::Result<()> {
         let mut bytes = [0; CURSOR_BYTES];
         for (field, value) in
-            bytes.chunks_exact_mut(8).zip([intent.log, intent.journal, intent.stream])
+            bytes.as_chunks_mut().0.iter_mut().zip([intent.log, intent.journal, intent.stream])
         {
-            field.copy_from_slice(&value.to_le_bytes());
+            *field = value.to_le_bytes();
         }
         self.file.write_all_at(&bytes, self.offset)
     }
@@ -296,8 +296,7 @@ impl Cursor {
         let mut bytes = [0; CURSOR_BYTES];
         // What was never written is not there.
         self.file.read_at(&mut bytes, self.offset)?;
-        let mut fields =
-            bytes.chunks_exact(8).map(|field| field.try_into().map_or(0, u64::from_le_bytes));
+        let mut fields = bytes.as_chunks().0.iter().map(|field| u64::from_le_bytes(*field));
         let mut next = || fields.next().unwrap_or(0);
         Ok(Intent { log: next(), journal: next(), stream: next() })
     }
@@ -429,7 +428,7 @@ mod tests {
             if moment == 2 {
                 log.append(b"T stdout F on").unwrap();
             }
-            write!(out, "ee\n").unwrap();
+            writeln!(out, "ee").unwrap();
             let mut log = Log::open(dir.path(), 0, LIMITS).unwrap();
             again.settle(&mut log).unwrap();
             again.finish(&mut log);
