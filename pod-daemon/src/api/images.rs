@@ -170,24 +170,34 @@ fn lines(
 ) -> Response {
     enum Stage<F> {
         Running(watch::Receiver<Vec<Layer>>, F),
+        Ending(Value),
         Over,
     }
     let begin = Stage::Running(progress, Box::pin(result));
     let values = stream::unfold(begin, |stage| async move {
-        let Stage::Running(mut progress, mut result) = stage else { return None };
+        let (mut progress, mut result) = match stage {
+            Stage::Running(progress, result) => (progress, result),
+            Stage::Ending(value) => return Some((value, Stage::Over)),
+            Stage::Over => return None,
+        };
         let changed = tokio::select! {
             biased;
-            value = &mut result => return Some((value, Stage::Over)),
-            changed = progress.changed() => changed,
+            value = &mut result => Err(value),
+            changed = progress.changed() => Ok(changed),
         };
-        if changed.is_err() {
+        let value = match changed {
+            Ok(Ok(())) => {
+                // A pull says it at every read, and nobody reads faster than this.
+                tokio::time::sleep(INTERVAL).await;
+                let value = layers(&progress.borrow_and_update());
+                return Some((value, Stage::Running(progress, result)));
+            }
             // The pull is over, and its result on the way.
-            return Some((result.await, Stage::Over));
-        }
-        // A pull says it at every read, and nobody reads faster than this.
-        tokio::time::sleep(INTERVAL).await;
-        let value = layers(&progress.borrow_and_update());
-        Some((value, Stage::Running(progress, result)))
+            Ok(Err(_over)) => result.await,
+            Err(value) => value,
+        };
+        let last = layers(&progress.borrow());
+        Some((last, Stage::Ending(value)))
     });
     ([("content-type", "application/json")], Body::from_stream(text(values))).into_response()
 }
