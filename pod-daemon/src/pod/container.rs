@@ -1,6 +1,6 @@
 //! One container of a pod: its runs, their ends, and the commands in it.
 
-use std::{fs, io, os::fd::AsFd as _, path::Path, sync::Arc, time::Duration};
+use std::{fs, io, net::Ipv4Addr, os::fd::AsFd as _, path::Path, sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Container as Spec;
@@ -10,11 +10,12 @@ use tokio::{net::unix::pipe, sync::oneshot};
 use super::{
     About,
     backoff::Backoff,
-    blocking, chain, command,
+    blocking, chain, command, environment,
     ground::{Ground, Place},
     identity, image,
     logs::{self, Copy},
     oom::{self, Oom},
+    pull_secrets::pull_secrets,
     record::{ContainerRecord, ProcessRecord, RunRecord},
     resources,
     sandbox::{self, Sandbox},
@@ -200,7 +201,7 @@ impl Container {
         async move {
             let image = match kept {
                 Some(image) => image,
-                None => match image::prepare(&shared, &spec, &[]).await {
+                None => match image::prepare(&shared, &spec, &pull_secrets(&shared, &about)).await {
                     Ok(image) => image,
                     Err(error) => return Err(Ended::failed(Failure::image(error))),
                 },
@@ -409,7 +410,7 @@ impl Container {
                     Some(command) => command,
                     None => image::again(&shared, &spec, &image_id)
                         .map_err(Failure::image)
-                        .and_then(|image| resolve(&shared, &about, &spec, &image))
+                        .and_then(|image| resolve(&shared, &about, sandbox.ip(), &spec, &image))
                         .map_err(|failure| failure.message)?,
                 };
                 let command = Command { arguments, ..own };
@@ -553,7 +554,7 @@ fn start(
     image: Arc<Image>,
 ) -> Result<Started, Failure> {
     let place = sandbox.ground.place(index);
-    let command = resolve(shared, about, spec, &image)?;
+    let command = resolve(shared, about, sandbox.ip(), spec, &image)?;
     let failed = |error: &io::Error| Failure::new("CreateContainerError", error);
     let containers = sandbox::directory(shared, about).join("containers").join(&spec.name);
     let scratch = containers.join(run.to_string());
@@ -598,13 +599,23 @@ fn start(
 }
 
 /// What runs in a container, and as whom.
-fn resolve(shared: &Shared, about: &About, spec: &Spec, image: &Image) -> Result<Command, Failure> {
+fn resolve(
+    shared: &Shared,
+    about: &About,
+    ip: Option<Ipv4Addr>,
+    spec: &Spec,
+    image: &Image,
+) -> Result<Command, Failure> {
     let identity =
         identity::resolve(image.config.user.as_deref().unwrap_or_default(), &image.layers)
             .map_err(|error| Failure::new("CreateContainerConfigError", &error))?;
     let host_network = about.spec.host_network.unwrap_or(false);
     let hostname = volumes::hostname(about, host_network);
-    let command = command::of(spec, image, identity, &hostname)
+    let variables = environment::of(shared, about, ip, spec).map_err(|error| {
+        // What is missing may come, as an image may.
+        Failure { image: true, ..Failure::new("CreateContainerConfigError", &error) }
+    })?;
+    let command = command::of(spec, image, identity, &hostname, &variables)
         .map_err(|error| Failure::new("CreateContainerConfigError", &error))?;
     let index = about.spec.containers.iter().position(|one| one.name == spec.name).unwrap_or(0);
     let score = manifest::oom_score_adj(&about.spec, index, shared.memory_bytes);

@@ -138,7 +138,7 @@ async fn apply_reads_folders_and_goes_on_after_errors() {
     let errors: Vec<_> = done.err.lines().collect();
     assert_eq!(errors.len(), 4, "{errors:?}");
     assert!(errors[0].contains("broken.yaml: line "), "{errors:?}");
-    assert!(errors[1].ends_with("kind `Service` is not supported, only Pod and ConfigMap"));
+    assert!(errors[1].ends_with("kind `Service` is not supported, only Pod, ConfigMap and Secret"));
     assert!(errors[2].starts_with("error: cannot read `/no/such`: No such file"));
     assert!(errors[3].ends_with(
         "b.json: pod `b` is invalid: spec.containers[0].stdin: `true` is not supported yet, only \
