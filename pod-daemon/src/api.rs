@@ -6,7 +6,13 @@
 mod config_maps;
 mod discovery;
 mod exec;
+<<<<<<< HEAD
 mod images;
+=======
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
+>>>>>>> bead484 (fuzz: manifests, layers, image metadata, requests, logs, stored secrets)
 mod log;
 mod nodes;
 mod operations;

@@ -9,6 +9,9 @@ mod backoff;
 mod command;
 mod container;
 mod environment;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod ground;
 mod identity;
 mod image;

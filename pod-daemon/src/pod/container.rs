@@ -232,7 +232,7 @@ impl Container {
         let oom = oom.of(command.arguments.first().map_or("", String::as_str));
         let record = RunRecord { number, oom, process: ProcessRecord::of(process.pid) };
         self.restarts = self.runs;
-        self.runs += 1;
+        self.runs = self.runs.saturating_add(1);
         self.image_id.clone_from(&image.id);
         self.image = Some(image);
         self.container_id = format!("podscope://{}", uuid::Uuid::new_v4().simple());
@@ -266,7 +266,7 @@ impl Container {
             }
             record.process = oldest.and_then(ProcessRecord::of);
             self.restarts = self.runs;
-            self.runs += 1;
+            self.runs = self.runs.saturating_add(1);
             self.container_id = format!("podscope://{}", uuid::Uuid::new_v4().simple());
             self.state = State::Running { started: Timestamp::now() };
         }
@@ -319,8 +319,8 @@ impl Container {
         }
         let pause = self.backoff.pause(Duration::try_from(ran).unwrap_or_default());
         if ended.failure.is_some() {
-            self.runs += 1;
-            self.restarts = self.runs - 1;
+            self.runs = self.runs.saturating_add(1);
+            self.restarts = self.runs.saturating_sub(1);
         }
         if let Some(oom) = &ended.oom {
             self.ooms[oom.limit as usize] += 1;
@@ -478,7 +478,7 @@ impl Ended {
         }
     }
 
-    fn unknown() -> Self {
+    pub(super) fn unknown() -> Self {
         Self {
             code: UNKNOWN,
             signal: None,
