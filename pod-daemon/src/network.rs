@@ -161,8 +161,11 @@ impl Network {
         self.state().pool.gateway()
     }
 
-    /// Gives a pod's address back.
+    /// Gives a pod's address back, and its ports if it still has some.
     pub fn release(&self, uid: &str) {
+        if let Err(error) = self.unpublish(uid) {
+            tracing::warn!(uid, %error, "host ports are left behind; the next start removes them");
+        }
         let mut state = self.state();
         if let Some(address) = state.leases.remove(uid) {
             state.pool.give_back(address);

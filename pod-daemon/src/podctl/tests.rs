@@ -279,6 +279,23 @@ async fn config_maps_are_listed_too() {
 }
 
 #[tokio::test]
+async fn secrets_are_listed_without_what_they_say() {
+    let served = serve();
+    let text =
+        "apiVersion: v1\nkind: Secret\nmetadata: {name: login}\nstringData: {pass: hunter2}\n";
+    let path = file(&served, "login.yaml", text);
+    check(&served, &format!("apply -f {path}"), 0, "secret/login created\n", "").await;
+    check(&served, &format!("apply -f {path}"), 0, "secret/login unchanged\n", "").await;
+    let path = file(&served, "login.yaml", &text.replace("hunter2", "hunter3"));
+    check(&served, &format!("apply -f {path}"), 0, "secret/login configured\n", "").await;
+    let done = podctl(&served, "get secrets").await;
+    assert!(done.out.contains("default    login  Opaque  1"), "{done:?}");
+    let done = podctl(&served, "describe secret login").await;
+    assert!(done.out.contains("pass:  7 bytes") && !done.out.contains("hunter"), "{done:?}");
+    check(&served, "delete secret login", 0, "secret/login deleted\n", "").await;
+}
+
+#[tokio::test]
 async fn delete_waits_until_pods_are_gone() {
     let served = serve();
     populate(&served);
