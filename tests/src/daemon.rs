@@ -140,12 +140,21 @@ impl Daemon {
     #[track_caller]
     pub fn reboot(&mut self) {
         remove(&self.cgroups);
-        let bpf = self.folder.join("bpf");
-        nix::mount::umount2(&bpf, nix::mount::MntFlags::MNT_DETACH).expect("unmount the pins");
+        self.unmount();
         fs::remove_dir_all(self.folder.join("run")).expect("empty /run");
         let network = State::capture();
         for link in network.links.difference(&self.before.links) {
             drop(Command::new("ip").args(["link", "delete", link]).output());
+        }
+    }
+
+    /// Unmounts what the daemon has mounted, the innermost first.
+    fn unmount(&self) {
+        let mounts = State::capture().mounts;
+        let new: Vec<_> = mounts.difference(&self.before.mounts).collect();
+        for mount in new.iter().rev() {
+            let path = mount.split_whitespace().nth(2).unwrap_or_default();
+            nix::mount::umount2(path, nix::mount::MntFlags::MNT_DETACH).ok();
         }
     }
 
@@ -473,13 +482,7 @@ impl Drop for Daemon {
             let words = table.split_whitespace();
             drop(Command::new("nft").arg("delete").args(words).output());
         }
-        // The innermost first.
-        let mounts = State::capture().mounts;
-        let left: Vec<_> = mounts.difference(&self.before.mounts).collect();
-        for mount in left.iter().rev() {
-            let path = mount.split_whitespace().nth(2).unwrap_or_default();
-            drop(Command::new("umount").args(["-l", path]).output());
-        }
+        self.unmount();
         drop(fs::remove_dir_all(&self.folder));
     }
 }
