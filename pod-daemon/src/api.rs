@@ -6,12 +6,16 @@
 mod config_maps;
 mod discovery;
 mod exec;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod images;
 mod log;
 mod nodes;
 mod operations;
 mod params;
 mod pods;
+mod secrets;
 mod selector;
 mod status;
 mod usage;
@@ -57,13 +61,16 @@ fn router<N: Operations>(api: Api<N>) -> Router {
     let pod = get(pods::read::<N>).delete(pods::delete::<N>);
     let map =
         get(config_maps::read::<N>).put(config_maps::replace::<N>).delete(config_maps::delete::<N>);
+    let secret = get(secrets::read::<N>).put(secrets::replace::<N>).delete(secrets::delete::<N>);
     let namespaced = Router::new()
         .route("/pods", get(pods::list::<N>).post(pods::create::<N>))
         .route("/pods/{name}", pod)
         .route("/pods/{name}/log", get(log::read::<N>))
         .route("/pods/{name}/exec", get(exec::upgrade::<N>).merge(post(exec::refuse::<N>)))
         .route("/configmaps", get(config_maps::list::<N>).post(config_maps::create::<N>))
-        .route("/configmaps/{name}", map);
+        .route("/configmaps/{name}", map)
+        .route("/secrets", get(secrets::list::<N>).post(secrets::create::<N>))
+        .route("/secrets/{name}", secret);
     let metrics = Router::new()
         .route("/", get(discovery::metrics_resources))
         .route("/pods", get(usage::list_all::<N>))
@@ -86,6 +93,7 @@ fn router<N: Operations>(api: Api<N>) -> Router {
         .route("/api/v1/nodes", get(nodes::list::<N>))
         .route("/api/v1/nodes/{name}", get(nodes::read::<N>))
         .route("/api/v1/configmaps", get(config_maps::list_all::<N>))
+        .route("/api/v1/secrets", get(secrets::list_all::<N>))
         .nest("/api/v1/namespaces/{namespace}", namespaced)
         .route("/apis", get(discovery::groups))
         .route("/apis/metrics.k8s.io", get(discovery::metrics_group))

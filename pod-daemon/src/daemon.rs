@@ -24,7 +24,7 @@ use crate::{
     network::Network,
     node::{self, Node, Settings, Shared},
     probes::{self, Probes},
-    sandbox::Sandboxes,
+    sandbox::{Memory, Sandboxes},
 };
 
 /// Name of the API socket in the run directory.
@@ -97,7 +97,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
 
     let hierarchy = Hierarchy::prepare(&config.cgroup_root)?;
     let network = Network::prepare(config.network, &config.instance())?;
-    let node = make_node(&config, hierarchy.clone(), network)?;
+    let memory = Memory::open(&config.run_dir)?;
+    let node = make_node(&config, hierarchy.clone(), network, memory)?;
     let pods = node.adopt();
     sweep(&config, &hierarchy, &node, &pods)?;
     let socket = config.run_dir.join(SOCKET);
@@ -140,7 +141,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     Ok(())
 }
 
-fn make_node(config: &Config, hierarchy: Hierarchy, network: Network) -> Result<Node, Error> {
+fn make_node(
+    config: &Config,
+    hierarchy: Hierarchy,
+    network: Network,
+    memory: Memory,
+) -> Result<Node, Error> {
     let locked_memory = lift_locked_memory();
     let probes = Arc::new(load_probes(config, &hierarchy)?);
     let images = image::Settings {
@@ -162,7 +168,7 @@ fn make_node(config: &Config, hierarchy: Hierarchy, network: Network) -> Result<
         reserve: config.reserve,
         usage_interval: config.usage_interval,
     };
-    Ok(Node::new(Shared::new(settings, images, sandboxes, hierarchy, network, probes)))
+    Ok(Node::new(Shared::new(settings, images, sandboxes, hierarchy, network, probes, memory)))
 }
 
 /// How early the kernel may kill the daemon when the node has no memory left: as the kubelet, after

@@ -10,7 +10,7 @@ use std::{fs::File, io, os::unix::fs::FileExt as _, path::Path, sync::OnceLock};
 static FILE: OnceLock<File> = OnceLock::new();
 
 /// Every step that can fail on request, in the order in which a pod is made.
-pub const STEPS: [&str; 17] = [
+pub const STEPS: [&str; 18] = [
     "pod cgroup",
     "pod limits",
     "pod probes",
@@ -19,6 +19,7 @@ pub const STEPS: [&str; 17] = [
     "container probes",
     "address",
     "volumes",
+    "ports",
     "output",
     "infra namespaces",
     "veth",

@@ -15,6 +15,9 @@ mod entries;
 mod error;
 mod fields;
 mod files;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod images;
 mod inventory;
 mod layers;

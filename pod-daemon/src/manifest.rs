@@ -1,6 +1,6 @@
 //! Manifests: text in, validated and defaulted Kubernetes objects out.
 //!
-//! Owns which fields of `v1.Pod` and `v1.ConfigMap` Podscope honours. Nothing is ignored in
+//! Owns which fields of `v1.Pod`, `v1.ConfigMap` and `v1.Secret` Podscope honours. Nothing is ignored in
 //! silence: a field that is not supported is a problem that names its path, and all problems of an
 //! object are reported at once. Knows nothing about running pods, HTTP or the command line.
 
@@ -16,9 +16,10 @@ mod problem;
 mod qos;
 mod quantity;
 mod schema;
+mod secret;
 mod validate;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -30,6 +31,7 @@ pub use self::{
     problem::{Problem, Reason},
     qos::{INFRA_OOM_SCORE_ADJ, oom_score_adj, qos_class},
     quantity::{Error as QuantityError, bytes, millicores},
+    secret::{DOCKER_CONFIG, OLD_DOCKER_CONFIG},
 };
 use self::{fields::Walk, problem::Problems, schema::Type};
 
@@ -95,6 +97,16 @@ pub fn parse_config_map(
     parse(value, &schema::CONFIG_MAP, "configmap", policy, |map: &mut ConfigMap, problems, _| {
         defaults::metadata(&mut map.metadata);
         config_map::validate(map, problems);
+    })
+}
+
+/// Checks one document that says it is a secret, and fills in the defaults. `stringData` has become
+/// a part of `data`.
+pub fn parse_secret(value: Value, policy: Unsupported) -> Result<(Secret, Vec<String>), Error> {
+    parse(value, &schema::SECRET, "secret", policy, |secret: &mut Secret, problems, _| {
+        defaults::metadata(&mut secret.metadata);
+        secret::complete(secret);
+        secret::validate(secret, problems);
     })
 }
 

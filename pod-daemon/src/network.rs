@@ -5,6 +5,7 @@
 
 mod netlink;
 mod pool;
+mod ports;
 
 use std::{
     collections::HashMap,
@@ -18,7 +19,8 @@ use std::{
 
 use ipnet::Ipv4Net;
 
-use self::{netlink::Netlink, pool::Pool};
+pub use self::ports::{Port, Protocol};
+use self::{netlink::Netlink, pool::Pool, ports::Published};
 use crate::fault;
 
 /// The bridge of a daemon with the default run directory.
@@ -34,6 +36,8 @@ pub struct Network {
     bridge: String,
     table: String,
     state: Mutex<State>,
+    /// Also keeps one change of the nftables maps from meeting another.
+    published: Mutex<Published>,
 }
 
 #[derive(Debug)]
@@ -76,6 +80,7 @@ impl Network {
             bridge,
             table,
             state: Mutex::new(State { host, bridge_index, pool, leases: HashMap::new() }),
+            published: Mutex::default(),
         };
         network.forward();
         Ok(network)
@@ -88,12 +93,10 @@ impl Network {
             tracing::warn!(%error, "IP forwarding is off; pods cannot reach beyond this node");
         }
         let Self { table, bridge, range, .. } = self;
-        let rules = format!(
-            "table ip {table}\ndelete table ip {table}\ntable ip {table} {{\n chain postrouting {{\n \
-             type nat hook postrouting priority srcnat; policy accept;\n \
-             ip saddr {range} oifname != \"{bridge}\" masquerade\n }}\n}}\n"
-        );
-        if let Err(error) = nft(&rules) {
+        let rules = ports::rules(table, bridge, range);
+        // What an earlier version has left may not fit.
+        let anew = || nft(&format!("table ip {table}\ndelete table ip {table}\n{rules}"));
+        if let Err(error) = nft(&rules).or_else(|_other| anew()) {
             tracing::warn!(%error, "no masquerading (is nftables installed?); pods cannot reach beyond this node");
         }
     }
@@ -126,41 +129,65 @@ impl Network {
     pub fn connect(&self, uid: &str, namespace: BorrowedFd<'_>) -> io::Result<()> {
         let mut inside = Netlink::open()?;
         fault::at("veth")?;
+        let published = self.published().contains_key(uid);
         let (address, gateway) = {
             let mut state = self.state();
             let address = *state.leases.get(uid).ok_or(io::ErrorKind::AddrNotAvailable)?;
             let bridge_index = state.bridge_index;
-            state.host.add_veth(&host_interface(uid), bridge_index, POD_INTERFACE, namespace)?;
+            let name = host_interface(uid);
+            state.host.add_veth(&name, bridge_index, POD_INTERFACE, namespace)?;
+            // Where br_netfilter is on, the bridge itself translates addresses, and a pod that uses
+            // a port of the node that leads to it is at both ends of one port of the bridge.
+            if published {
+                state.host.reflect(&name)?;
+            }
             (address, state.pool.gateway())
         };
         fault::at("interface")?;
         inside.configure(POD_INTERFACE, address, self.range.prefix_len(), gateway)
     }
 
-    /// Takes a pod off the bridge. Its veth may be gone already.
+    /// Takes a pod off the bridge, and its ports off the node. Its veth may be gone already.
     pub fn disconnect(&self, uid: &str) -> Result<(), Error> {
+        let unpublished = self.unpublish(uid);
         let name = host_interface(uid);
         let result = self.state().host.remove_link(&name);
-        result.map_err(failed_to(format!("remove the interface `{name}`")))
+        result.map_err(failed_to(format!("remove the interface `{name}`"))).and(unpublished)
     }
 
-    /// Gives a pod's address back.
+    /// The node's address on the bridge, by which pods reach it.
+    #[must_use]
+    pub fn node_address(&self) -> Ipv4Addr {
+        self.state().pool.gateway()
+    }
+
+    /// Gives a pod's address back, and its ports if it still has some.
     pub fn release(&self, uid: &str) {
+        if let Err(error) = self.unpublish(uid) {
+            tracing::warn!(uid, %error, "host ports are left behind; the next start removes them");
+        }
         let mut state = self.state();
         if let Some(address) = state.leases.remove(uid) {
             state.pool.give_back(address);
         }
     }
 
-    /// Takes over the address of a pod of an earlier daemon.
-    pub fn adopt(&self, uid: &str, address: Ipv4Addr) {
+    /// Takes over the address of a pod of an earlier daemon, and the ports that lead to it.
+    pub fn adopt(&self, uid: &str, address: Ipv4Addr, ports: &[Port]) {
+        if !ports.is_empty() {
+            self.published().insert(uid.to_owned(), (address, ports.to_vec()));
+        }
         let mut state = self.state();
         state.pool.reserve(address);
         state.leases.insert(uid.to_owned(), address);
     }
 
-    /// Removes the interfaces of pods other than `living` from the bridge; says how many.
+    /// Removes the interfaces and the host ports of pods other than `living`, which have been taken
+    /// over; says how many interfaces there were.
     pub fn sweep(&self, living: &[&str]) -> Result<usize, Error> {
+        if let Err(error) = self.republish() {
+            tracing::warn!(error = %error, "host ports are not what they should be");
+        }
         let needed: Vec<String> = living.iter().map(|uid| host_interface(uid)).collect();
         let mut state = self.state();
         let index = state.bridge_index;
@@ -179,6 +206,10 @@ impl Network {
         }
         let result = self.state().host.remove_link(bridge);
         result.map_err(failed_to(format!("remove the bridge `{bridge}`")))
+    }
+
+    fn published(&self) -> MutexGuard<'_, Published> {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -9,6 +9,7 @@ mod guard;
 mod limits;
 mod object;
 mod sample;
+pub mod secrets;
 mod snapshot;
 mod store;
 mod table;
@@ -22,8 +23,8 @@ use std::{
 
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::core::v1::{ConfigMap, Pod},
-    apimachinery::pkg::apis::meta::v1::Time,
+    api::core::v1::{ConfigMap, Pod, Secret},
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
 };
 use tokio::{
     net::unix::pipe,
@@ -35,7 +36,7 @@ pub use self::guard::USAGE_INTERVAL;
 pub use self::snapshot::{
     Completed, ContainerSnapshot, ContainerUsage, Exit, PodSnapshot, PodUsage, State,
 };
-use self::{store::Store as Files, table::Table};
+use self::{secrets::Secrets, store::Store as Files, table::Table};
 use crate::{
     cgroup::{Device, Hierarchy},
     image::{Images, Reference},
@@ -43,7 +44,7 @@ use crate::{
     network::Network,
     pod::{self, Adopted, Key, record},
     probes::Probes,
-    sandbox::Sandboxes,
+    sandbox::{Memory, Sandboxes},
 };
 
 /// A node that runs pods: a handle, cheap to clone.
@@ -87,6 +88,9 @@ pub struct Shared {
     /// The block device below the data directory.
     pub io_device: Option<Device>,
     preemptions: Mutex<Option<mpsc::UnboundedReceiver<admission::Preemption>>>,
+    /// What must not be on a disk.
+    pub memory: Memory,
+    secrets: Secrets,
     table: Table,
     files: Files,
     adopted: Mutex<BTreeMap<Adopted, u64>>,
@@ -282,6 +286,9 @@ impl Node {
     /// many interfaces there were.
     pub fn sweep(&self, living: &[&str]) -> Result<usize, crate::network::Error> {
         self.shared.probes.sweep(living);
+        if let Err(error) = self.shared.memory.sweep(living) {
+            tracing::warn!(%error, "file systems in memory are left over");
+        }
         self.shared.network.sweep(living)
     }
 
@@ -329,6 +336,7 @@ impl Node {
         self.shared.files.write_config_map(&map).map_err(|error| Error::Internal {
             message: format!("cannot store the config map: {error}"),
         })?;
+        self.refresh(map.metadata.namespace.as_deref());
         Ok(map)
     }
 
@@ -350,6 +358,44 @@ impl Node {
             message: format!("cannot remove the config map's file: {error}"),
         })?;
         Ok(map)
+    }
+
+    /// Stores a secret, new or changed.
+    pub fn apply_secret(&self, secret: Secret) -> Result<Secret, Error> {
+        let secret = self.shared.secrets.apply(secret, self.shared.table.next_version())?;
+        self.refresh(secret.metadata.namespace.as_deref());
+        Ok(secret)
+    }
+
+    /// One secret.
+    pub fn secret(&self, namespace: &str, name: &str) -> Result<Secret, Error> {
+        self.shared.secrets.get(&Key::new(namespace, name))
+    }
+
+    /// All secrets, or those of a namespace.
+    #[must_use]
+    pub fn secrets(&self, namespace: Option<&str>) -> Vec<Secret> {
+        self.shared.secrets.list(namespace)
+    }
+
+    /// Deletes a secret. Pods that have it keep the files that they have.
+    pub fn delete_secret(&self, namespace: &str, name: &str) -> Result<Secret, Error> {
+        self.shared.secrets.delete(&Key::new(namespace, name))
+    }
+
+    /// Lets the pods of a namespace look again at what they show of other objects.
+    fn refresh(&self, namespace: Option<&str>) {
+        for pod in self.shared.table.pods(namespace).0 {
+            let volumes = pod.spec.iter().flat_map(|spec| &spec.volumes).flatten();
+            let mut shown = volumes.map(|volume| (&volume.config_map, &volume.secret));
+            if shown.any(|(map, secret)| map.is_some() || secret.is_some())
+                && let Ok(commands) = self.shared.table.commands(&Key::of(&pod))
+            {
+                // A worker whose queue is full looks again soon enough: it is being deleted, or its
+                // pod has many commands to run, each of which is taken up at once.
+                commands.try_send(pod::Command::Refresh).ok();
+            }
+        }
     }
 
     /// Changes of pods from now on.
@@ -484,6 +530,9 @@ impl Node {
             tracing::warn!(%error, "the pods' network is not removed");
         }
         self.shared.probes.remove();
+        if let Err(error) = self.shared.memory.close() {
+            tracing::warn!(%error, "the file system in memory stays");
+        }
     }
 
     async fn send(&self, key: &Key, command: pod::Command) -> Result<(), Error> {
@@ -531,6 +580,7 @@ impl Shared {
         hierarchy: Hierarchy,
         network: Network,
         probes: Arc<Probes>,
+        memory: Memory,
     ) -> Self {
         let Settings {
             name,
@@ -567,6 +617,8 @@ impl Shared {
             hierarchy,
             network,
             probes,
+            secrets: Secrets::open(memory.directory("secrets")),
+            memory,
             table,
             files,
             adopted: Mutex::default(),
@@ -588,6 +640,16 @@ impl Shared {
     pub(crate) fn retire(&self, key: &Key, uid: &str, totals: &Completed) {
         self.files.forget(uid);
         self.table.remove(key, totals);
+    }
+
+    /// The metadata of a pod, if it exists.
+    pub(crate) fn metadata(&self, key: &Key) -> Option<ObjectMeta> {
+        self.table.pod(key).ok().map(|pod| pod.metadata.clone())
+    }
+
+    /// A secret, if it exists.
+    pub(crate) fn secret(&self, namespace: &str, name: &str) -> Option<Secret> {
+        self.secrets.get(&Key::new(namespace, name)).ok()
     }
 
     /// A config map's entries, if it exists.

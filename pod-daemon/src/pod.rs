@@ -8,12 +8,17 @@ mod adopt;
 mod backoff;
 mod command;
 mod container;
+mod environment;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod ground;
 mod identity;
 mod image;
 mod key;
 pub mod logs;
 mod oom;
+mod pull_secrets;
 pub mod record;
 mod resources;
 mod sandbox;
@@ -61,6 +66,8 @@ pub enum Command {
         /// Where the answer goes.
         reply: oneshot::Sender<Result<Exec, Error>>,
     },
+    /// Look again at what the volumes show of config maps and secrets.
+    Refresh,
     /// Remove the pod.
     Delete {
         /// Seconds that its containers get; the manifest's own if `None`.
@@ -239,6 +246,8 @@ impl Worker {
                     reply.send(Err(container::not_running(&container))).ok();
                 }
                 Ok(Some(Command::Disrupt(why))) => self.disrupt(why).await,
+                // The next try will do that.
+                Ok(Some(Command::Refresh)) => {}
                 Ok(None) => return Some(Duration::ZERO),
             }
         }
@@ -254,6 +263,7 @@ impl Worker {
                         self.exec(&container, command, stdin, reply);
                     }
                     Some(Command::Disrupt(why)) => self.disrupt(why).await,
+                    Some(Command::Refresh) => self.refresh().await,
                     None => return Duration::ZERO,
                 },
                 Some(happening) = self.happenings.1.recv() => match happening {
@@ -280,6 +290,12 @@ impl Worker {
                 },
             }
         }
+    }
+
+    /// Brings the volumes that show config maps and secrets up to date.
+    async fn refresh(&self) {
+        let (shared, about) = (Arc::clone(&self.shared), Arc::clone(&self.about));
+        blocking(move || volumes::refresh(&shared, &about)).await;
     }
 
     /// A container's run is over: start it again, now or later, or leave it.
@@ -437,6 +453,7 @@ impl Worker {
                     }
                     // It ends already.
                     Command::Disrupt(_) => {}
+                    Command::Refresh => {}
                 },
                 Some(happening) = self.happenings.1.recv() => match happening {
                     Happening::Started(index, result) => {

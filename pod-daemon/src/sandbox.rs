@@ -8,6 +8,7 @@ mod capabilities;
 mod child;
 mod clone;
 mod infra;
+mod memory;
 mod mount;
 mod oom_score;
 mod rootfs;
@@ -35,6 +36,7 @@ pub use self::{
     capabilities::{Capabilities, DEFAULT as DEFAULT_CAPABILITIES},
     child::{EXECUTE, FIRST_KEPT, Failure},
     clone::{Process, start_time, wait},
+    memory::Memory,
     mount::{mount_bpf, unmount},
     rootfs::{Bind, Rootfs},
 };

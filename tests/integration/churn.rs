@@ -111,7 +111,7 @@ fn pods_by_the_thousand_leave_nothing() {
 }
 
 /// The steps of `pod_daemon::fault`, which stops the daemon at one that is not listed here.
-const STEPS: [&str; 17] = [
+const STEPS: [&str; 18] = [
     "pod cgroup",
     "pod limits",
     "pod probes",
@@ -120,6 +120,7 @@ const STEPS: [&str; 17] = [
     "container probes",
     "address",
     "volumes",
+    "ports",
     "output",
     "infra namespaces",
     "veth",
@@ -140,8 +141,17 @@ fn a_pod_that_cannot_be_made_leaves_nothing() {
             pod(name)
                 .with("restartPolicy", "Always")
                 .volume("data", "emptyDir", json!({}))
-                .container_with("app", "print ready , pause", mounts(&[("data", "/data")]))
-                .container("other", "pause"),
+                .volume("fast", "emptyDir", json!({"medium": "Memory"}))
+                .container_with(
+                    "app",
+                    "print ready , pause",
+                    mounts(&[("data", "/data"), ("fast", "/fast")]),
+                )
+                .container_with(
+                    "other",
+                    "pause",
+                    json!({"ports": [{"containerPort": 80, "hostPort": 47_080}]}),
+                ),
         );
     };
     run("warm-up");

@@ -140,12 +140,21 @@ impl Daemon {
     #[track_caller]
     pub fn reboot(&mut self) {
         remove(&self.cgroups);
-        let bpf = self.folder.join("bpf");
-        nix::mount::umount2(&bpf, nix::mount::MntFlags::MNT_DETACH).expect("unmount the pins");
+        self.unmount();
         fs::remove_dir_all(self.folder.join("run")).expect("empty /run");
         let network = State::capture();
         for link in network.links.difference(&self.before.links) {
             drop(Command::new("ip").args(["link", "delete", link]).output());
+        }
+    }
+
+    /// Unmounts what the daemon has mounted, the innermost first.
+    fn unmount(&self) {
+        let mounts = State::capture().mounts;
+        let new: Vec<_> = mounts.difference(&self.before.mounts).collect();
+        for mount in new.iter().rev() {
+            let path = mount.split_whitespace().nth(2).unwrap_or_default();
+            nix::mount::umount2(path, nix::mount::MntFlags::MNT_DETACH).ok();
         }
     }
 
@@ -173,6 +182,8 @@ impl Daemon {
             *IDLE.lock().unwrap_or_else(PoisonError::into_inner) = Some(self);
             return;
         }
+        // They would stay in memory for the next daemon.
+        self.delete_secrets();
         self.stopped = true;
         kill(self.pid(), Signal::SIGTERM).expect("signal the daemon");
         let code = program::wait(&mut self.child, seconds(40));
@@ -186,7 +197,7 @@ impl Daemon {
 
     #[track_caller]
     fn delete_all(&self) {
-        for kind in ["pods", "configmaps"] {
+        for kind in ["pods", "configmaps", "secrets"] {
             let list = self.api("GET", &format!("/api/v1/namespaces/default/{kind}"), None).json();
             let names = list["items"].as_array().into_iter().flatten();
             let names: Vec<_> = names
@@ -207,10 +218,25 @@ impl Daemon {
         }
     }
 
+    #[track_caller]
+    fn delete_secrets(&self) {
+        let list = self.api("GET", "/api/v1/secrets", None).json();
+        for item in list["items"].as_array().into_iter().flatten() {
+            let metadata = &item["metadata"];
+            let (namespace, name) = (metadata["namespace"].as_str(), metadata["name"].as_str());
+            let path = format!(
+                "/api/v1/namespaces/{}/secrets/{}",
+                namespace.unwrap_or_default(),
+                name.unwrap_or_default()
+            );
+            assert!(self.api("DELETE", &path, None).status < 300);
+        }
+    }
+
     /// Checks that pods that are gone have left no files.
     #[track_caller]
     pub fn assert_no_files(&self) {
-        for place in ["data/pods", "logs"] {
+        for place in ["data/pods", "logs", "run/memory/pods"] {
             let left = state::entries(&self.folder.join(place));
             assert!(left.is_empty(), "files are left behind: {left:?}");
         }
@@ -239,6 +265,12 @@ impl Daemon {
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.join("daemon.log")).unwrap_or_default()
+    }
+
+    /// The file that it logs to.
+    #[must_use]
+    pub fn log_file(&self) -> PathBuf {
+        self.folder.join("daemon.log")
     }
 
     /// Its folder in which a test may put files of its own.
@@ -299,10 +331,18 @@ impl Daemon {
     /// Applies a manifest.
     #[track_caller]
     pub fn apply(&self, manifest: &Value) {
-        let kind = if manifest["kind"] == "Pod" { "pods" } else { "configmaps" };
-        let path = format!("/api/v1/namespaces/default/{kind}");
+        let path = format!("/api/v1/namespaces/default/{}", plural(manifest));
         let answer = self.api("POST", &path, Some(manifest));
         assert_eq!(answer.status, 201, "{}", answer.body);
+    }
+
+    /// Replaces an object that is there by one with the same name.
+    #[track_caller]
+    pub fn replace(&self, manifest: &Value) {
+        let name = manifest["metadata"]["name"].as_str().unwrap_or_default();
+        let path = format!("/api/v1/namespaces/default/{}/{name}", plural(manifest));
+        let answer = self.api("PUT", &path, Some(manifest));
+        assert_eq!(answer.status, 200, "{}", answer.body);
     }
 
     /// Starts a pod.
@@ -442,7 +482,7 @@ impl Drop for Daemon {
             let words = table.split_whitespace();
             drop(Command::new("nft").arg("delete").args(words).output());
         }
-        nix::mount::umount2(&self.folder.join("bpf"), nix::mount::MntFlags::MNT_DETACH).ok();
+        self.unmount();
         drop(fs::remove_dir_all(&self.folder));
     }
 }
@@ -463,6 +503,15 @@ fn remove(root: &Path) {
             return;
         }
         thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The kind of a manifest in the paths of the API.
+fn plural(manifest: &Value) -> &'static str {
+    match manifest["kind"].as_str() {
+        Some("Pod") => "pods",
+        Some("Secret") => "secrets",
+        _ => "configmaps",
     }
 }
 

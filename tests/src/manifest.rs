@@ -80,6 +80,17 @@ pub fn mounts(places: &[(&str, &str)]) -> Value {
     json!({"volumeMounts": mounts})
 }
 
+/// A secret.
+#[must_use]
+pub fn secret(name: &str, data: Value) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name, "namespace": "default"},
+        "stringData": data,
+    })
+}
+
 /// A config map.
 #[must_use]
 pub fn config_map(name: &str, data: Value) -> Value {

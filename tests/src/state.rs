@@ -81,6 +81,13 @@ pub fn cgroup_mount() -> PathBuf {
     PathBuf::from(place.expect("cgroup v2 is mounted"))
 }
 
+/// Whether a path is on a tmpfs.
+#[must_use]
+pub fn is_tmpfs(path: &Path) -> bool {
+    use nix::sys::statfs::{TMPFS_MAGIC, statfs};
+    statfs(path).is_ok_and(|stat| stat.filesystem_type() == TMPFS_MAGIC)
+}
+
 /// Received and sent `(bytes, packets)` of a network interface of the host.
 ///
 /// # Panics

@@ -11,6 +11,9 @@ use crate::{
 /// The infra program is no member of the workspace.
 const PAUSE: &str = "pod-daemon/pause/Cargo.toml";
 
+/// Nor are the fuzz targets.
+const FUZZ: &str = "fuzz/Cargo.toml";
+
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// Rewrite files where rustfmt and clippy know how.
@@ -37,9 +40,12 @@ pub(crate) fn check() -> anyhow::Result<()> {
 
 fn fmt(arguments: &[&str]) -> anyhow::Result<()> {
     exec(Command::new("cargo").args(["fmt", "--all"]).args(arguments).current_dir(root()))?;
-    let pause: PathBuf = root().join(PAUSE);
-    if pause.exists() {
-        exec(Command::new("cargo").args(["fmt", "--manifest-path"]).arg(pause).args(arguments))?;
+    for manifest in [PAUSE, FUZZ] {
+        let manifest: PathBuf = root().join(manifest);
+        if manifest.exists() {
+            let mut cargo = Command::new("cargo");
+            exec(cargo.args(["fmt", "--manifest-path"]).arg(manifest).args(arguments))?;
+        }
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ mod build;
 mod columns;
 mod daemon;
 mod demo;
+mod fuzz;
 mod http;
 mod lint;
 mod metrics;
@@ -45,7 +46,10 @@ enum Command {
     BenchFloor { n: usize, rootfs: PathBuf },
     /// Check formatting and lints.
     Lint(lint::Options),
-    /// Run every test there is: lints, unit tests, kernel tests on this host and in VMs.
+    /// Feed what strangers may write to what reads it.
+    Fuzz(fuzz::Options),
+    /// Run every test there is: lints, unit tests, fuzz targets, kernel tests on this host and in
+    /// VMs.
     Test(test::Options),
     /// Run the kernel tests in VMs with real distribution kernels.
     VmTest(vm::Options),
@@ -61,6 +65,7 @@ fn main() -> ExitCode {
         Command::Bench(options) => bench::run(&options),
         Command::BenchFloor { n, rootfs } => bench::floor::main(n, &rootfs),
         Command::Lint(options) => lint::run(&options),
+        Command::Fuzz(options) => fuzz::run(&options),
         Command::Test(options) => test::run(&options),
         Command::VmTest(options) => vm::run(&options),
         Command::VmFetch(options) => vm::run_fetch(&options),

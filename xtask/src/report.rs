@@ -105,6 +105,11 @@ impl Tally {
 }
 
 impl Report {
+    /// A runner that has said nothing yet.
+    pub(crate) fn empty(runner: String, took: Duration) -> Self {
+        Tally::default().report(runner, took, None)
+    }
+
     /// A runner that could not even begin, or that has no tests to count.
     pub(crate) fn broken(runner: String, took: Duration, problem: String) -> Self {
         Tally::default().report(runner, took, Some(problem))

@@ -54,6 +54,7 @@ struct Package {
 const PACKAGES: &[Package] = &[
     Package { name: "nftables", groups: &[Group::Test, Group::Demo, Group::Vm, Group::Bench], proof: "nft", why: "pods reach other networks through it; VMs get a copy" },
     Package { name: "iproute2", groups: &[Group::Test, Group::Demo, Group::Vm, Group::Bench], proof: "ip", why: "tests look at links and addresses; VMs get a copy" },
+    Package { name: "g++", groups: &[Group::Test], proof: "g++", why: "compiles the fuzzer that is linked into the fuzz targets" },
     Package { name: "prometheus", groups: &[Group::Test, Group::Demo], proof: "promtool", why: "scrapes the daemon in tests and in the demo" },
     Package { name: "docker-registry", groups: &[Group::Test, Group::Bench], proof: "docker-registry", why: "tests and benchmarks pull from it" },
     Package { name: "skopeo", groups: &[Group::Test, Group::Bench], proof: "skopeo", why: "fills registries; benchmarks compare with its pull" },

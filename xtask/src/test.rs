@@ -13,7 +13,7 @@ use nix::unistd::Uid;
 
 use crate::{
     build::{self, Artifacts, static_cargo},
-    lint,
+    fuzz, lint,
     report::{self, Report},
     setup::{self, Group},
     vm,
@@ -24,7 +24,7 @@ const LIMIT: Duration = Duration::from_mins(20);
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Only the kernel tests on this host: no lints, no unit tests, no VMs.
+    /// Only the kernel tests on this host: no lints, no unit tests, no fuzzing, no VMs.
     #[arg(long)]
     host_only: bool,
     /// Everything but the VMs.
@@ -66,6 +66,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     if everything {
         phases.phase("lint", || lint::check().map(|()| Vec::new()));
         phases.phase("unit tests", || Ok(vec![unit_tests(options)?]));
+        if options.filter.is_none() {
+            phases.phase("fuzz targets", || fuzz::run_for(fuzz::BRIEF, &[]));
+        }
     }
     let mut artifacts = None;
     phases.phase("build", || {

@@ -59,6 +59,7 @@ pub(super) async fn core_resources() -> Json<Value> {
                 "verbs": ["get", "list"],
                 "shortNames": ["no"],
             }),
+            resource("secrets", "Secret", &maps, &[]),
         ],
     }))
 }

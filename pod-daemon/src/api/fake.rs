@@ -10,7 +10,7 @@ use std::{
 
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::core::v1::{ConfigMap, NodeStatus, Pod, PodStatus},
+    api::core::v1::{ConfigMap, NodeStatus, Pod, PodStatus, Secret},
     apimachinery::pkg::{
         api::resource::Quantity,
         apis::meta::v1::{ObjectMeta, Time},
@@ -60,6 +60,7 @@ struct State {
     version: u64,
     pods: BTreeMap<Key, Arc<Pod>>,
     maps: BTreeMap<Key, ConfigMap>,
+    secrets: BTreeMap<Key, Secret>,
     events: broadcast::Sender<Arc<Event>>,
     logs: (Vec<PathBuf>, bool),
 }
@@ -84,6 +85,7 @@ pub(crate) fn serve() -> Served {
         version: 0,
         pods: BTreeMap::new(),
         maps: BTreeMap::new(),
+        secrets: BTreeMap::new(),
         events: broadcast::channel(64).0,
         logs: (Vec::new(), false),
     };
@@ -205,6 +207,32 @@ impl Operations for Fake {
     fn delete_config_map(&self, namespace: &str, name: &str) -> Result<ConfigMap, Error> {
         let mut state = self.0.lock().unwrap();
         state.maps.remove(&key(namespace, name)).ok_or_else(|| not_found("configmaps", name))
+    }
+
+    fn apply_secret(&self, mut secret: Secret) -> Result<Secret, Error> {
+        let mut state = self.0.lock().unwrap();
+        state.version += 1;
+        secret.metadata.resource_version = Some(state.version.to_string());
+        let metadata = &secret.metadata;
+        let key = key(metadata.namespace.as_ref().unwrap(), metadata.name.as_ref().unwrap());
+        state.secrets.insert(key, secret.clone());
+        Ok(secret)
+    }
+
+    fn secret(&self, namespace: &str, name: &str) -> Result<Secret, Error> {
+        let state = self.0.lock().unwrap();
+        state.secrets.get(&key(namespace, name)).cloned().ok_or_else(|| not_found("secrets", name))
+    }
+
+    fn secrets(&self, namespace: Option<&str>) -> Vec<Secret> {
+        let state = self.0.lock().unwrap();
+        let wanted = |key: &Key| namespace.is_none_or(|namespace| key.0 == namespace);
+        state.secrets.iter().filter(|(key, _)| wanted(key)).map(|(_, one)| one.clone()).collect()
+    }
+
+    fn delete_secret(&self, namespace: &str, name: &str) -> Result<Secret, Error> {
+        let mut state = self.0.lock().unwrap();
+        state.secrets.remove(&key(namespace, name)).ok_or_else(|| not_found("secrets", name))
     }
 
     fn watch(&self) -> broadcast::Receiver<Arc<Event>> {

@@ -1,7 +1,7 @@
 //! Container logs: stored CRI lines in, the container's own bytes out, followed while it lives.
 
-mod decode;
-mod files;
+pub(super) mod decode;
+pub(super) mod files;
 
 use std::{collections::VecDeque, io, time::Duration};
 

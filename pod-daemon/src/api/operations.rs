@@ -4,7 +4,7 @@
 
 use std::{future::Future, sync::Arc};
 
-use k8s_openapi::api::core::v1::{ConfigMap, Node as NodeObject, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Node as NodeObject, Pod, Secret};
 use tokio::sync::broadcast;
 
 use super::ImageOperations;
@@ -26,6 +26,10 @@ pub trait Operations: ImageOperations + Clone + Send + Sync + 'static {
     fn config_map(&self, namespace: &str, name: &str) -> Result<ConfigMap, Error>;
     fn config_maps(&self, namespace: Option<&str>) -> Vec<ConfigMap>;
     fn delete_config_map(&self, namespace: &str, name: &str) -> Result<ConfigMap, Error>;
+    fn apply_secret(&self, secret: Secret) -> Result<Secret, Error>;
+    fn secret(&self, namespace: &str, name: &str) -> Result<Secret, Error>;
+    fn secrets(&self, namespace: Option<&str>) -> Vec<Secret>;
+    fn delete_secret(&self, namespace: &str, name: &str) -> Result<Secret, Error>;
     fn watch(&self) -> broadcast::Receiver<Arc<Event>>;
     fn exec(
         &self,
@@ -82,6 +86,22 @@ impl Operations for Node {
 
     fn delete_config_map(&self, namespace: &str, name: &str) -> Result<ConfigMap, Error> {
         self.delete_config_map(namespace, name)
+    }
+
+    fn apply_secret(&self, secret: Secret) -> Result<Secret, Error> {
+        self.apply_secret(secret)
+    }
+
+    fn secret(&self, namespace: &str, name: &str) -> Result<Secret, Error> {
+        self.secret(namespace, name)
+    }
+
+    fn secrets(&self, namespace: Option<&str>) -> Vec<Secret> {
+        self.secrets(namespace)
+    }
+
+    fn delete_secret(&self, namespace: &str, name: &str) -> Result<Secret, Error> {
+        self.delete_secret(namespace, name)
     }
 
     fn watch(&self) -> broadcast::Receiver<Arc<Event>> {

@@ -260,6 +260,36 @@ async fn config_maps_are_created_replaced_and_deleted() {
 }
 
 #[tokio::test]
+async fn secrets_are_created_replaced_and_deleted() {
+    let served = serve();
+    let list = "/api/v1/namespaces/default/secrets";
+    let path = format!("{list}/a");
+    let secret = |text: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a"},
+            "stringData": {"k": text},
+        })
+    };
+    let (code, created) = call(&served, "POST", list, secret("one")).await;
+    assert_eq!((code, &created["data"]["k"]), (201, &json!("b25l")));
+    assert_eq!((&created["type"], &created["stringData"]), (&json!("Opaque"), &Value::Null));
+    let (code, replaced) = call(&served, "PUT", &path, secret("two")).await;
+    assert_eq!((code, &replaced["data"]["k"]), (200, &json!("dHdv")));
+    let mut other = secret("two");
+    other["type"] = "example.org/x".into();
+    let (code, status) = call(&served, "PUT", &path, other).await;
+    assert_eq!((code, &status["details"]["causes"][0]["field"]), (422, &json!("type")));
+    let mut fixed = secret("two");
+    fixed["immutable"] = true.into();
+    assert_eq!(call(&served, "PUT", &path, fixed).await.0, 200);
+    assert_eq!(call(&served, "PUT", &path, secret("three")).await.0, 422);
+    let (_, all) = get(&served, "/api/v1/secrets").await;
+    assert_eq!((&all["kind"], &all["items"][0]["kind"]), (&json!("SecretList"), &json!("Secret")));
+    assert_eq!(call(&served, "DELETE", &path, Value::Null).await.0, 200);
+    assert_eq!(get(&served, &path).await.0, 404);
+}
+
+#[tokio::test]
 async fn the_server_says_what_it_has() {
     let served = serve();
     assert_eq!(text(&served, "/healthz").await, "ok");

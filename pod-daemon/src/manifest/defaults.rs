@@ -12,6 +12,8 @@ use super::schema::priority_of;
 const NAMESPACE: &str = "default";
 const GRACE_SECONDS: i64 = 30;
 const FILE_MODE: i32 = 0o644;
+/// Kubernetes lets everybody in a container read its secrets. Here that has to be said.
+const SECRET_MODE: i32 = 0o600;
 
 pub(super) fn pod(pod: &mut Pod) {
     metadata(&mut pod.metadata);
@@ -25,6 +27,15 @@ pub(super) fn pod(pod: &mut Pod) {
         spec.priority.get_or_insert(priority);
     }
     spec.containers.iter_mut().for_each(container);
+    if spec.host_network == Some(true) {
+        for port in spec.containers.iter_mut().flat_map(|container| &mut container.ports).flatten()
+        {
+            // The port is the host's already.
+            if port.host_port.is_none_or(|port| port == 0) {
+                port.host_port = Some(port.container_port);
+            }
+        }
+    }
     spec.volumes.iter_mut().flatten().for_each(volume);
 }
 
@@ -67,6 +78,8 @@ fn volume(volume: &mut Volume) {
         fill(&mut host_path.type_, "");
     } else if let Some(config_map) = &mut volume.config_map {
         config_map.default_mode.get_or_insert(FILE_MODE);
+    } else if let Some(secret) = &mut volume.secret {
+        secret.default_mode.get_or_insert(SECRET_MODE);
     } else {
         volume.empty_dir.get_or_insert_with(EmptyDirVolumeSource::default);
     }

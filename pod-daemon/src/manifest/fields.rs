@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::{ByteString, apimachinery::pkg::api::resource::Quantity};
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
 use serde_json::{Map, Value};
 
@@ -137,6 +137,8 @@ impl Walk {
             }
             Rule::Quantities(resources) => self.quantities(path, value, resources),
             Rule::Quantity => self.quantity(path, value),
+            Rule::Blobs => self.hidden(path, value, is_base64, "must be Base64"),
+            Rule::Hidden => self.hidden(path, value, |_| true, ""),
             Rule::Object(schema) => self.object(path, value, schema),
             Rule::List(schema) => {
                 for (item, path) in self.list(path, value) {
@@ -186,17 +188,34 @@ impl Walk {
         }
     }
 
-    fn quantity(&mut self, path: &str, item: &mut Value) {
-        if let Value::Number(number) = item {
-            *item = Value::String(number.to_string());
+    fn quantity(&mut self, path: &str, value: &mut Value) {
+        if let Value::Number(number) = value {
+            *value = Value::String(number.to_string());
         }
-        match item {
+        match value {
             Value::String(text) => {
                 if let Err(error) = quantity::bytes(&Quantity(text.clone())) {
                     self.problems.invalid(path, error.to_string());
                 }
             }
-            _ => self.wrong_type(path, item, "a quantity"),
+            _ => self.wrong_type(path, value, "a quantity"),
+        }
+    }
+
+    /// Checks a map of strings without showing any of them.
+    fn hidden(&mut self, path: &str, value: &mut Value, fits: fn(&str) -> bool, must: &str) {
+        if !value.is_object() {
+            return self.problems.add(Reason::Type, path, "must be an object");
+        }
+        for (key, item) in self.map(path, value) {
+            let path = format!("{path}[{key}]");
+            match item {
+                // Kubernetes takes a key without a value for an empty value.
+                Value::Null => *item = Value::String(String::new()),
+                Value::String(text) if fits(text) => {}
+                Value::String(_) => self.problems.invalid(path, must),
+                _ => self.problems.add(Reason::Type, path, "must be a string: put it in quotes"),
+            }
         }
     }
 
@@ -226,6 +245,10 @@ impl Walk {
             Unsupported::Warn => self.warnings.push(format!("{path}: {message}, ignored{note}")),
         }
     }
+}
+
+fn is_base64(text: &str) -> bool {
+    serde_json::from_value::<ByteString>(Value::String(text.to_owned())).is_ok()
 }
 
 /// Whether a value says no more than its absence.

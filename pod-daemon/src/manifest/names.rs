@@ -31,6 +31,17 @@ pub(super) fn subdomain(name: &str) -> Verdict {
     )
 }
 
+/// A domain that names are looked up in: like a subdomain, and underscores may be part of it.
+pub(super) fn search_domain(name: &str) -> Verdict {
+    if name.len() > SUBDOMAIN_MAX {
+        return Some("must be no more than 253 characters");
+    }
+    (!name.split('.').all(|part| is_label(&part.replace('_', "a")))).then_some(
+        "must consist of lower case letters, digits, `-`, `_` and `.`, and each part must start \
+         and end with a letter, digit or `_`",
+    )
+}
+
 /// Key of a label or annotation: `name` or `prefix.example/name`.
 pub(super) fn qualified(key: &str) -> Verdict {
     let (prefix, name) = match key.split_once('/') {

@@ -17,7 +17,6 @@
 //! | `spec.nodeSelector` | `kubernetes.io/os`, `arch`, `hostname` that fit this host | the same |
 //! | `spec.tolerations` | always | the node has no taints |
 //! | `spec.priorityClassName` | `system-node-critical`, `system-cluster-critical` | those that Kubernetes is born with |
-//! | `spec.dnsPolicy` | `ClusterFirst`, `Default` | without a cluster's DNS, both mean the host's |
 //! | `spec.os` | `linux` | |
 //! | `spec.hostPID`, `hostIPC`, `setHostnameAsFQDN` | `false` | that is how pods run |
 //! | `spec.hostUsers` | `true` | that is how pods run |
@@ -29,9 +28,12 @@
 
 use k8s_openapi::{
     api::core::v1::{
-        ConfigMap, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar,
-        HostPathVolumeSource, KeyToPath, Lifecycle, Pod, PodOS, PodSecurityContext, PodSpec,
-        ResourceRequirements, SecurityContext, Toleration, Volume, VolumeMount,
+        ConfigMap, ConfigMapEnvSource, ConfigMapKeySelector, ConfigMapVolumeSource, Container,
+        ContainerPort, EmptyDirVolumeSource, EnvFromSource, EnvVar, EnvVarSource, HostAlias,
+        HostPathVolumeSource, KeyToPath, Lifecycle, LocalObjectReference, ObjectFieldSelector, Pod,
+        PodDNSConfig, PodDNSConfigOption, PodOS, PodSecurityContext, PodSpec, ResourceRequirements,
+        Secret, SecretEnvSource, SecretKeySelector, SecretVolumeSource, SecurityContext,
+        Toleration, Volume, VolumeMount,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
@@ -61,6 +63,10 @@ pub(super) enum Rule {
     TextMap,
     Quantities(&'static [&'static str]),
     Quantity,
+    /// Strings of Base64.
+    Blobs,
+    /// Strings that no message may show.
+    Hidden,
     Object(&'static Type),
     List(&'static Type),
     /// Taken as it is.
@@ -72,7 +78,8 @@ pub(super) enum Rule {
 }
 
 use Rule::{
-    Any, Bool, Integer, List, Object, Only, Ours, Quantities, Quantity, Text, TextList, TextMap,
+    Any, Blobs, Bool, Hidden, Integer, List, Object, Only, Ours, Quantities, Quantity, Text,
+    TextList, TextMap,
 };
 
 const fn of(known: Known, fields: &'static [(&'static str, Rule)]) -> Type {
@@ -102,7 +109,21 @@ pub(super) static CONFIG_MAP: Type = of(
         ("kind", Text),
         ("metadata", Object(&METADATA)),
         ("data", TextMap),
-        ("binaryData", TextMap),
+        ("binaryData", Blobs),
+        ("immutable", Bool),
+    ],
+);
+
+/// `v1.Secret`.
+pub(super) static SECRET: Type = of(
+    known::<Secret>,
+    &[
+        ("apiVersion", Text),
+        ("kind", Text),
+        ("metadata", Object(&METADATA)),
+        ("type", Text),
+        ("data", Blobs),
+        ("stringData", Hidden),
         ("immutable", Bool),
     ],
 );
@@ -151,10 +172,10 @@ static POD_SPEC: Type = of(
         ),
         ("preemptionPolicy", Text),
         ("resources", Object(&RESOURCES)),
-        (
-            "dnsPolicy",
-            Only(|value| value == "ClusterFirst" || value == "Default", "`ClusterFirst` is"),
-        ),
+        ("dnsPolicy", Text),
+        ("dnsConfig", Object(&DNS)),
+        ("hostAliases", List(&HOST_ALIAS)),
+        ("imagePullSecrets", List(&REFERENCE)),
         ("os", Object(&OS)),
         ("hostPID", FALSE),
         ("hostIPC", FALSE),
@@ -165,6 +186,17 @@ static POD_SPEC: Type = of(
 );
 
 static OS: Type = of(known::<PodOS>, &[("name", Only(|value| value == "linux", "`linux` is"))]);
+
+static DNS: Type = of(
+    known::<PodDNSConfig>,
+    &[("nameservers", TextList), ("searches", TextList), ("options", List(&DNS_OPTION))],
+);
+
+static DNS_OPTION: Type = of(known::<PodDNSConfigOption>, &[("name", Text), ("value", Text)]);
+
+static HOST_ALIAS: Type = of(known::<HostAlias>, &[("ip", Text), ("hostnames", TextList)]);
+
+static REFERENCE: Type = of(known::<LocalObjectReference>, &[("name", Text)]);
 
 static POD_SECURITY: Type = of(known::<PodSecurityContext>, &[("runAsNonRoot", FALSE)]);
 
@@ -182,6 +214,7 @@ static CONTAINER: Type = of(
         ("command", TextList),
         ("args", TextList),
         ("env", List(&ENV)),
+        ("envFrom", List(&ENV_FROM)),
         ("workingDir", Text),
         ("volumeMounts", List(&MOUNT)),
         ("ports", List(&PORT)),
@@ -211,7 +244,37 @@ static SECURITY: Type = of(
     ],
 );
 
-static ENV: Type = of(known::<EnvVar>, &[("name", Text), ("value", Text)]);
+static ENV: Type =
+    of(known::<EnvVar>, &[("name", Text), ("value", Text), ("valueFrom", Object(&VALUE_FROM))]);
+
+static VALUE_FROM: Type = of(
+    known::<EnvVarSource>,
+    &[
+        ("configMapKeyRef", Object(&CONFIG_KEY)),
+        ("secretKeyRef", Object(&SECRET_KEY)),
+        ("fieldRef", Object(&FIELD)),
+    ],
+);
+
+static CONFIG_KEY: Type =
+    of(known::<ConfigMapKeySelector>, &[("name", Text), ("key", Text), ("optional", Bool)]);
+
+static SECRET_KEY: Type =
+    of(known::<SecretKeySelector>, &[("name", Text), ("key", Text), ("optional", Bool)]);
+
+static FIELD: Type = of(
+    known::<ObjectFieldSelector>,
+    &[("apiVersion", Only(|value| value == "v1", "`v1` is")), ("fieldPath", Text)],
+);
+
+static ENV_FROM: Type = of(
+    known::<EnvFromSource>,
+    &[("prefix", Text), ("configMapRef", Object(&CONFIG_ENV)), ("secretRef", Object(&SECRET_ENV))],
+);
+
+static CONFIG_ENV: Type = of(known::<ConfigMapEnvSource>, &[("name", Text), ("optional", Bool)]);
+
+static SECRET_ENV: Type = of(known::<SecretEnvSource>, &[("name", Text), ("optional", Bool)]);
 
 static MOUNT: Type = of(
     known::<VolumeMount>,
@@ -224,8 +287,16 @@ static MOUNT: Type = of(
     ],
 );
 
-static PORT: Type =
-    of(known::<ContainerPort>, &[("name", Text), ("containerPort", Integer), ("protocol", Text)]);
+static PORT: Type = of(
+    known::<ContainerPort>,
+    &[
+        ("name", Text),
+        ("containerPort", Integer),
+        ("protocol", Text),
+        ("hostPort", Integer),
+        ("hostIP", Text),
+    ],
+);
 
 const AMOUNTS: Rule = Quantities(amounts::NAMES);
 
@@ -239,17 +310,24 @@ static VOLUME: Type = Type {
         ("emptyDir", Object(&EMPTY_DIR)),
         ("hostPath", Object(&HOST_PATH)),
         ("configMap", Object(&CONFIG_VOLUME)),
+        ("secret", Object(&SECRET_VOLUME)),
     ],
     empty_is_set: true,
 };
 
-static EMPTY_DIR: Type = of(known::<EmptyDirVolumeSource>, &[("sizeLimit", Quantity)]);
+static EMPTY_DIR: Type =
+    of(known::<EmptyDirVolumeSource>, &[("medium", Text), ("sizeLimit", Quantity)]);
 
 static HOST_PATH: Type = of(known::<HostPathVolumeSource>, &[("path", Text), ("type", Text)]);
 
 static CONFIG_VOLUME: Type = of(
     known::<ConfigMapVolumeSource>,
     &[("name", Text), ("items", List(&ITEM)), ("defaultMode", Integer), ("optional", Bool)],
+);
+
+static SECRET_VOLUME: Type = of(
+    known::<SecretVolumeSource>,
+    &[("secretName", Text), ("items", List(&ITEM)), ("defaultMode", Integer), ("optional", Bool)],
 );
 
 static ITEM: Type = of(known::<KeyToPath>, &[("key", Text), ("path", Text), ("mode", Integer)]);

@@ -1,5 +1,8 @@
 //! Manifests as people write them, and what they hear about them.
 
+mod network;
+mod secrets;
+
 use super::*;
 
 const WEB: &str = r#"
@@ -78,23 +81,13 @@ fn what_is_wrong_is_named_by_its_path() {
             "    imge: x\n    image:",
             "spec.containers[0].imge: is unknown, did you mean `image`?",
         ),
-        (
-            "containerPort: 80",
-            "containerPort: 80, hostPort: 80",
-            "spec.containers[0].ports[0].hostPort: is not supported yet",
-        ),
         ("  volumes:", "  colour: red\n  volumes:", "spec.colour: is unknown"),
         (
             "  volumes:",
             "  restart_policy: Never\n  volumes:",
             "spec.restart_policy: is unknown, did you mean `restartPolicy`?",
         ),
-        ("emptyDir: {}", "secret: {}", "spec.volumes[0].secret: is not supported yet"),
-        (
-            "emptyDir: {}",
-            "emptyDir: {medium: Memory}",
-            "spec.volumes[0].emptyDir.medium: is not supported yet",
-        ),
+        ("emptyDir: {}", "ephemeral: {}", "spec.volumes[0].ephemeral: is not supported yet"),
         (
             "    command:",
             "    securityContext: {privileged: true}\n    command:",
@@ -103,8 +96,8 @@ fn what_is_wrong_is_named_by_its_path() {
         ),
         (
             "value: \"1\"",
-            "valueFrom: {fieldRef: {fieldPath: metadata.name}}",
-            "spec.containers[0].env[0].valueFrom: is not supported yet",
+            "valueFrom: {fieldRef: {fieldPath: metadata.name}, resourceFieldRef: {resource: cpu}}",
+            "spec.containers[0].env[0].valueFrom.resourceFieldRef: is not supported yet",
         ),
         (
             "cpu: 0.5",
@@ -332,12 +325,10 @@ fn unsupported_fields_can_be_warnings() {
     assert_eq!(pod.spec.unwrap().containers[0].liveness_probe, None);
 
     let (pod, warnings) =
-        parse_pod(web("emptyDir: {}", "secret: {secretName: a}"), Unsupported::Warn).unwrap();
+        parse_pod(web("emptyDir: {}", "nfs: {server: a, path: /}"), Unsupported::Warn).unwrap();
     assert_eq!(
         warnings,
-        [
-            "spec.volumes[0].secret: is not supported yet, ignored (an empty directory takes its place)"
-        ]
+        ["spec.volumes[0].nfs: is not supported yet, ignored (an empty directory takes its place)"]
     );
     assert!(pod.spec.unwrap().volumes.unwrap()[0].empty_dir.is_some());
 
@@ -443,7 +434,7 @@ fn config_maps_are_checked_too() {
     assert_eq!(check("data: {a: 1}"), "data[a]: must be a string, not `1`: put it in quotes");
     assert_eq!(check("data: {a: x}\nbinaryData: {a: AAEC}"), "binaryData[a]: `a` is used twice");
     assert!(check("data: {a/b: x}").starts_with("data[a/b]: must consist of"));
-    assert!(!check("binaryData: {b: '*'}").is_empty());
+    assert_eq!(check("binaryData: {b: '*'}"), "binaryData[b]: must be Base64");
     assert_eq!(
         check(&format!("data: {{a: {}}}", "x".repeat(1_048_577))),
         "data: is 1048577 bytes, and 1048576 is the most there may be"

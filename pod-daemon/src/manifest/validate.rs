@@ -1,6 +1,8 @@
 //! Validation of typed, defaulted objects, as the Kubernetes API server does it.
 
 mod container;
+mod environment;
+mod network;
 mod resources;
 mod volume;
 
@@ -71,6 +73,15 @@ fn spec(spec: &PodSpec, problems: &mut Problems, warnings: &mut Vec<String>) {
     priority(spec, problems);
     if let Some(hostname) = &spec.hostname {
         check(problems, "spec.hostname", hostname, names::label(hostname));
+    }
+
+    network::network(spec, problems);
+    for (index, secret) in spec.image_pull_secrets.iter().flatten().enumerate() {
+        let field = format!("spec.imagePullSecrets[{index}].name");
+        match secret.name.as_str() {
+            "" => problems.required(field),
+            name => check(problems, field, name, names::subdomain(name)),
+        }
     }
 
     let mut volumes = BTreeSet::new();

@@ -16,8 +16,8 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
     link::{
-        AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute,
-        LinkFlags, LinkInfo, LinkMessage,
+        AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind,
+        InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
     },
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
@@ -97,6 +97,19 @@ impl Netlink {
         self.request(RouteNetlinkMessage::NewLink(link), NLM_F_CREATE | NLM_F_EXCL)?;
         let index = self.index_of(host_name)?.ok_or(io::ErrorKind::NotFound)?;
         self.set_up(index)
+    }
+
+    /// Lets a port of a bridge send frames back to where they came from.
+    pub(super) fn reflect(&mut self, name: &str) -> io::Result<()> {
+        let mut link = LinkMessage::default();
+        link.header.index = self.index_of(name)?.ok_or(io::ErrorKind::NotFound)?;
+        let mode = InfoBridgePort::HairpinMode(true);
+        link.attributes = vec![LinkAttribute::LinkInfo(vec![
+            LinkInfo::PortKind(InfoPortKind::Bridge),
+            LinkInfo::PortData(InfoPortData::BridgePort(vec![mode])),
+        ])];
+        // What a port is to its bridge is changed so, and not by RTM_SETLINK.
+        self.request(RouteNetlinkMessage::NewLink(link), 0)
     }
 
     /// Configures a pod's namespace: loopback up, the address, the default route.

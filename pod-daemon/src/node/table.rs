@@ -165,6 +165,11 @@ impl Table {
         self.contents().completed.iter().map(|(name, totals)| (name.clone(), *totals)).collect()
     }
 
+    /// The version of a change that is kept elsewhere.
+    pub(super) fn next_version(&self) -> u64 {
+        self.contents().next_version()
+    }
+
     pub(super) fn apply_config_map(&self, mut map: ConfigMap) -> ConfigMap {
         let mut contents = self.contents();
         let version = contents.next_version();

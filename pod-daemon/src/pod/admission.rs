@@ -44,8 +44,8 @@ impl Worker {
                     Some(Command::Exec { container, reply, .. }) => {
                         reply.send(Err(container::not_running(&container))).ok();
                     }
-                    // It has nothing that it could be asked to give up.
-                    Some(Command::Disrupt(_)) => {}
+                    // It has nothing that it could be asked to give up, or to bring up to date.
+                    Some(Command::Disrupt(_) | Command::Refresh) => {}
                     None => break Some(Duration::ZERO),
                 },
             }

@@ -145,7 +145,7 @@ impl Worker {
     /// The pod's namespaces are gone: what is left of its containers ends.
     fn end_what_is_left(&mut self, ip: Option<std::net::Ipv4Addr>) {
         if let Some(ip) = ip {
-            self.shared.network.adopt(&self.about.uid, ip);
+            self.shared.network.adopt(&self.about.uid, ip, &[]);
         }
         match &self.ground {
             Some(ground) => {

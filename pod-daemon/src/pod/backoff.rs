@@ -23,7 +23,7 @@ impl Backoff {
 
     /// As it was when its next pause was `next`.
     pub(super) fn resume(base: Duration, next: Duration) -> Self {
-        Self { base, next }
+        Self { base, next: next.min(base * CAP) }
     }
 
     /// The pause after the next run.

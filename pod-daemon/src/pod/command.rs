@@ -18,12 +18,14 @@ use crate::{
 #[error("neither the manifest nor the image says what to run; set `command`")]
 pub(super) struct NoCommand;
 
-/// The command of a container: the manifest's, or else the image's.
+/// The command of a container: the manifest's, or else the image's. `own` are the manifest's
+/// variables.
 pub(super) fn of(
     spec: &Spec,
     image: &Image,
     identity: Identity,
     hostname: &str,
+    own: &BTreeMap<String, String>,
 ) -> Result<Command, NoCommand> {
     let mut environment: BTreeMap<String, String> = BTreeMap::new();
     for variable in &image.config.env {
@@ -31,18 +33,12 @@ pub(super) fn of(
         environment.insert(name.to_owned(), value.to_owned());
     }
     environment.insert("HOSTNAME".to_owned(), hostname.to_owned());
-    let mut own = BTreeMap::new();
-    for variable in spec.env.iter().flatten() {
-        // A variable may use those before it.
-        let value = expand(variable.value.as_deref().unwrap_or_default(), &own);
-        own.insert(variable.name.clone(), value);
-    }
     environment.extend(own.clone());
     environment.entry("PATH".to_owned()).or_insert_with(|| DEFAULT_PATH.to_owned());
     let home = if identity.user == 0 { "/root" } else { "/" };
     environment.entry("HOME".to_owned()).or_insert_with(|| home.to_owned());
 
-    let expanded = |list: &[String]| list.iter().map(|text| expand(text, &own)).collect::<Vec<_>>();
+    let expanded = |list: &[String]| list.iter().map(|text| expand(text, own)).collect::<Vec<_>>();
     let (program, arguments) = (spec.command.as_deref(), spec.args.as_deref());
     let mut line = match program {
         Some(program) if !program.is_empty() => expanded(program),
@@ -115,7 +111,9 @@ mod tests {
             list.map(|list| list.iter().map(|text| (*text).to_owned()).collect())
         };
         let spec = Spec { command: owned(command_), args: owned(args), ..Spec::default() };
-        of(&spec, &image(&["/entry"], &["cmd"]), Identity::default(), "host").unwrap().arguments
+        of(&spec, &image(&["/entry"], &["cmd"]), Identity::default(), "host", &BTreeMap::new())
+            .unwrap()
+            .arguments
     }
 
     #[test]

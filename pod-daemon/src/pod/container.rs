@@ -1,6 +1,6 @@
 //! One container of a pod: its runs, their ends, and the commands in it.
 
-use std::{fs, io, os::fd::AsFd as _, path::Path, sync::Arc, time::Duration};
+use std::{fs, io, net::Ipv4Addr, os::fd::AsFd as _, path::Path, sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Container as Spec;
@@ -11,11 +11,12 @@ use tokio_util::sync::CancellationToken;
 use super::{
     About,
     backoff::Backoff,
-    blocking, chain, command,
+    blocking, chain, command, environment,
     ground::{Ground, Place},
     identity, image,
     logs::{self, Copy},
     oom::{self, Oom},
+    pull_secrets::pull_secrets,
     record::{ContainerRecord, ProcessRecord, RunRecord},
     resources,
     sandbox::{self, Sandbox},
@@ -203,7 +204,8 @@ impl Container {
             let image = match kept {
                 Some(image) => image,
                 None => {
-                    let prepared = image::prepare(&shared, &spec, &[]);
+                    let secrets = pull_secrets(&shared, &about);
+                    let prepared = image::prepare(&shared, &spec, &secrets);
                     match cancelled.run_until_cancelled(prepared).await {
                         Some(Ok(image)) => image,
                         Some(Err(error)) => return Err(Ended::failed(Failure::image(error))),
@@ -237,7 +239,7 @@ impl Container {
         let oom = oom.of(command.arguments.first().map_or("", String::as_str));
         let record = RunRecord { number, oom, process: ProcessRecord::of(process.pid) };
         self.restarts = self.runs;
-        self.runs += 1;
+        self.runs = self.runs.saturating_add(1);
         self.image_id.clone_from(&image.id);
         self.image = Some(image);
         self.container_id = format!("podscope://{}", uuid::Uuid::new_v4().simple());
@@ -271,7 +273,7 @@ impl Container {
             }
             record.process = oldest.and_then(ProcessRecord::of);
             self.restarts = self.runs;
-            self.runs += 1;
+            self.runs = self.runs.saturating_add(1);
             self.container_id = format!("podscope://{}", uuid::Uuid::new_v4().simple());
             self.state = State::Running { started: Timestamp::now() };
         }
@@ -324,8 +326,8 @@ impl Container {
         }
         let pause = self.backoff.pause(Duration::try_from(ran).unwrap_or_default());
         if ended.failure.is_some() {
-            self.runs += 1;
-            self.restarts = self.runs - 1;
+            self.runs = self.runs.saturating_add(1);
+            self.restarts = self.runs.saturating_sub(1);
         }
         if let Some(oom) = &ended.oom {
             self.ooms[oom.limit as usize] += 1;
@@ -415,7 +417,7 @@ impl Container {
                     Some(command) => command,
                     None => image::again(&shared, &spec, &image_id)
                         .map_err(Failure::image)
-                        .and_then(|image| resolve(&shared, &about, &spec, &image))
+                        .and_then(|image| resolve(&shared, &about, sandbox.ip(), &spec, &image))
                         .map_err(|failure| failure.message)?,
                 };
                 let command = Command { arguments, ..own };
@@ -483,7 +485,7 @@ impl Ended {
         }
     }
 
-    fn unknown() -> Self {
+    pub(super) fn unknown() -> Self {
         Self {
             code: UNKNOWN,
             signal: None,
@@ -559,7 +561,7 @@ fn start(
     image: Arc<Image>,
 ) -> Result<Started, Failure> {
     let place = sandbox.ground.place(index);
-    let command = resolve(shared, about, spec, &image)?;
+    let command = resolve(shared, about, sandbox.ip(), spec, &image)?;
     let failed = |error: &io::Error| Failure::new("CreateContainerError", error);
     let containers = sandbox::directory(shared, about).join("containers").join(&spec.name);
     let scratch = containers.join(run.to_string());
@@ -604,13 +606,23 @@ fn start(
 }
 
 /// What runs in a container, and as whom.
-fn resolve(shared: &Shared, about: &About, spec: &Spec, image: &Image) -> Result<Command, Failure> {
+fn resolve(
+    shared: &Shared,
+    about: &About,
+    ip: Option<Ipv4Addr>,
+    spec: &Spec,
+    image: &Image,
+) -> Result<Command, Failure> {
     let identity =
         identity::resolve(image.config.user.as_deref().unwrap_or_default(), &image.layers)
             .map_err(|error| Failure::new("CreateContainerConfigError", &error))?;
     let host_network = about.spec.host_network.unwrap_or(false);
     let hostname = volumes::hostname(about, host_network);
-    let command = command::of(spec, image, identity, &hostname)
+    let variables = environment::of(shared, about, ip, spec).map_err(|error| {
+        // What is missing may come, as an image may.
+        Failure { image: true, ..Failure::new("CreateContainerConfigError", &error) }
+    })?;
+    let command = command::of(spec, image, identity, &hostname, &variables)
         .map_err(|error| Failure::new("CreateContainerConfigError", &error))?;
     let index = about.spec.containers.iter().position(|one| one.name == spec.name).unwrap_or(0);
     let score = manifest::oom_score_adj(&about.spec, index, shared.memory_bytes);

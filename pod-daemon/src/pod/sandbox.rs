@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use k8s_openapi::api::core::v1::{Container, ContainerPort};
+
 use super::{
     About, Waiting,
     ground::Ground,
@@ -17,6 +19,7 @@ use super::{
 };
 use crate::{
     fault,
+    network::{Port, Protocol},
     node::Shared,
     pidfd::Pidfd,
     sandbox::{Infra, NetworkMode},
@@ -51,6 +54,11 @@ impl Sandbox {
         };
         fault::at("volumes").map_err(|error| fail(&error))?;
         let volumes = volumes::make(&shared, &about, ip)?;
+        fault::at("ports").map_err(|error| fail(&error))?;
+        if let Some(ip) = ip {
+            let ports = host_ports(&about.spec.containers);
+            shared.network.publish(&about.uid, ip, &ports).map_err(|error| fail(&error))?;
+        }
         let hostname = volumes::hostname(&about, host_network);
         let connect =
             |namespace: std::os::fd::BorrowedFd<'_>| shared.network.connect(&about.uid, namespace);
@@ -66,7 +74,8 @@ impl Sandbox {
         let infra = match infra {
             Ok(infra) => infra,
             Err(waiting) => {
-                // A veth that was made before the failure must not be in the way of the next try.
+                // A veth that was made before the failure must not be in the way of the next try,
+                // and ports must not lead nowhere.
                 shared.network.disconnect(&about.uid).ok();
                 return Err(waiting);
             }
@@ -84,7 +93,7 @@ impl Sandbox {
     ) -> Result<Option<Self>, crate::sandbox::Error> {
         let SandboxRecord { ip, infra } = *record;
         if let Some(ip) = ip {
-            shared.network.adopt(&about.uid, ip);
+            shared.network.adopt(&about.uid, ip, &host_ports(&about.spec.containers));
         }
         let share_pids = about.spec.share_process_namespace.unwrap_or(false);
         let Some(infra) = Infra::adopt(infra.pid(), infra.start(), share_pids)? else {
@@ -143,6 +152,25 @@ impl Sandbox {
     }
 }
 
+/// The ports of the node that lead to containers. What validation has let through is in range.
+fn host_ports(containers: &[Container]) -> Vec<Port> {
+    let ports = containers.iter().flat_map(|container| &container.ports).flatten();
+    let port = |port: &ContainerPort| {
+        let host_ip = port.host_ip.as_deref().and_then(|ip| ip.parse::<Ipv4Addr>().ok());
+        Some(Port {
+            protocol: match port.protocol.as_deref() {
+                Some("UDP") => Protocol::Udp,
+                Some("SCTP") => Protocol::Sctp,
+                _ => Protocol::Tcp,
+            },
+            host_ip: host_ip.filter(|ip| !ip.is_unspecified()),
+            host_port: u16::try_from(port.host_port?).ok().filter(|number| *number != 0)?,
+            pod_port: u16::try_from(port.container_port).ok()?,
+        })
+    };
+    ports.filter_map(port).collect()
+}
+
 /// Where a pod's files are.
 pub(super) fn directory(shared: &Shared, about: &About) -> PathBuf {
     shared.data_dir.join("pods").join(&about.uid)
@@ -151,6 +179,7 @@ pub(super) fn directory(shared: &Shared, about: &About) -> PathBuf {
 /// Removes a pod's files and logs, and gives its address back.
 pub(super) fn remove_traces(shared: &Shared, about: &About) {
     shared.network.release(&about.uid);
+    volumes::remove(shared, about);
     let logs = logs::directory(&shared.log_dir, &about.key, &about.uid);
     for path in [directory(shared, about), logs] {
         // The kernel lets go of a dead container's overlay a moment after its last process.

@@ -1,21 +1,29 @@
 //! A pod's volumes and the files that kubelet, too, puts into every container.
 
+mod etc;
+mod host_path;
+mod objects;
+mod versions;
+
 use std::{
     collections::BTreeMap,
     fs, io,
     net::Ipv4Addr,
-    os::unix::fs::{FileTypeExt as _, PermissionsExt as _, symlink},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
-use k8s_openapi::api::core::v1::{ConfigMapVolumeSource, Container, HostPathVolumeSource};
+use k8s_openapi::api::core::v1::{Container, Volume};
 
-use super::{About, Waiting, ground, sandbox};
-use crate::{network, node::Shared, sandbox::Bind};
+pub(super) use self::etc::hostname;
+use super::{About, Waiting, ground, resources, sandbox};
+use crate::{manifest, node::Shared, sandbox::Bind};
 
-/// Files in every container that the pod's directory holds.
-const ETC_FILES: [(&str, &str); 3] =
-    [("/etc/hosts", "hosts"), ("/etc/hostname", "hostname"), ("/etc/resolv.conf", "resolv.conf")];
+/// The file system in memory that has a pod's secrets. Names of volumes do not begin so.
+const SECRETS: &str = "_secrets";
+
+/// What the secrets of one volume may take in memory: a secret and its next version, in whole pages.
+const SECRET_BYTES: u64 = 16 << 20;
 
 /// Host paths of a pod's volumes and files.
 #[derive(Debug)]
@@ -31,12 +39,14 @@ pub(super) struct Volumes {
 enum Error {
     #[error("volume {volume:?}: failed to {action} `{}`", path.display())]
     Io { volume: String, action: &'static str, path: PathBuf, source: io::Error },
-    #[error("volume {volume:?}: configmap {name:?} not found; apply it, and the pod goes on")]
-    NoConfigMap { volume: String, name: String },
-    #[error("volume {volume:?}: configmap {name:?} has no key {key:?}")]
-    NoKey { volume: String, name: String, key: String },
+    #[error("volume {volume:?}: {kind} {name:?} not found; apply it, and the pod goes on")]
+    NoObject { volume: String, kind: &'static str, name: String },
+    #[error("volume {volume:?}: {kind} {name:?} has no key {key:?}")]
+    NoKey { volume: String, kind: &'static str, name: String, key: String },
     #[error("volume {volume:?}: hostPath `{}` is not a {expected}", path.display())]
     Type { volume: String, path: PathBuf, expected: &'static str },
+    #[error("volume {volume:?}")]
+    Memory { volume: String, source: crate::sandbox::Error },
 }
 
 /// Makes what is not there yet; may be called again.
@@ -45,42 +55,65 @@ pub(super) fn make(
     about: &About,
     ip: Option<Ipv4Addr>,
 ) -> Result<Volumes, Waiting> {
-    let base = sandbox::directory(shared, about);
     let fail = |error: Error| Waiting::new("FailedMount", &error);
     let mut sources = BTreeMap::new();
     for volume in about.spec.volumes.iter().flatten() {
-        let path = base.join("volumes").join(&volume.name);
         let source = if let Some(host) = &volume.host_path {
-            host_path(&volume.name, host).map_err(fail)?;
+            host_path::check(&volume.name, host).map_err(fail)?;
             (PathBuf::from(&host.path), false)
-        } else if let Some(map) = &volume.config_map {
-            config_map(shared, about, &volume.name, map, &path).map_err(fail)?;
+        } else if let Some(path) = place_of_object(shared, about, volume).map_err(fail)? {
+            objects::fill(shared, about, volume, &path).map_err(fail)?;
             (path, true)
         } else {
-            // Anybody may write, since anybody may be the container's user.
-            directory(&volume.name, &path, 0o777).map_err(fail)?;
-            (path, false)
+            (empty_dir(shared, about, volume).map_err(fail)?, false)
         };
         sources.insert(volume.name.clone(), source);
     }
-    let files = etc_files(about, &base.join("etc"), ip)
+    let files = etc::files(about, &sandbox::directory(shared, about).join("etc"), ip)
         .map_err(|error| Waiting::new("FailedCreatePodSandBox", &error))?;
     Ok(Volumes { sources, files })
 }
 
 /// Where the volumes and files are that [`make`] has made.
 pub(super) fn find(shared: &Shared, about: &About) -> Volumes {
-    let base = sandbox::directory(shared, about);
     let volumes = about.spec.volumes.iter().flatten().map(|volume| {
-        let source = match (&volume.host_path, &volume.config_map) {
-            (Some(host), _) => (PathBuf::from(&host.path), false),
-            (None, map) => (base.join("volumes").join(&volume.name), map.is_some()),
+        let name = &volume.name;
+        let source = if let Some(host) = &volume.host_path {
+            (PathBuf::from(&host.path), false)
+        } else if volume.secret.is_some() {
+            (shared.memory.place(&about.uid, SECRETS).join(name), true)
+        } else if is_in_memory(volume) {
+            (shared.memory.place(&about.uid, name), false)
+        } else {
+            (directory_of(shared, about, name), volume.config_map.is_some())
         };
-        (volume.name.clone(), source)
+        (name.clone(), source)
     });
-    let etc = base.join("etc");
-    let files = ETC_FILES.map(|(target, name)| (target, etc.join(name)));
+    let etc = sandbox::directory(shared, about).join("etc");
+    let files = etc::FILES.map(|(target, name)| (target, etc.join(name)));
     Volumes { sources: volumes.collect(), files: files.into() }
+}
+
+/// Brings what came from config maps and secrets up to date. What cannot be stays as it was.
+pub(super) fn refresh(shared: &Shared, about: &About) {
+    for volume in about.spec.volumes.iter().flatten() {
+        let result = place_of_object(shared, about, volume).and_then(|path| match path {
+            Some(path) => objects::fill(shared, about, volume, &path),
+            None => Ok(()),
+        });
+        if let Err(error) = result {
+            let error = super::chain(&error);
+            tracing::warn!(pod = %about.key, %error, "a volume keeps what it has");
+        }
+    }
+}
+
+/// Removes a pod's file systems in memory. Its other volumes are directories among its files.
+pub(super) fn remove(shared: &Shared, about: &About) {
+    if let Err(error) = shared.memory.remove(&about.uid) {
+        let error = super::chain(&error);
+        tracing::warn!(pod = %about.key, %error, "left behind; the next start removes it");
+    }
 }
 
 impl Volumes {
@@ -119,179 +152,69 @@ impl Volumes {
     }
 }
 
-/// The hostname of a pod: the manifest's, or the pod's name, or with the host's network its own.
-pub(super) fn hostname(about: &About, host_network: bool) -> String {
-    if host_network && let Ok(name) = nix::unistd::gethostname() {
-        return name.to_string_lossy().into_owned();
-    }
-    let name = about.spec.hostname.as_deref().unwrap_or(&about.key.name);
-    // The kernel takes 64 bytes, DNS 63.
-    name.chars().take(63).collect::<String>().trim_end_matches(['-', '.']).to_owned()
-}
-
-/// /etc/hosts, /etc/hostname and /etc/resolv.conf.
-fn etc_files(
-    about: &About,
-    directory: &Path,
-    ip: Option<Ipv4Addr>,
-) -> io::Result<Vec<(&'static str, PathBuf)>> {
-    fs::create_dir_all(directory)?;
-    let hostname = hostname(about, ip.is_none());
-    let hosts = match ip {
-        Some(ip) => format!(
-            "# Made by Podscope.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
-             fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n\
-             {ip}\t{hostname}\n"
-        ),
-        None => fs::read_to_string("/etc/hosts").unwrap_or_default(),
-    };
-    let resolv_conf = match ip {
-        Some(_) => network::resolv_conf(),
-        None => fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
-    };
-    let mut files = Vec::new();
-    let texts = [hosts, format!("{hostname}\n"), resolv_conf];
-    for ((target, name), text) in ETC_FILES.into_iter().zip(texts) {
-        let path = directory.join(name);
-        fs::write(&path, text)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o644))?;
-        files.push((target, path));
-    }
-    Ok(files)
-}
-
-/// Checks a hostPath, and makes it if its type says so.
-fn host_path(volume: &str, source: &HostPathVolumeSource) -> Result<(), Error> {
-    let path = Path::new(&source.path);
-    let failed = |action| {
-        let (volume, path) = (volume.to_owned(), path.to_path_buf());
-        move |source| Error::Io { volume, action, path, source }
-    };
-    let kind = source.type_.as_deref().unwrap_or_default();
-    match kind {
-        "DirectoryOrCreate" if !path.exists() => {
-            fs::create_dir_all(path).map_err(failed("create"))?;
-        }
-        "FileOrCreate" if !path.exists() => {
-            fs::File::create_new(path).map_err(failed("create")).map(drop)?;
-        }
-        _ => {}
-    }
-    let metadata = fs::metadata(path).map_err(failed("find hostPath"))?;
-    let file_type = metadata.file_type();
-    let (fits, expected) = match kind {
-        "Directory" | "DirectoryOrCreate" => (file_type.is_dir(), "directory"),
-        "File" | "FileOrCreate" => (file_type.is_file(), "file"),
-        "Socket" => (file_type.is_socket(), "socket"),
-        "CharDevice" => (file_type.is_char_device(), "character device"),
-        "BlockDevice" => (file_type.is_block_device(), "block device"),
-        _ => (true, ""),
-    };
-    if fits {
-        Ok(())
-    } else {
-        Err(Error::Type { volume: volume.to_owned(), path: path.to_path_buf(), expected })
-    }
-}
-
-/// Writes a config map's entries as kubelet does: files in a directory of their own, reached
-/// through links that can be switched to a new version at once.
-fn config_map(
+/// Where the files of a config map or a secret go: those of secrets into memory. `None` for volumes
+/// of other kinds.
+fn place_of_object(
     shared: &Shared,
     about: &About,
-    volume: &str,
-    source: &ConfigMapVolumeSource,
-    path: &Path,
-) -> Result<(), Error> {
-    let name = &source.name;
-    let optional = source.optional.unwrap_or(false);
-    let map = match shared.config_map(&about.key.namespace, name) {
-        Some(map) => map,
-        None if optional => return directory(volume, path, 0o755),
-        None => {
-            return Err(Error::NoConfigMap { volume: volume.to_owned(), name: name.clone() });
-        }
-    };
-    let text = map.data.unwrap_or_default();
-    let binary = map.binary_data.unwrap_or_default();
-    let content = |key: &str| {
-        text.get(key)
-            .map(|text| text.as_bytes())
-            .or_else(|| binary.get(key).map(|data| data.0.as_slice()))
-    };
-    let mode = |mode: Option<i32>| {
-        mode.or(source.default_mode).and_then(|mode| u32::try_from(mode).ok()).unwrap_or(0o644)
-    };
-    // Path below the volume, contents, mode.
-    let mut entries = Vec::new();
-    match &source.items {
-        Some(items) => {
-            for item in items {
-                match content(&item.key) {
-                    Some(data) => entries.push((item.path.as_str(), data, mode(item.mode))),
-                    None if optional => {}
-                    None => {
-                        let (volume, name, key) =
-                            (volume.to_owned(), name.clone(), item.key.clone());
-                        return Err(Error::NoKey { volume, name, key });
-                    }
-                }
-            }
-        }
-        None => {
-            for key in text.keys().chain(binary.keys()) {
-                if let Some(data) = content(key) {
-                    entries.push((key, data, mode(None)));
-                }
-            }
-        }
+    volume: &Volume,
+) -> Result<Option<PathBuf>, Error> {
+    if volume.config_map.is_some() {
+        return Ok(Some(directory_of(shared, about, &volume.name)));
     }
-    write_entries(volume, path, &entries)
+    if volume.secret.is_none() {
+        return Ok(None);
+    }
+    let all = about.spec.volumes.iter().flatten();
+    let secrets = all.filter(|volume| volume.secret.is_some()).count() as u64;
+    let memory = shared
+        .memory
+        .volume(&about.uid, SECRETS, Some(SECRET_BYTES.saturating_mul(secrets)))
+        .map_err(|source| Error::Memory { volume: volume.name.clone(), source })?;
+    Ok(Some(memory.join(&volume.name)))
 }
 
-fn write_entries(volume: &str, path: &Path, entries: &[(&str, &[u8], u32)]) -> Result<(), Error> {
-    let failed = |action, path: &Path| {
-        let (volume, path) = (volume.to_owned(), path.to_path_buf());
-        move |source| Error::Io { volume, action, path, source }
-    };
-    // Made from scratch: a pod that waited may have left a part of it.
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(failed("remove", path)(error));
-        }
-        _ => directory(volume, path, 0o755)?,
+/// An empty directory: among the pod's files, or in memory.
+fn empty_dir(shared: &Shared, about: &About, volume: &Volume) -> Result<PathBuf, Error> {
+    let name = &volume.name;
+    if !is_in_memory(volume) {
+        let path = directory_of(shared, about, name);
+        // Anybody may write, since anybody may be the container's user.
+        directory(name, &path, 0o777)?;
+        return Ok(path);
     }
-    let version = path.join("..version-1");
-    directory(volume, &version, 0o755)?;
-    for (name, data, mode) in entries {
-        let file = version.join(name);
-        if let Some(parent) = file.parent() {
-            directory(volume, parent, 0o755)?;
-        }
-        fs::write(&file, data)
-            .and_then(|()| fs::set_permissions(&file, fs::Permissions::from_mode(*mode)))
-            .map_err(failed("write", &file))?;
-        let top = Path::new(name).iter().next().map(PathBuf::from).unwrap_or_default();
-        let link = path.join(&top);
-        match symlink(Path::new("..data").join(&top), &link) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(failed("link", &link)(error));
-            }
-            _ => {}
-        }
-    }
-    let data = path.join("..data");
-    symlink("..version-1", &data).map_err(failed("link", &data))
+    let limit = volume.empty_dir.as_ref().and_then(|source| source.size_limit.as_ref());
+    // What validation has let through can be read.
+    let asked = limit.and_then(|limit| manifest::bytes(limit).ok());
+    let limit = resources::of_pod(&about.spec).memory_bytes;
+    let bytes = [asked, limit].into_iter().flatten().filter(|bytes| *bytes > 0).min();
+    shared
+        .memory
+        .volume(&about.uid, name, bytes)
+        .map_err(|source| Error::Memory { volume: name.clone(), source })
+}
+
+fn is_in_memory(volume: &Volume) -> bool {
+    let medium = volume.empty_dir.as_ref().and_then(|source| source.medium.as_deref());
+    medium == Some("Memory")
+}
+
+fn directory_of(shared: &Shared, about: &About, volume: &str) -> PathBuf {
+    sandbox::directory(shared, about).join("volumes").join(volume)
 }
 
 /// Makes a directory with exactly this mode, whatever the umask.
 fn directory(volume: &str, path: &Path, mode: u32) -> Result<(), Error> {
     fs::create_dir_all(path)
         .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(mode)))
-        .map_err(|source| Error::Io {
-            volume: volume.to_owned(),
-            action: "make",
-            path: path.to_path_buf(),
-            source,
-        })
+        .map_err(failed_to(volume, "make", path))
+}
+
+fn failed_to(
+    volume: &str,
+    action: &'static str,
+    path: &Path,
+) -> impl FnOnce(io::Error) -> Error + use<> {
+    let (volume, path) = (volume.to_owned(), path.to_path_buf());
+    move |source| Error::Io { volume, action, path, source }
 }

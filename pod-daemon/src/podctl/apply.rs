@@ -6,7 +6,8 @@ use std::{
 };
 
 use hyper::Method;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use serde::Deserialize as _;
 use serde_json::Value;
 
 use super::{
@@ -52,9 +53,10 @@ impl Document {
         let kind = match word {
             "Pod" => Kind::Pod,
             "ConfigMap" => Kind::ConfigMap,
+            "Secret" => Kind::Secret,
             _ => {
                 return Err(wrong(format!(
-                    "kind `{word}` is not supported, only Pod and ConfigMap"
+                    "kind `{word}` is not supported, only Pod, ConfigMap and Secret"
                 )));
             }
         };
@@ -94,7 +96,7 @@ pub(super) async fn run(
         output.error(error)?;
     }
     let mut failed = !errors.is_empty();
-    // Pods use config maps, so those come first; otherwise the order is the manifests'.
+    // Pods use config maps and secrets, so those come first; otherwise the order is the manifests'.
     documents.sort_by_key(|document| document.kind == Kind::Pod);
     for document in documents {
         match apply(client, &document, options.unsupported, output).await {
@@ -209,8 +211,9 @@ async fn apply(
     };
     match kind {
         Kind::Pod => pod_stays(document, existing),
-        Kind::ConfigMap if config_map_stays(value.clone(), existing) => Ok(Outcome::Unchanged),
-        Kind::ConfigMap => {
+        Kind::ConfigMap if config_map_stays(value.clone(), &existing) => Ok(Outcome::Unchanged),
+        Kind::Secret if secret_stays(value.clone(), &existing) => Ok(Outcome::Unchanged),
+        Kind::ConfigMap | Kind::Secret => {
             let (_, warnings) =
                 client.call::<Value>(Method::PUT, &strict(path), Some(value)).await?;
             warn(document, &warnings, output)?;
@@ -298,13 +301,29 @@ fn differences(path: &str, wanted: &Value, existing: &Value, found: &mut Vec<Str
 }
 
 /// Whether the config map is already what the manifest describes.
-fn config_map_stays(value: Value, existing: Value) -> bool {
+fn config_map_stays(value: Value, existing: &Value) -> bool {
     let Ok((wanted, _)) = manifest::parse_config_map(value, Unsupported::Warn) else {
         return false;
     };
-    serde_json::from_value::<ConfigMap>(existing).is_ok_and(|existing| {
+    ConfigMap::deserialize(existing).is_ok_and(|existing| {
         wanted.data.unwrap_or_default() == existing.data.unwrap_or_default()
             && wanted.binary_data.unwrap_or_default() == existing.binary_data.unwrap_or_default()
+            && wanted.immutable.unwrap_or_default() == existing.immutable.unwrap_or_default()
+            && wanted.metadata.labels.unwrap_or_default()
+                == existing.metadata.labels.unwrap_or_default()
+            && wanted.metadata.annotations.unwrap_or_default()
+                == existing.metadata.annotations.unwrap_or_default()
+    })
+}
+
+/// Whether the secret is already what the manifest describes.
+fn secret_stays(value: Value, existing: &Value) -> bool {
+    let Ok((wanted, _)) = manifest::parse_secret(value, Unsupported::Warn) else {
+        return false;
+    };
+    Secret::deserialize(existing).is_ok_and(|existing| {
+        wanted.data.unwrap_or_default() == existing.data.unwrap_or_default()
+            && wanted.type_ == existing.type_
             && wanted.immutable.unwrap_or_default() == existing.immutable.unwrap_or_default()
             && wanted.metadata.labels.unwrap_or_default()
                 == existing.metadata.labels.unwrap_or_default()

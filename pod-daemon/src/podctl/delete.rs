@@ -13,7 +13,7 @@ use super::{
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Options {
-    /// KIND NAME... or KIND/NAME...; kinds are pods (po) and configmaps (cm)
+    /// KIND NAME... or KIND/NAME...; kinds are pods (po), configmaps (cm) and secrets
     #[arg(value_name = "RESOURCE", required_unless_present = "filename")]
     what: Vec<String>,
     /// What a file, folder or standard input (-) describes; repeatable

@@ -1,11 +1,12 @@
-//! `podctl describe`: everything about a pod, for people.
+//! `podctl describe`: everything about a pod or a secret, for people.
 
 mod sheet;
 
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{
-        Container, ContainerState, ContainerStatus, Pod, ResourceRequirements, Volume,
+        Container, ContainerState, ContainerStatus, EnvVar, Pod, ResourceRequirements, Secret,
+        Volume,
     },
     apimachinery::pkg::api::resource::Quantity,
 };
@@ -23,7 +24,7 @@ use super::{
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Options {
-    /// pods [NAME...] or pod/NAME..., or node
+    /// KIND [NAME...] or KIND/NAME..., or node; kinds are pods (po) and secrets
     #[arg(required = true, value_name = "RESOURCE")]
     what: Vec<String>,
 }
@@ -37,24 +38,30 @@ pub(super) async fn run(
     if options.what.first().is_some_and(|word| node::is_meant(word)) {
         return node::describe(client, output).await;
     }
-    let mut pods = Vec::new();
+    let now = Timestamp::now();
+    let mut sheets = Vec::new();
     let mut failed = false;
     for resources in resource::parse(&options.what)? {
-        if resources.kind != Kind::Pod {
+        let kind = resources.kind;
+        if kind == Kind::ConfigMap {
             return Err(Error::Usage(
-                "only pods and the node can be described; try get -o yaml".to_owned(),
+                "only pods, secrets and the node can be described; try get -o yaml".to_owned(),
             ));
         }
+        let sheet = |object: &Value| match kind {
+            Kind::Secret => typed(object).map(|object| secret(&object)),
+            _ => typed(object).map(|object| describe(&object, now)),
+        };
         if resources.names.is_empty() {
-            let list: Value = client.get(&Kind::Pod.list_path(Some(global.namespace()))).await?;
+            let list: Value = client.get(&kind.list_path(Some(global.namespace()))).await?;
             let items = list.get("items").and_then(Value::as_array);
             for item in items.into_iter().flatten() {
-                pods.push(typed(item)?);
+                sheets.push(sheet(item)?);
             }
         }
         for name in &resources.names {
-            match client.get(&Kind::Pod.path(global.namespace(), name)).await {
-                Ok(pod) => pods.push(pod),
+            match client.get::<Value>(&kind.path(global.namespace(), name)).await {
+                Ok(object) => sheets.push(sheet(&object)?),
                 Err(error) if error.is_not_found() => {
                     output.error(&error)?;
                     failed = true;
@@ -63,8 +70,6 @@ pub(super) async fn run(
             }
         }
     }
-    let now = Timestamp::now();
-    let sheets: Vec<_> = pods.iter().map(|pod| describe(pod, now)).collect();
     output.text(&sheets.join("\n\n"))?;
     Ok(u8::from(failed))
 }
@@ -136,6 +141,22 @@ fn describe(pod: &Pod, now: Timestamp) -> String {
     sheet.finish()
 }
 
+/// The sizes of a secret's entries: what they say is for those who ask for it with `get -o yaml`.
+fn secret(secret: &Secret) -> String {
+    let mut sheet = Sheet::default();
+    let metadata = &secret.metadata;
+    sheet.field("Name", metadata.name.as_deref().unwrap_or_default());
+    sheet.field("Namespace", metadata.namespace.as_deref().unwrap_or_default());
+    sheet.field("Type", secret.type_.as_deref().unwrap_or_default());
+    sheet.some("Immutable", secret.immutable.filter(|on| *on).map(|_| "true"));
+    sheet.section("Data", |sheet| {
+        for (key, value) in secret.data.iter().flatten() {
+            sheet.field(key, &format!("{} bytes", value.0.len()));
+        }
+    });
+    sheet.finish()
+}
+
 fn container(container: &Container, status: Option<&ContainerStatus>, sheet: &mut Sheet) {
     if let Some(status) = status {
         sheet.some("Container ID", status.container_id.clone());
@@ -146,7 +167,12 @@ fn container(container: &Container, status: Option<&ContainerStatus>, sheet: &mu
     let ports = container.ports.iter().flatten().map(|port| {
         let number =
             format!("{}/{}", port.container_port, port.protocol.as_deref().unwrap_or("TCP"));
-        port.name.as_ref().map_or_else(|| number.clone(), |name| format!("{number} ({name})"))
+        let host = port.host_port.map(|host| match port.host_ip.as_deref() {
+            None | Some("") => format!(", host port {host}"),
+            Some(ip) => format!(", host port {ip}:{host}"),
+        });
+        let name = port.name.as_ref().map(|name| format!(" ({name})"));
+        format!("{number}{}{}", name.unwrap_or_default(), host.unwrap_or_default())
     });
     sheet.some_list("Ports", ports.collect());
     sheet.some_list("Command", container.command.clone().unwrap_or_default());
@@ -165,7 +191,7 @@ fn container(container: &Container, status: Option<&ContainerStatus>, sheet: &mu
         [] => sheet.field("Environment", "<none>"),
         variables => sheet.section("Environment", |sheet| {
             for variable in variables {
-                sheet.field(&variable.name, variable.value.as_deref().unwrap_or_default());
+                sheet.field(&variable.name, &value(variable));
             }
         }),
     }
@@ -192,6 +218,21 @@ fn resources(resources: Option<&ResourceRequirements>, sheet: &mut Sheet) {
     }
 }
 
+/// A variable's value, or where it comes from.
+fn value(variable: &EnvVar) -> String {
+    let Some(source) = &variable.value_from else {
+        return variable.value.clone().unwrap_or_default();
+    };
+    if let Some(from) = &source.config_map_key_ref {
+        format!("<key {} of configmap {}>", from.key, from.name)
+    } else if let Some(from) = &source.secret_key_ref {
+        format!("<key {} of secret {}>", from.key, from.name)
+    } else {
+        let path = source.field_ref.as_ref().map(|from| from.field_path.as_str());
+        format!("<{}>", path.unwrap_or_default())
+    }
+}
+
 fn volume(volume: &Volume, sheet: &mut Sheet) {
     if let Some(host) = &volume.host_path {
         sheet.field("Type", "HostPath");
@@ -204,10 +245,18 @@ fn volume(volume: &Volume, sheet: &mut Sheet) {
         let items = map.items.iter().flatten();
         let items = items.map(|item| format!("{} as {}", item.key, item.path));
         sheet.some_list("Items", items.collect());
+    } else if let Some(secret) = &volume.secret {
+        sheet.field("Type", "Secret");
+        sheet.field("Name", secret.secret_name.as_deref().unwrap_or_default());
+        sheet.field("Optional", if secret.optional == Some(true) { "true" } else { "false" });
+        let items = secret.items.iter().flatten();
+        let items = items.map(|item| format!("{} as {}", item.key, item.path));
+        sheet.some_list("Items", items.collect());
     } else {
         sheet.field("Type", "EmptyDir");
-        let limit = volume.empty_dir.as_ref().and_then(|empty| empty.size_limit.as_ref());
-        sheet.some("Size Limit", limit.map(|limit| limit.0.clone()));
+        let source = volume.empty_dir.clone().unwrap_or_default();
+        sheet.some("Medium", source.medium);
+        sheet.some("Size Limit", source.size_limit.map(|limit| limit.0));
     }
 }
 

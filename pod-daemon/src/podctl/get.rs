@@ -1,7 +1,7 @@
 //! `podctl get`: tables, names and whole objects.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -16,7 +16,7 @@ use super::{
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Options {
-    /// KIND [NAME...] or KIND/NAME...; kinds are pods (po) and configmaps (cm)
+    /// KIND [NAME...] or KIND/NAME...; kinds are pods (po), configmaps (cm) and secrets
     #[arg(required = true, value_name = "RESOURCE")]
     what: Vec<String>,
     /// In all namespaces
@@ -174,6 +174,7 @@ fn titles(kind: Kind, format: Option<Format>) -> &'static [&'static str] {
         }
         (Kind::Pod, _) => &["NAMESPACE", "NAME", "READY", "STATUS", "RESTARTS", "AGE", "IP"],
         (Kind::ConfigMap, _) => &["NAMESPACE", "NAME", "DATA", "AGE"],
+        (Kind::Secret, _) => &["NAMESPACE", "NAME", "TYPE", "DATA", "AGE"],
     }
 }
 
@@ -182,6 +183,7 @@ fn rows(kind: Kind, objects: &[Value], format: Option<Format>) -> Result<Vec<Vec
     let row = |object: &Value| match kind {
         Kind::Pod => Ok(pod_row(&typed(object)?, format, now)),
         Kind::ConfigMap => Ok(config_map_row(&typed(object)?, now)),
+        Kind::Secret => Ok(secret_row(&typed(object)?, now)),
     };
     objects.iter().map(row).collect()
 }
@@ -219,6 +221,17 @@ fn config_map_row(map: &ConfigMap, now: Timestamp) -> Vec<Cell> {
         map.metadata.name.clone().unwrap_or_default().into(),
         entries.to_string().into(),
         age(&map.metadata, now).into(),
+    ]
+}
+
+/// How many entries there are, and nothing of what they say.
+fn secret_row(secret: &Secret, now: Timestamp) -> Vec<Cell> {
+    vec![
+        secret.metadata.namespace.clone().unwrap_or_default().into(),
+        secret.metadata.name.clone().unwrap_or_default().into(),
+        secret.type_.clone().unwrap_or_default().into(),
+        secret.data.as_ref().map_or(0, |data| data.len()).to_string().into(),
+        age(&secret.metadata, now).into(),
     ]
 }
 

@@ -9,6 +9,7 @@ use super::{Error, client::Path};
 pub(super) enum Kind {
     Pod,
     ConfigMap,
+    Secret,
 }
 
 impl Kind {
@@ -17,8 +18,9 @@ impl Kind {
         match word.to_ascii_lowercase().as_str() {
             "pod" | "pods" | "po" => Ok(Self::Pod),
             "configmap" | "configmaps" | "cm" => Ok(Self::ConfigMap),
+            "secret" | "secrets" => Ok(Self::Secret),
             _ => Err(Error::Usage(format!(
-                "there is no kind `{word}`; there are pods (po) and configmaps (cm)"
+                "there is no kind `{word}`; there are pods (po), configmaps (cm) and secrets"
             ))),
         }
     }
@@ -28,6 +30,7 @@ impl Kind {
         match self {
             Self::Pod => "pods",
             Self::ConfigMap => "configmaps",
+            Self::Secret => "secrets",
         }
     }
 
@@ -50,6 +53,7 @@ impl fmt::Display for Kind {
         f.write_str(match self {
             Self::Pod => "pod",
             Self::ConfigMap => "configmap",
+            Self::Secret => "secret",
         })
     }
 }
@@ -116,6 +120,7 @@ mod tests {
             ("pod/web", Some("pod web")),
             ("pod/web cm/a po/db", Some("pod web,db; configmap a")),
             ("cm", Some("configmap ")),
+            ("secrets", Some("secret ")),
             ("", None),
             ("services", None),
             ("pod/web db", None),

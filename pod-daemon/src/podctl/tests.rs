@@ -138,7 +138,7 @@ async fn apply_reads_folders_and_goes_on_after_errors() {
     let errors: Vec<_> = done.err.lines().collect();
     assert_eq!(errors.len(), 4, "{errors:?}");
     assert!(errors[0].contains("broken.yaml: line "), "{errors:?}");
-    assert!(errors[1].ends_with("kind `Service` is not supported, only Pod and ConfigMap"));
+    assert!(errors[1].ends_with("kind `Service` is not supported, only Pod, ConfigMap and Secret"));
     assert!(errors[2].starts_with("error: cannot read `/no/such`: No such file"));
     assert!(errors[3].ends_with(
         "b.json: pod `b` is invalid: spec.containers[0].stdin: `true` is not supported yet, only \
@@ -276,6 +276,23 @@ async fn config_maps_are_listed_too() {
     assert_eq!(done.out, "NAMESPACE   NAME   DATA   AGE\ndefault     conf   1      <unknown>\n");
     let done = podctl(&served, "get pod/web cm/conf -o name").await;
     assert_eq!(done.out, "pod/web\nconfigmap/conf\n");
+}
+
+#[tokio::test]
+async fn secrets_are_listed_without_what_they_say() {
+    let served = serve();
+    let text =
+        "apiVersion: v1\nkind: Secret\nmetadata: {name: login}\nstringData: {pass: hunter2}\n";
+    let path = file(&served, "login.yaml", text);
+    check(&served, &format!("apply -f {path}"), 0, "secret/login created\n", "").await;
+    check(&served, &format!("apply -f {path}"), 0, "secret/login unchanged\n", "").await;
+    let path = file(&served, "login.yaml", &text.replace("hunter2", "hunter3"));
+    check(&served, &format!("apply -f {path}"), 0, "secret/login configured\n", "").await;
+    let done = podctl(&served, "get secrets").await;
+    assert!(done.out.contains("default    login  Opaque  1"), "{done:?}");
+    let done = podctl(&served, "describe secret login").await;
+    assert!(done.out.contains("pass:  7 bytes") && !done.out.contains("hunter"), "{done:?}");
+    check(&served, "delete secret login", 0, "secret/login deleted\n", "").await;
 }
 
 #[tokio::test]

@@ -11,8 +11,11 @@ use std::{
     ffi::CString,
     fs::{self, File},
     io::{self, IoSlice, IoSliceMut, Read as _, Write as _},
-    net::{TcpListener, TcpStream},
-    os::{fd::AsRawFd as _, unix::fs::FileExt as _},
+    net::{TcpListener, TcpStream, UdpSocket},
+    os::{
+        fd::AsRawFd as _,
+        unix::fs::{FileExt as _, MetadataExt as _},
+    },
     path::Path,
     process::{self, Command},
     thread,
@@ -98,6 +101,15 @@ fn do_step(words: &[&str]) -> anyhow::Result<()> {
         ["log", lines] => (0..lines.parse::<u64>()?).for_each(|line| println!("line {line}")),
         ["cat", path] => print!("{}", String::from_utf8_lossy(&fs::read(path)?)),
         ["list", path] => list(path)?,
+        ["mode", path] => mode(path)?,
+        ["size", path] => size(path)?,
+        ["await", path, text] => {
+            while fs::read(path).ok().as_deref() != Some(text.as_bytes()) {
+                thread::sleep(Duration::from_millis(5));
+            }
+        }
+        ["udp-echo", port] => udp_echo(port.parse()?)?,
+        ["fetch", address] => fetch(address),
         ["look", path] => look(path),
         ["touch", path] => touch(path),
         ["device", major, minor] => device(major.parse()?, minor.parse()?)?,
@@ -300,6 +312,23 @@ fn list(path: &str) -> io::Result<()> {
     Ok(())
 }
 
+/// Says the mode and the owner of a file.
+fn mode(path: &str) -> io::Result<()> {
+    let metadata = fs::metadata(path)?;
+    let (mode, owner) = (metadata.mode() & 0o7777, metadata.uid());
+    println!("mode {path}: {mode:04o} of {owner}:{}", metadata.gid());
+    Ok(())
+}
+
+/// Says the type and the size of the file system at a path.
+fn size(path: &str) -> anyhow::Result<()> {
+    let stat = nix::sys::statfs::statfs(path)?;
+    let memory = stat.filesystem_type() == nix::sys::statfs::TMPFS_MAGIC;
+    let bytes = stat.blocks() * u64::try_from(stat.block_size())?;
+    println!("size {path}: {bytes}{}", if memory { " in memory" } else { "" });
+    Ok(())
+}
+
 /// Says how much can be read of a file, or why nothing.
 fn look(path: &str) {
     match fs::read(path) {
@@ -379,6 +408,30 @@ fn connect(address: &str) {
     match TcpStream::connect(address) {
         Ok(_) => println!("connect: ok"),
         Err(error) => println!("connect: {}", name_of(&error)),
+    }
+}
+
+/// Says what is told by whoever listens there.
+fn fetch(address: &str) {
+    let mut text = String::new();
+    let result = TcpStream::connect(address).and_then(|mut stream| {
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.read_to_string(&mut text)
+    });
+    match result {
+        Ok(_) => println!("fetch: {text}"),
+        Err(error) => println!("fetch: {}", name_of(&error)),
+    }
+}
+
+/// Sends every datagram back.
+fn udp_echo(port: u16) -> io::Result<()> {
+    let socket = UdpSocket::bind(("0.0.0.0", port))?;
+    println!("listening");
+    let mut buffer = [0; 2048];
+    loop {
+        let (length, from) = socket.recv_from(&mut buffer)?;
+        socket.send_to(&buffer[..length], from)?;
     }
 }
 

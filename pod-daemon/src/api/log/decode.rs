@@ -8,7 +8,7 @@ const MAX_PENDING: usize = 256 << 10;
 /// Turns records like `2026-01-01T00:00:00.1Z stdout F text` into lines.
 ///
 /// Parts of a long line are joined even if the other stream's records come between them.
-pub(super) struct Decoder {
+pub(in crate::api) struct Decoder {
     timestamps: bool,
     since: Option<Timestamp>,
     /// Bytes of a record whose end was not read yet.
@@ -25,12 +25,12 @@ struct Pending {
 }
 
 impl Decoder {
-    pub(super) fn new(timestamps: bool, since: Option<Timestamp>) -> Self {
+    pub(in crate::api) fn new(timestamps: bool, since: Option<Timestamp>) -> Self {
         Self { timestamps, since, record: Vec::new(), pending: Default::default() }
     }
 
     /// Decodes what comes next in the files, at whichever place it is cut.
-    pub(super) fn push(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) {
+    pub(in crate::api) fn push(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) {
         while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
             let (line, rest) = (&bytes[..end], &bytes[end + 1..]);
             if self.record.is_empty() {
@@ -46,7 +46,7 @@ impl Decoder {
     }
 
     /// Sends what is left of lines that have no end.
-    pub(super) fn finish(&mut self, out: &mut Vec<u8>) {
+    pub(in crate::api) fn finish(&mut self, out: &mut Vec<u8>) {
         for pending in &mut self.pending {
             out.append(&mut pending.text);
         }

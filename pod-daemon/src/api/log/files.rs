@@ -19,7 +19,7 @@ const HEADER: usize = 64;
 type Id = (u64, u64);
 
 /// A file of a log and how far it was read.
-pub(super) struct LogFile {
+pub(in crate::api) struct LogFile {
     file: Arc<File>,
     id: Id,
     path: PathBuf,
@@ -28,7 +28,7 @@ pub(super) struct LogFile {
 
 impl LogFile {
     /// Opens the file, unless it is gone.
-    pub(super) fn open(path: &Path) -> Option<Self> {
+    pub(in crate::api) fn open(path: &Path) -> Option<Self> {
         let file = File::open(path).ok()?;
         let id = id(&file.metadata().ok()?);
         Some(Self { file: Arc::new(file), id, path: path.to_owned(), position: 0 })
@@ -79,7 +79,7 @@ fn run(path: &Path) -> Option<&[u8]> {
 }
 
 /// Leaves out all but the last `lines` whole lines.
-pub(super) fn skip_to_tail(
+pub(in crate::api) fn skip_to_tail(
     mut files: VecDeque<LogFile>,
     lines: u64,
 ) -> io::Result<VecDeque<LogFile>> {

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{Container, ContainerPort, VolumeMount};
 
 use super::{
     super::{names, problem::Problems},
-    check,
+    check, environment,
 };
 
 pub(super) fn container(
@@ -40,6 +40,7 @@ pub(super) fn container(
             name => check(problems, field, name, names::variable(name)),
         }
     }
+    environment::sources(container, path, problems);
     no_nul(container, path, problems);
     mounts(container.volume_mounts.iter().flatten(), path, volumes, problems);
     ports(container.ports.iter().flatten(), path, problems, warnings);

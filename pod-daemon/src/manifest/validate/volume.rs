@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::{ConfigMapVolumeSource, HostPathVolumeSource, Volume};
+use k8s_openapi::api::core::v1::{
+    ConfigMapVolumeSource, EmptyDirVolumeSource, HostPathVolumeSource, KeyToPath,
+    SecretVolumeSource, Volume,
+};
 
 use super::{
     super::{names, problem::Problems},
@@ -21,10 +24,17 @@ const HOST_PATH_TYPES: &[&str] = &[
 ];
 
 pub(super) fn volume(volume: &Volume, path: &str, problems: &mut Problems) {
-    let sources =
-        [volume.empty_dir.is_some(), volume.host_path.is_some(), volume.config_map.is_some()];
+    let sources = [
+        volume.empty_dir.is_some(),
+        volume.host_path.is_some(),
+        volume.config_map.is_some(),
+        volume.secret.is_some(),
+    ];
     if sources.into_iter().filter(|set| *set).count() > 1 {
         problems.invalid(path, "must have one source only");
+    }
+    if let Some(directory) = &volume.empty_dir {
+        empty_dir(directory, &format!("{path}.emptyDir"), problems);
     }
     if let Some(host) = &volume.host_path {
         host_path(host, &format!("{path}.hostPath"), problems);
@@ -32,6 +42,14 @@ pub(super) fn volume(volume: &Volume, path: &str, problems: &mut Problems) {
     if let Some(map) = &volume.config_map {
         config_map(map, &format!("{path}.configMap"), problems);
     }
+    if let Some(source) = &volume.secret {
+        secret(source, &format!("{path}.secret"), problems);
+    }
+}
+
+fn empty_dir(directory: &EmptyDirVolumeSource, path: &str, problems: &mut Problems) {
+    let medium = directory.medium.as_deref().unwrap_or_default();
+    problems.one_of(format!("{path}.medium"), medium, &["", "Memory"]);
 }
 
 fn host_path(host: &HostPathVolumeSource, path: &str, problems: &mut Problems) {
@@ -52,8 +70,22 @@ fn config_map(map: &ConfigMapVolumeSource, path: &str, problems: &mut Problems) 
         name => check(problems, field, name, names::subdomain(name)),
     }
     mode(map.default_mode, format!("{path}.defaultMode"), problems);
+    items(map.items.iter().flatten(), path, problems);
+}
+
+fn secret(secret: &SecretVolumeSource, path: &str, problems: &mut Problems) {
+    let field = format!("{path}.secretName");
+    match secret.secret_name.as_deref() {
+        None | Some("") => problems.required(field),
+        Some(name) => check(problems, field, name, names::subdomain(name)),
+    }
+    mode(secret.default_mode, format!("{path}.defaultMode"), problems);
+    items(secret.items.iter().flatten(), path, problems);
+}
+
+fn items<'a>(items: impl Iterator<Item = &'a KeyToPath>, path: &str, problems: &mut Problems) {
     let mut seen = BTreeSet::new();
-    for (index, item) in map.items.iter().flatten().enumerate() {
+    for (index, item) in items.enumerate() {
         let path = format!("{path}.items[{index}]");
         match item.key.as_str() {
             "" => problems.required(format!("{path}.key")),
