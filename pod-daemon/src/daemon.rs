@@ -147,7 +147,7 @@ fn make_node(config: &Config, hierarchy: Hierarchy, network: Network) -> Result<
         backoff: config.image_pull_backoff,
     };
     let images = Images::new(Store::open(&config.data_dir.join("images"))?, images);
-    let sandboxes = Sandboxes::new(&config.data_dir, &config.run_dir)?;
+    let sandboxes = Sandboxes::new(&config.data_dir, &config.run_dir, config.first_user_id)?;
     let capacity = node::capacity(&config.data_dir, network.capacity())
         .map_err(failed_to("learn what the node has from", &config.data_dir))?;
     let settings = Settings {

@@ -14,9 +14,11 @@ mod image;
 mod key;
 pub mod logs;
 mod oom;
+mod ownership;
 pub mod record;
 mod resources;
 mod sandbox;
+mod security;
 mod status;
 mod volumes;
 

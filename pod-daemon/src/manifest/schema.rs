@@ -20,18 +20,16 @@
 //! | `spec.dnsPolicy` | `ClusterFirst`, `Default` | without a cluster's DNS, both mean the host's |
 //! | `spec.os` | `linux` | |
 //! | `spec.hostPID`, `hostIPC`, `setHostnameAsFQDN` | `false` | that is how pods run |
-//! | `spec.hostUsers` | `true` | that is how pods run |
-//! | `securityContext.allowPrivilegeEscalation` | `false` | containers always run with no_new_privs |
-//! | `securityContext.privileged`, `readOnlyRootFilesystem`, `runAsNonRoot` | `false` | that is how containers run |
 //! | `terminationMessagePath`, `terminationMessagePolicy` | at their defaults | the file is not read yet |
 //! | `stdin`, `stdinOnce`, `tty` | `false` | that is how containers run |
 //! | `volumeMounts[].mountPropagation`, `recursiveReadOnly` | `None`, `Disabled` | that is how mounts are made |
 
 use k8s_openapi::{
     api::core::v1::{
-        ConfigMap, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar,
-        HostPathVolumeSource, KeyToPath, Lifecycle, Pod, PodOS, PodSecurityContext, PodSpec,
-        ResourceRequirements, SecurityContext, Toleration, Volume, VolumeMount,
+        AppArmorProfile, Capabilities, ConfigMap, ConfigMapVolumeSource, Container, ContainerPort,
+        EmptyDirVolumeSource, EnvVar, HostPathVolumeSource, KeyToPath, Lifecycle, Pod, PodOS,
+        PodSecurityContext, PodSpec, ResourceRequirements, SeccompProfile, SecurityContext, Sysctl,
+        Toleration, Volume, VolumeMount,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
@@ -56,6 +54,7 @@ pub(super) struct Type {
 pub(super) enum Rule {
     Text,
     Integer,
+    IntegerList,
     Bool,
     TextList,
     TextMap,
@@ -72,7 +71,8 @@ pub(super) enum Rule {
 }
 
 use Rule::{
-    Any, Bool, Integer, List, Object, Only, Ours, Quantities, Quantity, Text, TextList, TextMap,
+    Any, Bool, Integer, IntegerList, List, Object, Only, Ours, Quantities, Quantity, Text, TextList,
+    TextMap,
 };
 
 const fn of(known: Known, fields: &'static [(&'static str, Rule)]) -> Type {
@@ -159,14 +159,36 @@ static POD_SPEC: Type = of(
         ("hostPID", FALSE),
         ("hostIPC", FALSE),
         ("setHostnameAsFQDN", FALSE),
-        ("hostUsers", Only(|value| value == true, "`true` is")),
+        ("hostUsers", Bool),
         ("securityContext", Object(&POD_SECURITY)),
     ],
 );
 
 static OS: Type = of(known::<PodOS>, &[("name", Only(|value| value == "linux", "`linux` is"))]);
 
-static POD_SECURITY: Type = of(known::<PodSecurityContext>, &[("runAsNonRoot", FALSE)]);
+static POD_SECURITY: Type = of(
+    known::<PodSecurityContext>,
+    &[
+        ("runAsUser", Integer),
+        ("runAsGroup", Integer),
+        ("runAsNonRoot", Bool),
+        ("fsGroup", Integer),
+        ("fsGroupChangePolicy", Text),
+        ("supplementalGroups", IntegerList),
+        ("supplementalGroupsPolicy", Text),
+        ("seccompProfile", Object(&SECCOMP)),
+        ("appArmorProfile", Object(&APPARMOR)),
+        ("sysctls", List(&SYSCTL)),
+    ],
+);
+
+static SECCOMP: Type = of(known::<SeccompProfile>, &[("type", Text), ("localhostProfile", Text)]);
+
+static APPARMOR: Type = of(known::<AppArmorProfile>, &[("type", Text), ("localhostProfile", Text)]);
+
+static SYSCTL: Type = of(known::<Sysctl>, &[("name", Text), ("value", Text)]);
+
+static CAPABILITIES: Type = of(known::<Capabilities>, &[("add", TextList), ("drop", TextList)]);
 
 static TOLERATION: Type = of(
     known::<Toleration>,
@@ -204,10 +226,16 @@ static LIFECYCLE: Type = of(known::<Lifecycle>, &[]);
 static SECURITY: Type = of(
     known::<SecurityContext>,
     &[
-        ("allowPrivilegeEscalation", FALSE),
-        ("privileged", FALSE),
-        ("readOnlyRootFilesystem", FALSE),
-        ("runAsNonRoot", FALSE),
+        ("allowPrivilegeEscalation", Bool),
+        ("privileged", Bool),
+        ("readOnlyRootFilesystem", Bool),
+        ("runAsUser", Integer),
+        ("runAsGroup", Integer),
+        ("runAsNonRoot", Bool),
+        ("capabilities", Object(&CAPABILITIES)),
+        ("procMount", Text),
+        ("seccompProfile", Object(&SECCOMP)),
+        ("appArmorProfile", Object(&APPARMOR)),
     ],
 );
 

@@ -2,6 +2,7 @@
 
 mod container;
 mod resources;
+mod security;
 mod volume;
 
 use std::collections::BTreeSet;
@@ -73,6 +74,8 @@ fn spec(spec: &PodSpec, problems: &mut Problems, warnings: &mut Vec<String>) {
         check(problems, "spec.hostname", hostname, names::label(hostname));
     }
 
+    security::pod(spec, problems);
+
     let mut volumes = BTreeSet::new();
     for (index, volume) in spec.volumes.iter().flatten().enumerate() {
         let path = format!("spec.volumes[{index}]");
@@ -84,6 +87,7 @@ fn spec(spec: &PodSpec, problems: &mut Problems, warnings: &mut Vec<String>) {
         let path = format!("spec.containers[{index}]");
         name(problems, &path, &container.name, &mut containers);
         container::container(container, &path, &volumes, problems, warnings);
+        security::container(container, spec, &path, problems);
     }
 }
 

@@ -8,9 +8,7 @@ use super::chain;
 use crate::{
     image::Image,
     manifest::expand,
-    sandbox::{
-        Command, DEFAULT_CAPABILITIES, DEFAULT_PATH, EXECUTE, Error as SandboxError, Identity,
-    },
+    sandbox::{Command, Confinement, DEFAULT_PATH, EXECUTE, Error as SandboxError, Identity},
 };
 
 /// There is nothing to run.
@@ -23,6 +21,7 @@ pub(super) fn of(
     spec: &Spec,
     image: &Image,
     identity: Identity,
+    confinement: Confinement,
     hostname: &str,
 ) -> Result<Command, NoCommand> {
     let mut environment: BTreeMap<String, String> = BTreeMap::new();
@@ -65,7 +64,7 @@ pub(super) fn of(
             .collect(),
         directory: directory.filter(|directory| !directory.is_empty()).unwrap_or("/").to_owned(),
         identity,
-        capabilities: DEFAULT_CAPABILITIES,
+        confinement,
         oom_score_adj: None,
     })
 }
@@ -115,7 +114,8 @@ mod tests {
             list.map(|list| list.iter().map(|text| (*text).to_owned()).collect())
         };
         let spec = Spec { command: owned(command_), args: owned(args), ..Spec::default() };
-        of(&spec, &image(&["/entry"], &["cmd"]), Identity::default(), "host").unwrap().arguments
+        let image = image(&["/entry"], &["cmd"]);
+        of(&spec, &image, Identity::default(), Confinement::default(), "host").unwrap().arguments
     }
 
     #[test]

@@ -13,13 +13,14 @@ use super::{
     ground::Ground,
     logs::{self, Output, Outputs},
     record::{ProcessRecord, SandboxRecord},
+    security,
     volumes::{self, Volumes},
 };
 use crate::{
     fault,
     node::Shared,
     pidfd::Pidfd,
-    sandbox::{Infra, NetworkMode},
+    sandbox::{Infra, NetworkMode, OwnNamespaces},
 };
 
 /// What containers of a pod share. It can be made anew in a living pod.
@@ -59,9 +60,15 @@ impl Sandbox {
         let cgroup = std::os::fd::AsFd::as_fd(ground.infra());
         fault::at("output").map_err(|error| fail(&error))?;
         let outputs = Outputs::new(about.spec.containers.len()).map_err(|error| fail(&error))?;
+        let kept = outputs.descriptors();
+        let own = OwnNamespaces {
+            share_pids,
+            sysctls: security::sysctls(&about.spec),
+            users: security::users(&about.spec),
+        };
         let infra = shared
             .sandboxes
-            .start_infra(cgroup, &hostname, &network, share_pids, &outputs.descriptors())
+            .start_infra(cgroup, &hostname, &network, &own, &kept)
             .map_err(|error| fail(&error));
         let infra = match infra {
             Ok(infra) => infra,
@@ -87,7 +94,8 @@ impl Sandbox {
             shared.network.adopt(&about.uid, ip);
         }
         let share_pids = about.spec.share_process_namespace.unwrap_or(false);
-        let Some(infra) = Infra::adopt(infra.pid(), infra.start(), share_pids)? else {
+        let Some(infra) = shared.sandboxes.adopt_infra(infra.pid(), infra.start(), share_pids)?
+        else {
             return Ok(None);
         };
         let Ok(outputs) = Outputs::adopt(infra.process.pid, about.spec.containers.len()) else {

@@ -10,7 +10,7 @@ use std::{
 
 use k8s_openapi::api::core::v1::{ConfigMapVolumeSource, Container, HostPathVolumeSource};
 
-use super::{About, Waiting, ground, sandbox};
+use super::{About, Waiting, ground, sandbox, security};
 use crate::{network, node::Shared, sandbox::Bind};
 
 /// Files in every container that the pod's directory holds.
@@ -61,6 +61,16 @@ pub(super) fn make(
             directory(&volume.name, &path, 0o777).map_err(fail)?;
             (path, false)
         };
+        if volume.host_path.is_none() {
+            security::own_volume(&about.spec, &source.0, source.1).map_err(|error| {
+                fail(Error::Io {
+                    volume: volume.name.clone(),
+                    action: "give to the pod's group",
+                    path: source.0.clone(),
+                    source: error,
+                })
+            })?;
+        }
         sources.insert(volume.name.clone(), source);
     }
     let files = etc_files(about, &base.join("etc"), ip)
