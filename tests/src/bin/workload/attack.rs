@@ -130,7 +130,8 @@ fn int_80(number: i64, first: i64, second: i64, third: i64) -> i64 {
             out("r11") _,
         );
     }
-    i64::from(result as i32)
+    // The call sets all 64 bits of its result from 32.
+    result
 }
 
 #[cfg(not(target_arch = "x86_64"))]
