@@ -60,6 +60,10 @@ struct Settings {
     /// This node's name [default: the hostname]
     #[arg(long, value_name = "NAME")]
     node_name: Option<String>,
+    /// First of the user ids that pods with `hostUsers: false` have on this node, 65536 each; must
+    /// be a multiple of 65536 [default: 524288]
+    #[arg(long, value_name = "ID")]
+    first_user_id: Option<u32>,
     /// Pods whose limits this node cannot enforce [default: deny]
     #[arg(long, value_enum, value_name = "WHAT")]
     unenforced_limits: Option<UnenforcedLimits>,
@@ -170,6 +174,8 @@ pub struct Config {
     pub metrics_address: SocketAddr,
     /// This node's name.
     pub node_name: String,
+    /// First of the user ids of pods that have their own.
+    pub first_user_id: u32,
     /// Pods whose limits this node cannot enforce.
     pub unenforced_limits: UnenforcedLimits,
     /// Fields of manifests that Podscope does not support.
@@ -264,6 +270,7 @@ impl Settings {
             network: self.network.or(other.network),
             metrics_address: self.metrics_address.or(other.metrics_address),
             node_name: self.node_name.or(other.node_name),
+            first_user_id: self.first_user_id.or(other.first_user_id),
             unenforced_limits: self.unenforced_limits.or(other.unenforced_limits),
             unsupported_fields: self.unsupported_fields.or(other.unsupported_fields),
             probe_log: self.probe_log.or(other.probe_log),
@@ -362,6 +369,13 @@ impl Settings {
                 })
             }
         };
+        let first_user_id = self.first_user_id.unwrap_or(524_288);
+        if first_user_id == 0 || first_user_id % 65_536 != 0 {
+            return Err(Error::Value {
+                setting: "first-user-id",
+                problem: format!("{first_user_id} is not a multiple of 65536 above 0"),
+            });
+        }
         let cgroup_root = match self.cgroup_root {
             Some(root) => absolute("cgroup-root", Some(root), "")?,
             None => crate::cgroup::hierarchy::default_root().map_err(Error::Cgroup)?,
@@ -397,6 +411,7 @@ impl Settings {
                 .metrics_address
                 .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 9464))),
             node_name: self.node_name.unwrap_or_else(hostname),
+            first_user_id,
             unenforced_limits: self.unenforced_limits.unwrap_or_default(),
             unsupported_fields: match self.unsupported_fields {
                 Some(Policy::Warn) => Unsupported::Warn,

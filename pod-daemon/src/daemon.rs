@@ -24,7 +24,7 @@ use crate::{
     network::Network,
     node::{self, Node, Settings, Shared},
     probes::{self, Probes},
-    sandbox::{Memory, Sandboxes},
+    sandbox::{self, Memory, Sandboxes},
 };
 
 /// Name of the API socket in the run directory.
@@ -77,7 +77,7 @@ pub enum Error {
     Images(#[from] image::Error),
     /// Sandboxes cannot be made.
     #[error(transparent)]
-    Sandbox(#[from] crate::sandbox::Error),
+    Sandbox(#[from] sandbox::Error),
     /// The metrics cannot be set up.
     #[error(transparent)]
     Metrics(#[from] metrics::Error),
@@ -154,7 +154,11 @@ fn make_node(
         backoff: config.image_pull_backoff,
     };
     let images = Images::new(Store::open(&config.data_dir.join("images"))?, images);
-    let sandboxes = Sandboxes::new(&config.data_dir, &config.run_dir, locked_memory)?;
+    let sandboxes = Sandboxes::new(
+        &config.data_dir,
+        &config.run_dir,
+        sandbox::Settings { locked_memory, first_user_id: config.first_user_id },
+    )?;
     let capacity = node::capacity(&config.data_dir, network.capacity())
         .map_err(failed_to("learn what the node has from", &config.data_dir))?;
     let settings = Settings {

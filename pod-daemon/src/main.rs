@@ -16,6 +16,8 @@ const USAGE: u8 = 64;
 const BLOCKING_THREADS: usize = 32;
 
 fn main() -> ExitCode {
+    // Before anything that would be done twice.
+    let sealed = pod_daemon::sandbox::run_sealed();
     limit_arenas();
     let flags = Flags::parse();
     let filter = EnvFilter::try_from_env("PODSCOPE_LOG")
@@ -26,6 +28,9 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(colours)
         .init();
+    if let Err(error) = sealed {
+        tracing::warn!(%error, "this program can be written to by way of /proc");
+    }
     let config = match flags.into_config() {
         Ok(config) => config,
         Err(error) => {

@@ -18,10 +18,12 @@ mod image;
 mod key;
 pub mod logs;
 mod oom;
+mod ownership;
 mod pull_secrets;
 pub mod record;
 mod resources;
 mod sandbox;
+mod security;
 mod status;
 mod volumes;
 

@@ -38,11 +38,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pr
 const INSTALLED: &str = "probes.json";
 
 /// What is attached to a pod's cgroup.
-const POD_PROGRAMS: [(&str, AttachType); 3] = [
-    ("net_ingress", AttachType::Ingress),
-    ("net_egress", AttachType::Egress),
-    ("devices", AttachType::Device),
-];
+const POD_PROGRAMS: [(&str, AttachType); 2] =
+    [("net_ingress", AttachType::Ingress), ("net_egress", AttachType::Egress)];
 
 /// What is attached to each container's cgroup.
 const CONTAINER_PROGRAM: (&str, AttachType) = ("tcp", AttachType::SockOps);
@@ -281,8 +278,8 @@ impl Probes {
         self.origin
     }
 
-    /// Attaches the network programs and the device policy to a pod's cgroup, before there is any
-    /// process in it; or takes over those that an earlier daemon has attached.
+    /// Attaches the network programs to a pod's cgroup, before there is any process in it; or takes
+    /// over those that an earlier daemon has attached.
     pub fn attach_pod(&self, uid: &str, cgroup: &Cgroup) -> Result<(), Error> {
         let folder = self.pins.pod(uid);
         fs::create_dir_all(&folder).map_err(|source| Error::Pin {
@@ -294,6 +291,13 @@ impl Probes {
             self.attach(&folder.join(program), program, attach_type, cgroup)?;
         }
         Ok(())
+    }
+
+    /// Lets the processes of a pod's cgroup `name` use the usual devices only. Before there is any
+    /// process in it: what is open stays open.
+    pub fn guard_devices(&self, uid: &str, name: &str, cgroup: &Cgroup) -> Result<(), Error> {
+        let path = self.pins.pod(uid).join(format!("devices-{name}"));
+        self.attach(&path, "devices", AttachType::Device, cgroup).map(drop)
     }
 
     /// Detaches everything from a pod's cgroups.

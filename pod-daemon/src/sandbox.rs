@@ -7,11 +7,16 @@
 mod capabilities;
 mod child;
 mod clone;
+mod confinement;
 mod infra;
 mod memory;
 mod mount;
 mod oom_score;
 mod rootfs;
+mod seal;
+pub mod seccomp;
+pub mod sysctl;
+mod userns;
 
 use std::{
     ffi::CString,
@@ -22,6 +27,7 @@ use std::{
         unix::fs::PermissionsExt as _,
     },
     path::{Path, PathBuf},
+    sync::Arc,
     thread,
 };
 
@@ -30,19 +36,24 @@ use nix::{
     sched::{CloneFlags, setns, unshare},
     sys::memfd::{MFdFlags, memfd_create},
 };
-use rustix::{mount::MountAttrFlags, process::Rlimit};
+use rustix::{fs::Uid, mount::MountAttrFlags, process::Rlimit};
 
 pub use self::{
     capabilities::{Capabilities, DEFAULT as DEFAULT_CAPABILITIES},
     child::{EXECUTE, FIRST_KEPT, Failure},
     clone::{Process, start_time, wait},
+    confinement::{Confinement, View, has_apparmor},
     memory::Memory,
     mount::{mount_bpf, unmount},
     rootfs::{Bind, Rootfs},
+    seal::run_sealed,
 };
 use self::{
     child::{Plan, Program, Strings},
     oom_score::OomScores,
+    seccomp::Filters,
+    sysctl::Sysctl,
+    userns::UserNamespace,
 };
 use crate::{fault, manifest::INFRA_OOM_SCORE_ADJ};
 
@@ -68,12 +79,40 @@ pub enum Error {
     /// A step between clone and exec failed.
     #[error(transparent)]
     Process(#[from] Failure),
+    /// The seccomp profile cannot be used.
+    #[error(transparent)]
+    Seccomp(#[from] seccomp::Error),
+    /// A container is to have what the daemon has not.
+    #[error(
+        "the daemon itself lacks the capabilities {0}; start it with them, or do not ask for them"
+    )]
+    Capabilities(Capabilities),
+    /// Every range of user ids is taken.
+    #[error("no user ids are left for a pod with `hostUsers: false`; delete such pods")]
+    NoIds,
+    /// Two pods would have the same user ids.
+    #[error("the user ids from {0} on belong to another pod")]
+    IdsTaken(u32),
+    /// The kernel is too old for user namespaces.
+    #[error(
+        "`hostUsers: false` takes Linux 5.19 for the ids of files in an image, and this node runs {0}"
+    )]
+    OldKernel(String),
     /// A string contains a zero byte.
     #[error("{0} contains a zero byte")]
     ZeroByte(&'static str),
     /// The thread died.
     #[error("the thread that makes sandboxes panicked")]
     Panicked,
+}
+
+/// How this node's pods are started.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// The limit that pods get, in bytes.
+    pub locked_memory: Rlimit,
+    /// Pods with user ids of their own have those from here on.
+    pub first_user_id: u32,
 }
 
 /// What every start on this node shares.
@@ -89,6 +128,12 @@ pub struct Sandboxes {
     oom_scores: OomScores,
     open_files: (u64, u64),
     locked_memory: (u64, u64),
+    /// Paths of this node's /sys that containers do not see.
+    masked_sys: Vec<PathBuf>,
+    filters: Filters,
+    /// What the daemon can give away.
+    capabilities: Capabilities,
+    ids: Arc<userns::Ranges>,
 }
 
 /// The infra container of a pod.
@@ -101,6 +146,7 @@ pub struct Infra {
     ipc: OwnedFd,
     uts: OwnedFd,
     pid: Option<OwnedFd>,
+    users: Option<UserNamespace>,
 }
 
 /// Where a pod's network comes from.
@@ -109,6 +155,26 @@ pub enum NetworkMode<'a> {
     Host,
     /// A new namespace, to be configured by this function, which runs in it.
     Pod(&'a (dyn Fn(BorrowedFd<'_>) -> io::Result<()> + Sync)),
+}
+
+/// What a pod has for itself, and its containers have in common.
+#[derive(Debug)]
+pub struct OwnNamespaces {
+    /// Whether the containers see each other's processes.
+    pub share_pids: bool,
+    /// Settings of the kernel.
+    pub sysctls: Vec<Sysctl>,
+    /// Whose user ids.
+    pub users: Users,
+}
+
+/// Whose user ids a pod has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Users {
+    /// The node's.
+    Node,
+    /// Its own.
+    Pod,
 }
 
 /// Who a process runs as.
@@ -120,6 +186,8 @@ pub struct Identity {
     pub group: u32,
     /// Supplementary group ids.
     pub groups: Vec<u32>,
+    /// What root of the pod is on the node: 0, or with a user namespace something else.
+    pub base: u32,
 }
 
 /// A command line with everything that it needs to run.
@@ -134,7 +202,7 @@ pub struct Command {
     /// Who runs it.
     pub identity: Identity,
     /// What it may do.
-    pub capabilities: Capabilities,
+    pub confinement: Confinement,
     /// How early the kernel is to kill it when the node has no memory left (-1000 to 1000); as early
     /// as the daemon if `None`.
     pub oom_score_adj: Option<i32>,
@@ -170,8 +238,8 @@ pub type Announce<'a> = &'a (dyn Fn(&[(usize, u32)]) + Sync);
 
 impl Sandboxes {
     /// Prepares what every start shares. `data` holds all scratch directories, `run` any directory.
-    /// `locked_memory` is the limit that pods get, in bytes.
-    pub fn new(data: &Path, run: &Path, locked_memory: Rlimit) -> Result<Self, Error> {
+    pub fn new(data: &Path, run: &Path, settings: Settings) -> Result<Self, Error> {
+        let Settings { locked_memory, first_user_id } = settings;
         let failed = |action: &'static str| failed_to(action, Path::new("memfd:infra"));
         let infra = memfd_create(c"infra", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)
             .map_err(|errno| failed("create")(errno.into()))?;
@@ -204,6 +272,10 @@ impl Sandboxes {
                 locked_memory.current.unwrap_or(libc::RLIM_INFINITY),
                 locked_memory.maximum.unwrap_or(libc::RLIM_INFINITY),
             ),
+            masked_sys: rootfs::masked_sys(),
+            filters: Filters::default(),
+            capabilities: Capabilities::of_this_thread(),
+            ids: userns::Ranges::new(first_user_id),
         })
     }
 
@@ -214,7 +286,7 @@ impl Sandboxes {
         cgroup: BorrowedFd<'_>,
         hostname: &str,
         network: &NetworkMode<'_>,
-        share_pids: bool,
+        own: &OwnNamespaces,
         kept: &[BorrowedFd<'_>],
     ) -> Result<Infra, Error> {
         on_thread("infra", || {
@@ -222,18 +294,29 @@ impl Sandboxes {
             let kept = infra::out_of_the_way(kept)?;
             fault::at("infra namespaces").map_err(failed_to("make", here))?;
             self.enter_template()?;
-            let mut flags =
-                CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC;
+            let mut flags = CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC;
             if matches!(network, NetworkMode::Pod(_)) {
                 flags |= CloneFlags::CLONE_NEWNET;
             }
-            unshare(flags).map_err(|errno| failed_to("unshare", here)(errno.into()))?;
+            let unshared =
+                |flags| unshare(flags).map_err(|errno| failed_to("unshare", here)(errno.into()));
+            unshared(CloneFlags::CLONE_NEWNS)?;
+            let OwnNamespaces { share_pids, sysctls, users } = own;
+            let users = match users {
+                Users::Node => {
+                    unshared(flags)?;
+                    None
+                }
+                // Namespaces belong to the user namespace that their maker is in.
+                Users::Pod => Some(self.make_users(cgroup, flags)?),
+            };
             nix::unistd::sethostname(hostname).map_err(|errno| {
                 failed_to("set the hostname", Path::new(hostname))(errno.into())
             })?;
+            let owner = users.as_ref().map_or(0, UserNamespace::base).to_string();
             let memory = mount::new(
                 "tmpfs",
-                &[("mode", "1777"), ("size", "65536k")],
+                &[("mode", "1777"), ("size", "65536k"), ("uid", &owner), ("gid", &owner)],
                 MountAttrFlags::MOUNT_ATTR_NOSUID
                     | MountAttrFlags::MOUNT_ATTR_NODEV
                     | MountAttrFlags::MOUNT_ATTR_NOEXEC,
@@ -252,29 +335,67 @@ impl Sandboxes {
                 configure(network_namespace.as_fd())
                     .map_err(failed_to("configure the network of", Path::new(hostname)))?;
             }
-            let mut plan = Plan {
-                mounts: None,
-                directory: c"/".to_owned(),
-                stdio: [self.null.as_raw_fd(); 3],
-                kept: kept.iter().map(|descriptor| descriptor.as_raw_fd()).collect(),
-                user: INFRA_USER,
-                group: INFRA_USER,
-                groups: Vec::new(),
-                capabilities: 0,
-                open_files: Some(self.open_files),
-                locked_memory: self.locked_memory,
-                oom_score: Some(self.oom_scores.prepare(INFRA_OOM_SCORE_ADJ)),
-                program: Program::Descriptor(self.infra.as_raw_fd()),
-                arguments: Strings::new(vec![c"infra".to_owned()]),
-                environment: Strings::new(Vec::new()),
-                error: None,
-            };
+            sysctl::apply(sysctls, users.as_ref().map(UserNamespace::base))?;
+            let mut plan = self.infra_plan()?;
+            plan.kept = kept.iter().map(|descriptor| descriptor.as_raw_fd()).collect();
+            plan.user_namespace = userns::descriptor(users.as_ref());
             fault::at("infra process").map_err(failed_to("start", here))?;
             let process = self.spawn(&mut plan, cgroup, true)?;
             let pid = share_pids.then(|| namespace_of(process.pid, "pid")).transpose();
             let pid = pid.inspect_err(|_error| process.abandon())?;
-            Ok(Infra { process, mount, network: network_namespace, ipc, uts, pid })
+            Ok(Infra { process, mount, network: network_namespace, ipc, uts, pid, users })
         })
+    }
+
+    fn infra_plan(&self) -> Result<Plan, Error> {
+        Ok(Plan {
+            mounts: None,
+            directory: c"/".to_owned(),
+            stdio: [self.null.as_raw_fd(); 3],
+            kept: Vec::new(),
+            user_namespace: None,
+            namespaces: 0,
+            keeps_identity: false,
+            user: INFRA_USER,
+            group: INFRA_USER,
+            groups: Vec::new(),
+            capabilities: 0,
+            no_new_privileges: true,
+            apparmor: None,
+            filter: self.filters.of(&seccomp::Profile::RuntimeDefault, Capabilities::NONE)?,
+            open_files: Some(self.open_files),
+            locked_memory: self.locked_memory,
+            oom_score: Some(self.oom_scores.prepare(INFRA_OOM_SCORE_ADJ)),
+            program: Program::Descriptor(self.infra.as_raw_fd()),
+            arguments: Strings::new(vec![c"infra".to_owned()]),
+            environment: Strings::new(Vec::new()),
+            error: None,
+        })
+    }
+
+    /// Makes a user namespace, and `others` that belong to it, which the calling thread joins.
+    ///
+    /// A thread of a daemon cannot be in another user namespace than the rest of it, so a process
+    /// makes them at birth. It holds them until there are descriptors.
+    fn make_users(
+        &self,
+        cgroup: BorrowedFd<'_>,
+        others: CloneFlags,
+    ) -> Result<UserNamespace, Error> {
+        userns::check_kernel()?;
+        let range = self.ids.take().ok_or(Error::NoIds)?;
+        let mut plan = self.infra_plan()?;
+        plan.namespaces = (CloneFlags::CLONE_NEWUSER | others).bits();
+        plan.keeps_identity = true;
+        let holder = clone::spawn(&mut plan, cgroup, false)?;
+        let users = UserNamespace::give_ids(holder.pid, range).and_then(|users| {
+            setns(&holder.pidfd, others).map_err(|errno| {
+                failed_to("join the namespaces of", Path::new("users"))(errno.into())
+            })?;
+            Ok(users)
+        });
+        holder.abandon();
+        users
     }
 
     /// Starts a container of the pod that `infra` holds. Returns when its program has been exec'ed.
@@ -286,7 +407,8 @@ impl Sandboxes {
     ) -> Result<Process, Error> {
         let ContainerSpec { rootfs, binds, command, stdio, announce } = spec;
         on_thread("container", || {
-            let sources = rootfs::Sources::open(rootfs, binds, &self.data)?;
+            let users = infra.users.as_ref();
+            let sources = rootfs::Sources::open(rootfs, binds, &self.data, users)?;
             let scratch = rootfs.scratch.strip_prefix(&self.data).unwrap_or(&rootfs.scratch);
             unshare(CloneFlags::CLONE_FS)
                 .map_err(|errno| failed_to("unshare", Path::new("fs"))(errno.into()))?;
@@ -294,13 +416,15 @@ impl Sandboxes {
             unshare(CloneFlags::CLONE_NEWNS)
                 .map_err(|errno| failed_to("unshare", Path::new("mnt"))(errno.into()))?;
             fault::at("mounts").map_err(failed_to("mount", scratch))?;
-            let root = rootfs::stage(&sources, scratch)?;
-            let prepared = rootfs::complete(root, &sources, binds)?;
+            let root = rootfs::stage(&sources, scratch, users)?;
+            let prepared =
+                rootfs::complete(root, &sources, rootfs, binds, &self.masked_sys, users)?;
             mount::pivot(&prepared.root).map_err(failed_to("pivot to", Path::new("/")))?;
             // Copies of shared mounts are still members of the host's peer groups.
             mount::make_private().map_err(failed_to("make private", Path::new("/")))?;
             announce(&prepared.mounts);
             let mut plan = self.plan(command, stdio)?;
+            plan.user_namespace = userns::descriptor(users);
             plan.mounts = Some(prepared.child_mounts());
             fault::at("container process").map_err(failed_to("start", scratch))?;
             self.spawn(&mut plan, cgroup, infra.pid.is_none())
@@ -327,6 +451,9 @@ impl Sandboxes {
                 |errno| failed_to("join the namespaces of", Path::new("container"))(errno.into()),
             )?;
             let mut plan = self.plan(command, stdio)?;
+            if command.identity.base != 0 {
+                plan.user_namespace = Some(container.pidfd.as_raw_fd());
+            }
             self.spawn(&mut plan, cgroup, false)
         })
     }
@@ -348,6 +475,12 @@ impl Sandboxes {
         Ok(process)
     }
 
+    /// The capabilities that a container can have at most.
+    #[must_use]
+    pub fn capabilities(&self) -> Capabilities {
+        self.capabilities
+    }
+
     fn enter_template(&self) -> Result<(), Error> {
         unshare(CloneFlags::CLONE_FS)
             .and_then(|()| setns(&self.template, CloneFlags::CLONE_NEWNS))
@@ -364,16 +497,38 @@ impl Sandboxes {
         };
         let stream = |stream: &Option<OwnedFd>| stream.as_ref().unwrap_or(&self.null).as_raw_fd();
         let program = command.arguments.first().map_or("", String::as_str);
+        let Confinement { capabilities, no_new_privileges, seccomp, apparmor } =
+            &command.confinement;
+        let missing = capabilities.without(self.capabilities);
+        if missing != Capabilities::NONE {
+            return Err(Error::Capabilities(missing));
+        }
+        // Programs open /dev/stdout anew, which takes an owner's rights to the pipe.
+        let owner = Uid::from_raw(command.identity.base + command.identity.user);
+        for stream in [&stdio.input, &stdio.output, &stdio.error].into_iter().flatten() {
+            rustix::fs::fchown(stream, Some(owner), None).map_err(|errno| {
+                failed_to("give away", Path::new("standard streams"))(errno.into())
+            })?;
+        }
+        let apparmor = apparmor.as_ref().map(|name| CString::new(format!("exec {name}")));
         Ok(Plan {
             mounts: None,
             directory: CString::new(command.directory.as_str())
                 .map_err(|_zero| Error::ZeroByte("the working directory"))?,
             stdio: [stream(&stdio.input), stream(&stdio.output), stream(&stdio.error)],
             kept: Vec::new(),
+            user_namespace: None,
+            namespaces: 0,
+            keeps_identity: false,
             user: command.identity.user,
             group: command.identity.group,
             groups: command.identity.groups.clone(),
-            capabilities: command.capabilities.bits(),
+            capabilities: capabilities.bits(),
+            no_new_privileges: *no_new_privileges,
+            apparmor: apparmor
+                .transpose()
+                .map_err(|_zero| Error::ZeroByte("the AppArmor profile"))?,
+            filter: self.filters.of(seccomp, *capabilities)?,
             open_files: Some(self.open_files),
             locked_memory: self.locked_memory,
             oom_score: command.oom_score_adj.map(|score| self.oom_scores.prepare(score)),
@@ -408,6 +563,12 @@ impl Infra {
             })?;
         }
         Ok(())
+    }
+
+    /// What root of the pod is on the node.
+    #[must_use]
+    pub fn user_base(&self) -> u32 {
+        self.users.as_ref().map_or(0, UserNamespace::base)
     }
 
     /// The pod's network namespace.
@@ -446,7 +607,14 @@ fn make_template(data: &Path, run: &Path) -> Result<OwnedFd, Error> {
         let (data, proc) = (open_path(data)?, open_path(Path::new("/proc"))?);
         let root = mount::new("tmpfs", &[("mode", "700")], MountAttrFlags::MOUNT_ATTR_NOSUID)?;
         mount::attach(&root, open_path(run)?)?;
-        for name in [rootfs::DATA, rootfs::LOWER, rootfs::STAGING, rootfs::SHARED_MEMORY, "/proc"] {
+        for name in [
+            rootfs::DATA,
+            rootfs::MAPPED_DATA,
+            rootfs::LOWER,
+            rootfs::STAGING,
+            rootfs::SHARED_MEMORY,
+            "/proc",
+        ] {
             let mode = rustix::fs::Mode::from_raw_mode(0o700);
             rustix::fs::mkdirat(&root, name.trim_start_matches('/'), mode)?;
         }

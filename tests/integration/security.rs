@@ -1,5 +1,10 @@
 //! What a container may not do and not see.
 
+mod context;
+mod escapes;
+mod syscalls;
+mod users;
+
 use pod_tests::{Daemon, manifest::pod};
 use serde_json::json;
 

@@ -120,6 +120,13 @@ impl Walk {
                     self.wrong_type(path, value, "an integer");
                 }
             }
+            Rule::IntegerList => {
+                for (item, path) in self.list(path, value) {
+                    if !item.is_i64() {
+                        self.wrong_type(&path, item, "an integer");
+                    }
+                }
+            }
             Rule::Bool => {
                 if !value.is_boolean() {
                     self.wrong_type(path, value, "`true` or `false`");

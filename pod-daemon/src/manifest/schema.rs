@@ -19,21 +19,19 @@
 //! | `spec.priorityClassName` | `system-node-critical`, `system-cluster-critical` | those that Kubernetes is born with |
 //! | `spec.os` | `linux` | |
 //! | `spec.hostPID`, `hostIPC`, `setHostnameAsFQDN` | `false` | that is how pods run |
-//! | `spec.hostUsers` | `true` | that is how pods run |
-//! | `securityContext.allowPrivilegeEscalation` | `false` | containers always run with no_new_privs |
-//! | `securityContext.privileged`, `readOnlyRootFilesystem`, `runAsNonRoot` | `false` | that is how containers run |
 //! | `terminationMessagePath`, `terminationMessagePolicy` | at their defaults | the file is not read yet |
 //! | `stdin`, `stdinOnce`, `tty` | `false` | that is how containers run |
 //! | `volumeMounts[].mountPropagation`, `recursiveReadOnly` | `None`, `Disabled` | that is how mounts are made |
 
 use k8s_openapi::{
     api::core::v1::{
-        ConfigMap, ConfigMapEnvSource, ConfigMapKeySelector, ConfigMapVolumeSource, Container,
-        ContainerPort, EmptyDirVolumeSource, EnvFromSource, EnvVar, EnvVarSource, HostAlias,
-        HostPathVolumeSource, KeyToPath, Lifecycle, LocalObjectReference, ObjectFieldSelector, Pod,
-        PodDNSConfig, PodDNSConfigOption, PodOS, PodSecurityContext, PodSpec, ResourceRequirements,
-        Secret, SecretEnvSource, SecretKeySelector, SecretVolumeSource, SecurityContext,
-        Toleration, Volume, VolumeMount,
+        AppArmorProfile, Capabilities, ConfigMap, ConfigMapEnvSource, ConfigMapKeySelector,
+        ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvFromSource,
+        EnvVar, EnvVarSource, HostAlias, HostPathVolumeSource, KeyToPath, Lifecycle,
+        LocalObjectReference, ObjectFieldSelector, Pod, PodDNSConfig, PodDNSConfigOption, PodOS,
+        PodSecurityContext, PodSpec, ResourceRequirements, SeccompProfile, Secret, SecretEnvSource,
+        SecretKeySelector, SecretVolumeSource, SecurityContext, Sysctl, Toleration, Volume,
+        VolumeMount,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
@@ -58,6 +56,7 @@ pub(super) struct Type {
 pub(super) enum Rule {
     Text,
     Integer,
+    IntegerList,
     Bool,
     TextList,
     TextMap,
@@ -78,8 +77,8 @@ pub(super) enum Rule {
 }
 
 use Rule::{
-    Any, Blobs, Bool, Hidden, Integer, List, Object, Only, Ours, Quantities, Quantity, Text,
-    TextList, TextMap,
+    Any, Blobs, Bool, Hidden, Integer, IntegerList, List, Object, Only, Ours, Quantities, Quantity,
+    Text, TextList, TextMap,
 };
 
 const fn of(known: Known, fields: &'static [(&'static str, Rule)]) -> Type {
@@ -180,7 +179,7 @@ static POD_SPEC: Type = of(
         ("hostPID", FALSE),
         ("hostIPC", FALSE),
         ("setHostnameAsFQDN", FALSE),
-        ("hostUsers", Only(|value| value == true, "`true` is")),
+        ("hostUsers", Bool),
         ("securityContext", Object(&POD_SECURITY)),
     ],
 );
@@ -198,7 +197,29 @@ static HOST_ALIAS: Type = of(known::<HostAlias>, &[("ip", Text), ("hostnames", T
 
 static REFERENCE: Type = of(known::<LocalObjectReference>, &[("name", Text)]);
 
-static POD_SECURITY: Type = of(known::<PodSecurityContext>, &[("runAsNonRoot", FALSE)]);
+static POD_SECURITY: Type = of(
+    known::<PodSecurityContext>,
+    &[
+        ("runAsUser", Integer),
+        ("runAsGroup", Integer),
+        ("runAsNonRoot", Bool),
+        ("fsGroup", Integer),
+        ("fsGroupChangePolicy", Text),
+        ("supplementalGroups", IntegerList),
+        ("supplementalGroupsPolicy", Text),
+        ("seccompProfile", Object(&SECCOMP)),
+        ("appArmorProfile", Object(&APPARMOR)),
+        ("sysctls", List(&SYSCTL)),
+    ],
+);
+
+static SECCOMP: Type = of(known::<SeccompProfile>, &[("type", Text), ("localhostProfile", Text)]);
+
+static APPARMOR: Type = of(known::<AppArmorProfile>, &[("type", Text), ("localhostProfile", Text)]);
+
+static SYSCTL: Type = of(known::<Sysctl>, &[("name", Text), ("value", Text)]);
+
+static CAPABILITIES: Type = of(known::<Capabilities>, &[("add", TextList), ("drop", TextList)]);
 
 static TOLERATION: Type = of(
     known::<Toleration>,
@@ -237,10 +258,16 @@ static LIFECYCLE: Type = of(known::<Lifecycle>, &[]);
 static SECURITY: Type = of(
     known::<SecurityContext>,
     &[
-        ("allowPrivilegeEscalation", FALSE),
-        ("privileged", FALSE),
-        ("readOnlyRootFilesystem", FALSE),
-        ("runAsNonRoot", FALSE),
+        ("allowPrivilegeEscalation", Bool),
+        ("privileged", Bool),
+        ("readOnlyRootFilesystem", Bool),
+        ("runAsUser", Integer),
+        ("runAsGroup", Integer),
+        ("runAsNonRoot", Bool),
+        ("capabilities", Object(&CAPABILITIES)),
+        ("procMount", Text),
+        ("seccompProfile", Object(&SECCOMP)),
+        ("appArmorProfile", Object(&APPARMOR)),
     ],
 );
 

@@ -90,9 +90,8 @@ fn what_is_wrong_is_named_by_its_path() {
         ("emptyDir: {}", "ephemeral: {}", "spec.volumes[0].ephemeral: is not supported yet"),
         (
             "    command:",
-            "    securityContext: {privileged: true}\n    command:",
-            "spec.containers[0].securityContext.privileged: `true` is not supported yet, only \
-             `false` is",
+            "    securityContext: {seLinuxOptions: {level: s0}}\n    command:",
+            "spec.containers[0].securityContext.seLinuxOptions: is not supported yet",
         ),
         (
             "value: \"1\"",

@@ -4,6 +4,7 @@ mod container;
 mod environment;
 mod network;
 mod resources;
+mod security;
 mod volume;
 
 use std::collections::BTreeSet;
@@ -83,6 +84,7 @@ fn spec(spec: &PodSpec, problems: &mut Problems, warnings: &mut Vec<String>) {
             name => check(problems, field, name, names::subdomain(name)),
         }
     }
+    security::pod(spec, problems);
 
     let mut volumes = BTreeSet::new();
     for (index, volume) in spec.volumes.iter().flatten().enumerate() {
@@ -95,6 +97,7 @@ fn spec(spec: &PodSpec, problems: &mut Problems, warnings: &mut Vec<String>) {
         let path = format!("spec.containers[{index}]");
         name(problems, &path, &container.name, &mut containers);
         container::container(container, &path, &volumes, problems, warnings);
+        security::container(container, spec, &path, problems);
     }
 }
 

@@ -8,9 +8,7 @@ use super::chain;
 use crate::{
     image::Image,
     manifest::expand,
-    sandbox::{
-        Command, DEFAULT_CAPABILITIES, DEFAULT_PATH, EXECUTE, Error as SandboxError, Identity,
-    },
+    sandbox::{Command, Confinement, DEFAULT_PATH, EXECUTE, Error as SandboxError, Identity},
 };
 
 /// There is nothing to run.
@@ -24,6 +22,7 @@ pub(super) fn of(
     spec: &Spec,
     image: &Image,
     identity: Identity,
+    confinement: Confinement,
     hostname: &str,
     own: &BTreeMap<String, String>,
 ) -> Result<Command, NoCommand> {
@@ -61,7 +60,7 @@ pub(super) fn of(
             .collect(),
         directory: directory.filter(|directory| !directory.is_empty()).unwrap_or("/").to_owned(),
         identity,
-        capabilities: DEFAULT_CAPABILITIES,
+        confinement,
         oom_score_adj: None,
     })
 }
@@ -111,9 +110,9 @@ mod tests {
             list.map(|list| list.iter().map(|text| (*text).to_owned()).collect())
         };
         let spec = Spec { command: owned(command_), args: owned(args), ..Spec::default() };
-        of(&spec, &image(&["/entry"], &["cmd"]), Identity::default(), "host", &BTreeMap::new())
-            .unwrap()
-            .arguments
+        let image = image(&["/entry"], &["cmd"]);
+        let (identity, confinement) = (Identity::default(), Confinement::default());
+        of(&spec, &image, identity, confinement, "host", &BTreeMap::new()).unwrap().arguments
     }
 
     #[test]

@@ -1,6 +1,12 @@
 //! One container of a pod: its runs, their ends, and the commands in it.
 
-use std::{fs, io, net::Ipv4Addr, os::fd::AsFd as _, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs, io,
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Container as Spec;
@@ -13,14 +19,14 @@ use super::{
     backoff::Backoff,
     blocking, chain, command, environment,
     ground::{Ground, Place},
-    identity, image,
+    image,
     logs::{self, Copy},
     oom::{self, Oom},
     pull_secrets::pull_secrets,
     record::{ContainerRecord, ProcessRecord, RunRecord},
     resources,
     sandbox::{self, Sandbox},
-    volumes,
+    security, volumes,
 };
 use crate::{
     cgroup, fault,
@@ -28,7 +34,7 @@ use crate::{
     manifest,
     node::{ContainerSnapshot, Error, Exec, Exit, Shared, State},
     pidfd::Pidfd,
-    sandbox::{Command, ContainerSpec, Process, Rootfs, Stdio},
+    sandbox::{Command, ContainerSpec, Identity, Process, Rootfs, Stdio},
 };
 
 /// Exit code of a run whose program could not be started, as containerd reports it.
@@ -417,7 +423,8 @@ impl Container {
                     Some(command) => command,
                     None => image::again(&shared, &spec, &image_id)
                         .map_err(Failure::image)
-                        .and_then(|image| resolve(&shared, &about, sandbox.ip(), &spec, &image))
+                        .and_then(|image| resolve(&shared, &about, &sandbox, &spec, &image))
+                        .map(|(command, _)| command)
                         .map_err(|failure| failure.message)?,
                 };
                 let command = Command { arguments, ..own };
@@ -561,7 +568,8 @@ fn start(
     image: Arc<Image>,
 ) -> Result<Started, Failure> {
     let place = sandbox.ground.place(index);
-    let command = resolve(shared, about, sandbox.ip(), spec, &image)?;
+    let infra = sandbox.infra().ok_or_else(no_sandbox)?;
+    let (command, rootfs) = resolve(shared, about, sandbox, spec, &image)?;
     let failed = |error: &io::Error| Failure::new("CreateContainerError", error);
     let containers = sandbox::directory(shared, about).join("containers").join(&spec.name);
     let scratch = containers.join(run.to_string());
@@ -576,9 +584,8 @@ fn start(
     fault::at("log").map_err(|error| failed(&error))?;
     let output = output.copy(&directory, run, shared.log_limits).map_err(|error| failed(&error))?;
 
-    let infra = sandbox.infra().ok_or_else(|| Failure::internal("the pod's sandbox is gone"))?;
     place.probe.await_run(run).map_err(|error| Failure::new("CreateContainerError", &error))?;
-    let rootfs = Rootfs { layers: image.layers.clone(), scratch };
+    let rootfs = rootfs(scratch);
     let binds = sandbox.volumes.binds(spec);
     let announce = |mounts: &[(usize, u32)]| {
         if let Err(error) = place.probe.set_mounts(mounts) {
@@ -605,28 +612,35 @@ fn start(
     }
 }
 
-/// What runs in a container, and as whom.
+/// What runs in a container, and as whom; and, with the place of its changes, its root.
 fn resolve(
     shared: &Shared,
     about: &About,
-    ip: Option<Ipv4Addr>,
+    sandbox: &Sandbox,
     spec: &Spec,
     image: &Image,
-) -> Result<Command, Failure> {
-    let identity =
-        identity::resolve(image.config.user.as_deref().unwrap_or_default(), &image.layers)
-            .map_err(|error| Failure::new("CreateContainerConfigError", &error))?;
+) -> Result<(Command, impl FnOnce(PathBuf) -> Rootfs + use<>), Failure> {
+    let failed = |error: &dyn std::error::Error| Failure::new("CreateContainerConfigError", error);
+    let infra = sandbox.infra().ok_or_else(no_sandbox)?;
+    let security = security::of(shared, about, spec, image).map_err(|error| failed(&error))?;
+    let security::Security { identity, confinement, view, read_only_root } = security;
+    let identity = Identity { base: infra.user_base(), ..identity };
     let host_network = about.spec.host_network.unwrap_or(false);
     let hostname = volumes::hostname(about, host_network);
-    let variables = environment::of(shared, about, ip, spec).map_err(|error| {
+    let variables = environment::of(shared, about, sandbox.ip(), spec)
         // What is missing may come, as an image may.
-        Failure { image: true, ..Failure::new("CreateContainerConfigError", &error) }
-    })?;
-    let command = command::of(spec, image, identity, &hostname, &variables)
-        .map_err(|error| Failure::new("CreateContainerConfigError", &error))?;
+        .map_err(|error| Failure { image: true, ..failed(&error) })?;
+    let command = command::of(spec, image, identity, confinement, &hostname, &variables)
+        .map_err(|error| failed(&error))?;
     let index = about.spec.containers.iter().position(|one| one.name == spec.name).unwrap_or(0);
     let score = manifest::oom_score_adj(&about.spec, index, shared.memory_bytes);
-    Ok(Command { oom_score_adj: Some(score), ..command })
+    let command = Command { oom_score_adj: Some(score), ..command };
+    let layers = image.layers.clone();
+    Ok((command, move |scratch| Rootfs { layers, scratch, read_only: read_only_root, view }))
+}
+
+fn no_sandbox() -> Failure {
+    Failure::internal("the pod's sandbox is gone")
 }
 
 /// Starts a command in a running container; blocks.

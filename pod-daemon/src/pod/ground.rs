@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::Container;
 
-use super::{About, Waiting, resources};
+use super::{About, Waiting, resources, security};
 use crate::{
     cgroup::{self, Cgroup, Limits, OomCounts},
     fault,
@@ -78,9 +78,12 @@ impl Ground {
         shared.probes.attach_pod(&about.uid, &pod)?;
         fault::at("infra cgroup")?;
         let infra = Cgroup::create(pod.path(), INFRA)?;
+        let devices = Devices::of(about);
+        devices.guard_pod(shared, &pod, &infra)?;
         for container in &about.spec.containers {
             fault::at("container cgroup")?;
             let cgroup = Cgroup::create(pod.path(), &container.name)?;
+            devices.guard_container(shared, container, &cgroup)?;
             let (limits, requests) = (resources::limits(container), resources::requests(container));
             cgroup::limits::apply(&cgroup, &limits, &requests, available, device)?;
             // A container, not the pod: the others and the infra program are to live on.
@@ -104,9 +107,12 @@ impl Ground {
         let infra = Cgroup::open(path.join(INFRA))?;
         let pod = Cgroup::open(path)?;
         shared.probes.attach_pod(&about.uid, &pod)?;
+        let devices = Devices::of(about);
+        devices.guard_pod(shared, &pod, &infra)?;
         let mut places = Vec::new();
         for (container, claim) in about.spec.containers.iter().zip(counters) {
             let cgroup = Cgroup::open(pod.path().join(&container.name))?;
+            devices.guard_container(shared, container, &cgroup)?;
             let (limits, requests) = (resources::limits(container), resources::requests(container));
             let volumes = volume_labels(container);
             let name = (&*about.uid, &*container.name);
@@ -206,6 +212,39 @@ pub(super) fn sweep(shared: &Shared, uid: &str) {
         report(cgroup::remove_tree(&path));
     }
     shared.probes.detach_pod(uid);
+}
+
+/// Which cgroups of a pod get the device policy.
+///
+/// A device must be allowed at every level, so one container that may use all of them leaves the pod
+/// itself without a guard, and every other container with one of its own.
+struct Devices<'a> {
+    uid: &'a str,
+    by_container: bool,
+}
+
+impl<'a> Devices<'a> {
+    fn of(about: &'a About) -> Self {
+        let by_container = about.spec.containers.iter().any(security::is_privileged);
+        Self { uid: &about.uid, by_container }
+    }
+
+    fn guard_pod(&self, shared: &Shared, pod: &Cgroup, infra: &Cgroup) -> Result<(), Failure> {
+        let cgroup = if self.by_container { infra } else { pod };
+        Ok(shared.probes.guard_devices(self.uid, INFRA, cgroup)?)
+    }
+
+    fn guard_container(
+        &self,
+        shared: &Shared,
+        container: &Container,
+        cgroup: &Cgroup,
+    ) -> Result<(), Failure> {
+        if self.by_container && !security::is_privileged(container) {
+            shared.probes.guard_devices(self.uid, &container.name, cgroup)?;
+        }
+        Ok(())
+    }
 }
 
 /// Names of a container's volumes in the metrics, in the order of their counters: the root, then

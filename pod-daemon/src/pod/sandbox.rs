@@ -15,6 +15,7 @@ use super::{
     ground::Ground,
     logs::{self, Output, Outputs},
     record::{ProcessRecord, SandboxRecord},
+    security,
     volumes::{self, Volumes},
 };
 use crate::{
@@ -22,7 +23,7 @@ use crate::{
     network::{Port, Protocol},
     node::Shared,
     pidfd::Pidfd,
-    sandbox::{Infra, NetworkMode},
+    sandbox::{Infra, NetworkMode, OwnNamespaces},
 };
 
 /// What containers of a pod share. It can be made anew in a living pod.
@@ -67,9 +68,15 @@ impl Sandbox {
         let cgroup = std::os::fd::AsFd::as_fd(ground.infra());
         fault::at("output").map_err(|error| fail(&error))?;
         let outputs = Outputs::new(about.spec.containers.len()).map_err(|error| fail(&error))?;
+        let kept = outputs.descriptors();
+        let own = OwnNamespaces {
+            share_pids,
+            sysctls: security::sysctls(&about.spec),
+            users: security::users(&about.spec),
+        };
         let infra = shared
             .sandboxes
-            .start_infra(cgroup, &hostname, &network, share_pids, &outputs.descriptors())
+            .start_infra(cgroup, &hostname, &network, &own, &kept)
             .map_err(|error| fail(&error));
         let infra = match infra {
             Ok(infra) => infra,
@@ -96,7 +103,8 @@ impl Sandbox {
             shared.network.adopt(&about.uid, ip, &host_ports(&about.spec.containers));
         }
         let share_pids = about.spec.share_process_namespace.unwrap_or(false);
-        let Some(infra) = Infra::adopt(infra.pid(), infra.start(), share_pids)? else {
+        let Some(infra) = shared.sandboxes.adopt_infra(infra.pid(), infra.start(), share_pids)?
+        else {
             return Ok(None);
         };
         let Ok(outputs) = Outputs::adopt(infra.process.pid, about.spec.containers.len()) else {

@@ -16,7 +16,7 @@ use std::{
 use k8s_openapi::api::core::v1::{Container, Volume};
 
 pub(super) use self::etc::hostname;
-use super::{About, Waiting, ground, resources, sandbox};
+use super::{About, Waiting, ground, resources, sandbox, security};
 use crate::{manifest, node::Shared, sandbox::Bind};
 
 /// The file system in memory that has a pod's secrets. Names of volumes do not begin so.
@@ -65,7 +65,11 @@ pub(super) fn make(
             objects::fill(shared, about, volume, &path).map_err(fail)?;
             (path, true)
         } else {
-            (empty_dir(shared, about, volume).map_err(fail)?, false)
+            let path = empty_dir(shared, about, volume).map_err(fail)?;
+            let action = "give to the pod's group";
+            security::own_volume(&about.spec, &path)
+                .map_err(|error| fail(failed_to(&volume.name, action, &path)(error)))?;
+            (path, false)
         };
         sources.insert(volume.name.clone(), source);
     }

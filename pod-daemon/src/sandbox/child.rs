@@ -6,13 +6,13 @@
 
 mod mounts;
 
-use std::{ffi::CString, os::fd::RawFd, ptr};
+use std::{ffi::CString, os::fd::RawFd, ptr, sync::Arc};
 
 use libc::{c_char, c_int, c_long};
 use nix::errno::Errno;
 
-pub(super) use self::mounts::Mounts;
-use super::oom_score::OomScore;
+pub(super) use self::mounts::{Covers, Mounts};
+use super::{oom_score::OomScore, seccomp::Filter};
 
 /// The highest capability number that any kernel knows.
 const CAP_LAST: c_int = 63;
@@ -40,12 +40,25 @@ pub(super) struct Plan {
     /// Descriptors that a program of the daemon's own keeps, as [`FIRST_KEPT`] and those after it.
     /// None of them has a number in that range.
     pub(super) kept: Vec<RawFd>,
+    /// A user namespace to join, by its descriptor or by one of a process in it. Only a process
+    /// with one thread can, so it is left to this one.
+    pub(super) user_namespace: Option<RawFd>,
+    /// More namespaces to be made at birth, as flags of `clone`.
+    pub(super) namespaces: c_int,
+    /// Whether the process becomes the user below: in a namespace without ids it cannot.
+    pub(super) keeps_identity: bool,
     /// User, group and supplementary groups.
     pub(super) user: u32,
     pub(super) group: u32,
     pub(super) groups: Vec<u32>,
     /// Bit set of capabilities to keep.
     pub(super) capabilities: u64,
+    /// Whether programs with set-uid bits or file capabilities give nothing.
+    pub(super) no_new_privileges: bool,
+    /// The AppArmor profile, as `exec NAME`.
+    pub(super) apparmor: Option<CString>,
+    /// Which system calls the program may make.
+    pub(super) filter: Option<Arc<Filter>>,
     /// Soft and hard limit of open files.
     pub(super) open_files: Option<(u64, u64)>,
     /// Soft and hard limit of locked memory, in bytes.
@@ -137,11 +150,9 @@ fn carry_out(plan: &Plan) -> Step<std::convert::Infallible> {
             check("unshare the cgroup namespace", unshare(libc::CLONE_NEWCGROUP))?;
             mounts::mount_kernel_filesystems(mounts)?;
         }
-        check(
-            "change to the working directory",
-            libc::syscall(libc::SYS_chdir, plan.directory.as_ptr()),
-        )?;
-        redirect(plan)?;
+        if let Some(profile) = &plan.apparmor {
+            mounts::set_apparmor(profile)?;
+        }
         let (soft, hard) = plan.locked_memory;
         let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
         // Lower than the daemon's, so it cannot fail.
@@ -151,11 +162,24 @@ fn carry_out(plan: &Plan) -> Step<std::convert::Infallible> {
             // A lower hard limit than asked for is the node's business: keep what there is.
             libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
         }
+        if let Some(namespace) = plan.user_namespace {
+            check(
+                "join the user namespace",
+                libc::syscall(libc::SYS_setns, namespace, libc::CLONE_NEWUSER),
+            )?;
+        }
+        redirect(plan)?;
+        change_directory(plan)?;
         libc::syscall(libc::SYS_umask, 0o022);
         // The daemon ignores SIGPIPE, as Rust programs do, and perhaps what its own parent ignored.
         // Containers must not inherit that; clone3 has reset only what was handled.
         for signal in 1..=SIGNALS {
             libc::signal(signal, libc::SIG_DFL);
+        }
+        // Without no_new_privs only who has CAP_SYS_ADMIN may load a filter, so it comes before the
+        // capabilities go and must let the rest of the plan pass. Else it comes last.
+        if !plan.no_new_privileges {
+            load_filter(plan)?;
         }
         become_user(plan)?;
         let none: u64 = 0;
@@ -169,8 +193,38 @@ fn carry_out(plan: &Plan) -> Step<std::convert::Infallible> {
                 size_of::<u64>(),
             ),
         )?;
+        if plan.no_new_privileges {
+            load_filter(plan)?;
+        }
         execute(plan)
     }
+}
+
+unsafe fn load_filter(plan: &Plan) -> Step<()> {
+    let Some(filter) = &plan.filter else { return Ok(()) };
+    let program = filter.program();
+    // SAFETY: by the caller's contract; the kernel copies the program, which the plan keeps.
+    unsafe {
+        check(
+            "load the seccomp filter",
+            libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program),
+        )?;
+    }
+    Ok(())
+}
+
+/// Changes to a directory that an image may have chosen, so not before the daemon's descriptors are
+/// closed: `/proc/self/fd/N` could be one of them (CVE-2024-21626).
+unsafe fn change_directory(plan: &Plan) -> Step<()> {
+    let step = "change to the working directory";
+    let mut path = [0_u8; 4096];
+    // SAFETY: by the caller's contract; the kernel writes no more than there is room for.
+    unsafe {
+        check(step, libc::syscall(libc::SYS_chdir, plan.directory.as_ptr()))?;
+        check(step, libc::syscall(libc::SYS_getcwd, path.as_mut_ptr(), path.len()))?;
+    }
+    // The kernel says "(unreachable)" of what is not below the root.
+    if path[0] == b'/' { Ok(()) } else { Err((step, libc::EXDEV)) }
 }
 
 unsafe fn redirect(plan: &Plan) -> Step<()> {
@@ -234,15 +288,20 @@ unsafe fn become_user(plan: &Plan) -> Step<()> {
                 libc::syscall(libc::SYS_prctl, libc::PR_CAPBSET_DROP, capability, 0, 0, 0);
             }
         }
-        check(
-            "set groups",
-            libc::syscall(libc::SYS_setgroups, plan.groups.len(), plan.groups.as_ptr()),
-        )?;
-        check(
-            "set the group",
-            libc::syscall(libc::SYS_setresgid, plan.group, plan.group, plan.group),
-        )?;
-        check("set the user", libc::syscall(libc::SYS_setresuid, plan.user, plan.user, plan.user))?;
+        if !plan.keeps_identity {
+            check(
+                "set groups",
+                libc::syscall(libc::SYS_setgroups, plan.groups.len(), plan.groups.as_ptr()),
+            )?;
+            check(
+                "set the group",
+                libc::syscall(libc::SYS_setresgid, plan.group, plan.group, plan.group),
+            )?;
+            check(
+                "set the user",
+                libc::syscall(libc::SYS_setresuid, plan.user, plan.user, plan.user),
+            )?;
+        }
         // A user other than root has lost them with the change of user.
         let kept = if plan.user == 0 { plan.capabilities } else { 0 };
         let header = CapabilityHeader { version: 0x2008_0522, pid: 0 };
@@ -255,10 +314,12 @@ unsafe fn become_user(plan: &Plan) -> Step<()> {
             "set capabilities",
             libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()),
         )?;
-        check(
-            "set no_new_privs",
-            libc::syscall(libc::SYS_prctl, libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
-        )?;
+        if plan.no_new_privileges {
+            check(
+                "set no_new_privs",
+                libc::syscall(libc::SYS_prctl, libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
+            )?;
+        }
     }
     Ok(())
 }

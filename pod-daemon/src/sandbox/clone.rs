@@ -112,6 +112,8 @@ pub(super) fn spawn(
         | libc::CLONE_PIDFD as u64
         | CLONE_CLEAR_SIGHAND
         | CLONE_INTO_CGROUP;
+    // Flags of namespaces have one bit each, all of them positive.
+    flags |= u64::from(plan.namespaces.cast_unsigned());
     if new_pid_namespace {
         flags |= libc::CLONE_NEWPID as u64;
     }

@@ -8,12 +8,20 @@ use std::{
 
 use nix::unistd::Pid;
 
-use super::{Error, FIRST_KEPT, Infra, clone::Process, failed_to, namespace_of};
+use super::{
+    Error, FIRST_KEPT, Infra, Sandboxes, clone::Process, failed_to, namespace_of,
+    userns::UserNamespace,
+};
 
-impl Infra {
+impl Sandboxes {
     /// Takes over the infra program of an earlier daemon; `None` if it does not run any more.
     /// `start_time` tells it from another process with its pid.
-    pub fn adopt(pid: Pid, start_time: u64, share_pids: bool) -> Result<Option<Self>, Error> {
+    pub fn adopt_infra(
+        &self,
+        pid: Pid,
+        start_time: u64,
+        share_pids: bool,
+    ) -> Result<Option<Infra>, Error> {
         let process = Process::adopt(pid, start_time)
             .map_err(failed_to("find the infra program", Path::new("/proc")))?;
         let Some(process) = process else { return Ok(None) };
@@ -24,12 +32,13 @@ impl Infra {
             Ok::<_, Error>((mount, network, namespace("ipc")?, namespace("uts")?, pids))
         };
         let namespaces = namespaces();
+        let users = UserNamespace::of(pid, &self.ids);
         if !process.is_alive() {
             // What was opened may be another process's.
             return Ok(None);
         }
         let (mount, network, ipc, uts, pid) = namespaces?;
-        Ok(Some(Self { process, mount, network, ipc, uts, pid }))
+        Ok(Some(Infra { process, mount, network, ipc, uts, pid, users: users? }))
     }
 }
 

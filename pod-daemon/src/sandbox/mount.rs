@@ -17,6 +17,8 @@ use rustix::{
     },
 };
 
+use super::userns::{AsRootOf, UserNamespace};
+
 /// How paths below a container's root are resolved: `..` and absolute links end at that root.
 const IN_ROOT: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
 
@@ -74,25 +76,57 @@ impl MountAttr {
     };
 }
 
-/// Makes an attached mount read-only, with everything mounted below it where the kernel can
-/// (Linux 5.12); before that, the mount itself only.
-pub(super) fn set_read_only(mount: BorrowedFd<'_>) -> io::Result<()> {
-    let attributes = MountAttr::READ_ONLY;
+/// Makes a mount that is attached nowhere read-only (Linux 5.12).
+pub(super) fn set_detached_read_only(mount: BorrowedFd<'_>) -> io::Result<()> {
+    set_attributes(mount, &MountAttr::READ_ONLY, 0)
+}
+
+fn set_attributes(
+    mount: BorrowedFd<'_>,
+    attributes: &MountAttr,
+    recursive: libc::c_int,
+) -> io::Result<()> {
     // SAFETY: the path and the structure are valid for reads of the given sizes.
     let result = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
             mount.as_raw_fd(),
             c"".as_ptr(),
-            libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
-            &raw const attributes,
+            libc::AT_EMPTY_PATH | recursive,
+            std::ptr::from_ref(attributes),
             size_of::<MountAttr>(),
         )
     };
-    if result == 0 {
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Shows a mount tree that is attached nowhere with the ids of a user namespace (Linux 5.12).
+pub(super) fn map_ids(mount: BorrowedFd<'_>, users: BorrowedFd<'_>) -> io::Result<()> {
+    const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
+    let attributes = MountAttr {
+        attr_set: MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: u64::from(users.as_raw_fd().cast_unsigned()),
+    };
+    set_attributes(mount, &attributes, libc::AT_RECURSIVE)
+}
+
+/// Makes an attached mount read-only, with everything mounted below it where the kernel can
+/// (Linux 5.12); before that, the mount itself only.
+pub(super) fn set_read_only(mount: BorrowedFd<'_>) -> io::Result<()> {
+    make_read_only(mount, libc::AT_RECURSIVE)
+}
+
+/// Makes an attached mount read-only, and nothing that is mounted below it.
+pub(super) fn set_alone_read_only(mount: BorrowedFd<'_>) -> io::Result<()> {
+    make_read_only(mount, 0)
+}
+
+fn make_read_only(mount: BorrowedFd<'_>, recursive: libc::c_int) -> io::Result<()> {
+    let Err(error) = set_attributes(mount, &MountAttr::READ_ONLY, recursive) else {
         return Ok(());
-    }
-    let error = io::Error::last_os_error();
+    };
     if error.raw_os_error() != Some(libc::ENOSYS) {
         return Err(error);
     }
@@ -140,11 +174,19 @@ pub(super) enum Kind {
 }
 
 /// Opens `path` below `root`, making it and the directories on the way if they are absent.
-pub(super) fn make_in(root: impl AsFd, path: &Path, kind: Kind) -> io::Result<OwnedFd> {
+///
+/// What is made is root's: with a user namespace, the pod's root's.
+pub(super) fn make_in(
+    root: impl AsFd,
+    path: &Path,
+    kind: Kind,
+    users: Option<&UserNamespace>,
+) -> io::Result<OwnedFd> {
     match open_in(&root, path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         result => return result,
     }
+    let _as_root = AsRootOf::new(users);
     let mut directory = open_in(&root, Path::new("/"))?;
     let names: Vec<_> = path
         .components()

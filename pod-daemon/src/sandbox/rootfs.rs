@@ -1,5 +1,7 @@
 //! A container's file system: image, kernel filesystems, devices and volumes.
 
+mod devices;
+
 use std::{
     ffi::CString,
     io,
@@ -12,7 +14,13 @@ use rustix::{
     mount::MountAttrFlags,
 };
 
-use super::{Error, failed_to, mount};
+use self::devices::Device;
+use super::{
+    Error, View,
+    child::{Covers, Mounts},
+    failed_to, mount,
+    userns::{self, AsRootOf, UserNamespace},
+};
 
 /// What a container's root is made of.
 #[derive(Clone, Debug)]
@@ -22,6 +30,10 @@ pub struct Rootfs {
     /// Where the container's own changes go: a directory with `upper` and `work`, below the data
     /// directory.
     pub scratch: PathBuf,
+    /// Whether the container may not write to it; its volumes are another matter.
+    pub read_only: bool,
+    /// What it shows of the kernel.
+    pub view: View,
 }
 
 /// Something mounted into a container.
@@ -37,33 +49,29 @@ pub struct Bind {
     pub volume: Option<usize>,
 }
 
-/// Character devices of every container: name, major, minor.
-const DEVICES: [(&str, u32, u32); 6] = [
-    ("null", 1, 3),
-    ("zero", 1, 5),
-    ("full", 1, 7),
-    ("random", 1, 8),
-    ("urandom", 1, 9),
-    ("tty", 5, 0),
-];
+/// Parts of /sys that tell about the host's hardware, or are no business of a container's. Each
+/// processor has one more.
+const MASKED_SYS: [&str; 3] = ["/sys/firmware", "/sys/devices/virtual/powercap", "/sys/fs/selinux"];
 
-/// Symbolic links of every container's /dev.
-const LINKS: [(&str, &str); 5] = [
-    ("/proc/self/fd", "fd"),
-    ("/proc/self/fd/0", "stdin"),
-    ("/proc/self/fd/1", "stdout"),
-    ("/proc/self/fd/2", "stderr"),
-    ("pts/ptmx", "ptmx"),
-];
-
-/// Parts of /sys that tell about the host's hardware.
-const MASKED_SYS: [&str; 2] = ["/sys/firmware", "/sys/devices/virtual/powercap"];
+/// The parts of /sys to cover that this node has: what is not there need not be looked for at every
+/// start.
+pub(super) fn masked_sys() -> Vec<PathBuf> {
+    let processors = std::fs::read_dir("/sys/devices/system/cpu").into_iter().flatten().flatten();
+    MASKED_SYS
+        .iter()
+        .map(PathBuf::from)
+        .chain(processors.map(|processor| processor.path().join("thermal_throttle")))
+        .filter(|path| path.is_dir())
+        .collect()
+}
 
 /// Host paths, resolved before the thread leaves the host's mount namespace.
 #[derive(Debug)]
 pub(super) struct Sources {
     binds: Vec<OwnedFd>,
     layers: Vec<Layer>,
+    /// The node's own devices, for those who get them.
+    devices: Vec<Device>,
 }
 
 /// A directory of the image.
@@ -77,6 +85,8 @@ enum Layer {
 
 /// Where the template of mount namespaces has the data directory.
 pub(super) const DATA: &str = "/data";
+/// Where containers with user ids of their own have the same, shown with those.
+pub(super) const MAPPED_DATA: &str = "/mapped";
 /// Where layers from elsewhere are attached.
 pub(super) const LOWER: &str = "/lower";
 /// Where the image is mounted before it becomes the root.
@@ -90,18 +100,28 @@ pub(super) struct Prepared {
     pub(super) root: OwnedFd,
     pub(super) proc: OwnedFd,
     pub(super) cgroup: Option<OwnedFd>,
-    pub(super) null: OwnedFd,
+    null: OwnedFd,
+    empty: OwnedFd,
+    empty_is_attached: bool,
+    view: View,
     /// Volume index and mount id; 0 is the root itself.
     pub(super) mounts: Vec<(usize, u32)>,
 }
 
 impl Sources {
     /// Copies the mounts at the binds' sources. Runs in the host's mount namespace.
-    pub(super) fn open(rootfs: &Rootfs, binds: &[Bind], data: &Path) -> Result<Self, Error> {
-        let copy = |path: &Path| {
+    pub(super) fn open(
+        rootfs: &Rootfs,
+        binds: &[Bind],
+        data: &Path,
+        users: Option<&UserNamespace>,
+    ) -> Result<Self, Error> {
+        let copy = |path: &Path| -> Result<OwnedFd, Error> {
             let source = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
                 .map_err(|errno| failed_to("open", path)(errno.into()))?;
-            mount::copy(source).map_err(failed_to("copy the mount at", path))
+            let copy = mount::copy(source).map_err(failed_to("copy the mount at", path))?;
+            userns::map_ids(&copy, users, path)?;
+            Ok(copy)
         };
         let binds = binds.iter().map(|bind| copy(&bind.source)).collect::<Result<_, _>>()?;
         let layers = rootfs
@@ -112,13 +132,18 @@ impl Sources {
                 Err(_elsewhere) => copy(layer).map(Layer::Copy),
             })
             .collect::<Result<_, _>>()?;
-        Ok(Self { binds, layers })
+        let devices = if rootfs.view == View::Node { devices::of_the_node() } else { Vec::new() };
+        Ok(Self { binds, layers, devices })
     }
 }
 
 /// Mounts the image with `scratch` (relative to the data directory) on top at [`STAGING`]. Runs in
 /// the container's own mount namespace, since overlayfs takes no layers from another one.
-pub(super) fn stage(sources: &Sources, scratch: &Path) -> Result<OwnedFd, Error> {
+pub(super) fn stage(
+    sources: &Sources,
+    scratch: &Path,
+    users: Option<&UserNamespace>,
+) -> Result<OwnedFd, Error> {
     let fail = || failed_to("mount the image (overlayfs) for", scratch);
     let mut lower = Vec::new();
     for (index, layer) in sources.layers.iter().enumerate() {
@@ -147,7 +172,10 @@ pub(super) fn stage(sources: &Sources, scratch: &Path) -> Result<OwnedFd, Error>
     let staging = CString::new(STAGING).map_err(|error| fail()(error.into()))?;
     // Relative paths keep the options short: all layers must fit in one page. And by mount(2): the
     // new mount API cuts option values at 256 bytes before Linux 6.7.
-    rustix::process::chdir(DATA).map_err(|errno| fail()(errno.into()))?;
+    let data = if users.is_some() { mapped_data(users)? } else { DATA };
+    rustix::process::chdir(data).map_err(|errno| fail()(errno.into()))?;
+    // Overlayfs works in the layers as whoever mounts it.
+    let _as_root = AsRootOf::new(users);
     // SAFETY: all strings are null-terminated.
     let result = unsafe {
         let overlay = c"overlay".as_ptr();
@@ -158,6 +186,17 @@ pub(super) fn stage(sources: &Sources, scratch: &Path) -> Result<OwnedFd, Error>
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::open(STAGING, flags, Mode::empty()).map_err(|errno| fail()(errno.into()))
+}
+
+/// Mounts the data directory a second time, as the pod's users see it; returns where.
+fn mapped_data(users: Option<&UserNamespace>) -> Result<&'static str, Error> {
+    let path = Path::new(MAPPED_DATA);
+    let data = super::open_path(Path::new(DATA)).and_then(mount::copy);
+    let data = data.map_err(failed_to("copy the mount at", Path::new(DATA)))?;
+    userns::map_ids(&data, users, Path::new(DATA))?;
+    let target = super::open_path(path).and_then(|target| mount::attach(data, target));
+    target.map_err(failed_to("mount", path))?;
+    Ok(MAPPED_DATA)
 }
 
 /// A path as overlayfs reads it: colons, commas and backslashes separate unless they are escaped.
@@ -176,37 +215,47 @@ fn escaped(path: &Path) -> String {
 pub(super) fn complete(
     root: OwnedFd,
     sources: &Sources,
+    rootfs: &Rootfs,
     binds: &[Bind],
+    masked_sys: &[PathBuf],
+    users: Option<&UserNamespace>,
 ) -> Result<Prepared, Error> {
     let mut mounts = vec![(0, mount::id(&root).map_err(failed_to("identify", Path::new("/")))?)];
     let plain = MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV
         | MountAttrFlags::MOUNT_ATTR_NOEXEC;
 
-    let proc = directory(&root, "/proc")?;
-    let sys = directory(&root, "/sys")?;
-    place(mount::new("sysfs", &[], plain | MountAttrFlags::MOUNT_ATTR_RDONLY), &sys, "/sys")?;
-    for path in MASKED_SYS.map(Path::new) {
-        match mount::open_in(&root, path) {
-            Ok(target) => {
-                place(
-                    mount::new("tmpfs", &[], plain | MountAttrFlags::MOUNT_ATTR_RDONLY),
-                    target,
-                    "/sys",
-                )?;
-            }
-            Err(error) if mount::is_absent(&error) => {}
-            Err(error) => return Err(failed_to("open", path)(error)),
-        }
+    let proc = directory(&root, "/proc", users)?;
+    let sys = directory(&root, "/sys", users)?;
+    let is_masked = rootfs.view != View::Node;
+    let access =
+        if is_masked { MountAttrFlags::MOUNT_ATTR_RDONLY } else { MountAttrFlags::empty() };
+    place(mount::new("sysfs", &[], plain | access), &sys, "/sys")?;
+    // One for all: a filesystem for each would cost more at the container's end than here.
+    let empty = mount::new("tmpfs", &[], plain | MountAttrFlags::MOUNT_ATTR_RDONLY)
+        .map_err(failed_to("mount", Path::new("tmpfs")))?;
+    let mut empty_is_attached = false;
+    for path in masked_sys.iter().filter(|_| is_masked) {
+        let target = match mount::open_in(&root, path) {
+            Err(error) if mount::is_absent(&error) => continue,
+            target => target.map_err(failed_to("open", path))?,
+        };
+        let cover = if empty_is_attached { Some(mount::copy(&empty)) } else { None };
+        let attached = match cover {
+            Some(copy) => copy.and_then(|copy| mount::attach(copy, target)),
+            None => mount::attach(&empty, target),
+        };
+        attached.map_err(failed_to("cover", path))?;
+        empty_is_attached = true;
     }
     let cgroup = mount::open_in(&root, Path::new("/sys/fs/cgroup")).ok();
-    let null = devices(&root)?;
+    let null = devices::make(&root, &sources.devices, users)?;
 
     for (bind, source) in binds.iter().zip(&sources.binds) {
         let is_directory = rustix::fs::fstat(source)
             .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory);
         let kind = if is_directory { mount::Kind::Directory } else { mount::Kind::File };
-        let target = mount::make_in(&root, &bind.target, kind)
+        let target = mount::make_in(&root, &bind.target, kind, users)
             .map_err(failed_to("make the mount point", &bind.target))?;
         mount::attach(source, &target).map_err(failed_to("mount", &bind.target))?;
         if bind.read_only {
@@ -218,80 +267,27 @@ pub(super) fn complete(
             mounts.push((volume, id));
         }
     }
-    Ok(Prepared { root, proc, cgroup, null, mounts })
-}
-
-/// A fresh /dev; returns its null device, to mask files with.
-fn devices(root: &OwnedFd) -> Result<OwnedFd, Error> {
-    let at = |name: &str| Path::new("/dev").join(name);
-    let dev = mount::new(
-        "tmpfs",
-        &[("mode", "755"), ("size", "65536k")],
-        MountAttrFlags::MOUNT_ATTR_NOSUID,
-    )
-    .map_err(failed_to("mount", Path::new("/dev")))?;
-    for (name, major, minor) in DEVICES {
-        let device = rustix::fs::makedev(major, minor);
-        rustix::fs::mknodat(
-            &dev,
-            name,
-            FileType::CharacterDevice,
-            Mode::from_raw_mode(0o666),
-            device,
-        )
-        .and_then(|()| {
-            rustix::fs::chmodat(
-                &dev,
-                name,
-                Mode::from_raw_mode(0o666),
-                rustix::fs::AtFlags::empty(),
-            )
-        })
-        .map_err(|errno| failed_to("make the device", &at(name))(errno.into()))?;
+    if rootfs.read_only {
+        mount::set_alone_read_only(root.as_fd())
+            .map_err(failed_to("make read-only", Path::new("/")))?;
     }
-    for (target, name) in LINKS {
-        rustix::fs::symlinkat(target, &dev, name)
-            .map_err(|errno| failed_to("link", &at(name))(errno.into()))?;
-    }
-    for name in ["pts", "shm", "mqueue"] {
-        rustix::fs::mkdirat(&dev, name, Mode::from_raw_mode(0o755))
-            .map_err(|errno| failed_to("make", &at(name))(errno.into()))?;
-    }
-    let target = directory(root, "/dev")?;
-    mount::attach(&dev, &target).map_err(failed_to("mount", Path::new("/dev")))?;
-
-    let plain = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let terminals = mount::new(
-        "devpts",
-        &[("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")],
-        plain,
-    );
-    place(
-        terminals,
-        &mount::open_in(root, &at("pts")).map_err(failed_to("open", &at("pts")))?,
-        "/dev/pts",
-    )?;
-    let queues = mount::new("mqueue", &[], plain | MountAttrFlags::MOUNT_ATTR_NODEV);
-    place(
-        queues,
-        &mount::open_in(root, &at("mqueue")).map_err(failed_to("open", &at("mqueue")))?,
-        "/dev/mqueue",
-    )?;
-    let target = mount::open_in(root, &at("shm")).map_err(failed_to("open", &at("shm")))?;
-    let shared = rustix::fs::open(SHARED_MEMORY, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|errno| failed_to("open", Path::new(SHARED_MEMORY))(errno.into()))?;
-    place(mount::copy(shared), &target, "/dev/shm")?;
-    mount::open_in(root, &at("null")).map_err(failed_to("open", &at("null")))
+    let view = rootfs.view;
+    Ok(Prepared { root, proc, cgroup, null, empty, empty_is_attached, view, mounts })
 }
 
 /// The directory `path` of the image, made if absent. A kernel filesystem mounted over a link that
 /// the image supplies could be anywhere, so that is refused.
-fn directory(root: &OwnedFd, path: &'static str) -> Result<OwnedFd, Error> {
+fn directory(
+    root: &OwnedFd,
+    path: &'static str,
+    users: Option<&UserNamespace>,
+) -> Result<OwnedFd, Error> {
     let path = Path::new(path);
     let name = path.strip_prefix("/").unwrap_or(path);
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
     match rustix::fs::openat(root, name, flags, Mode::empty()) {
         Err(rustix::io::Errno::NOENT) => {
+            let _as_root = AsRootOf::new(users);
             rustix::fs::mkdirat(root, name, Mode::from_raw_mode(0o755))
                 .and_then(|()| rustix::fs::openat(root, name, flags, Mode::empty()))
         }
@@ -310,11 +306,17 @@ fn place(mount: io::Result<OwnedFd>, target: impl AsFd, path: &'static str) -> R
 
 impl Prepared {
     /// The targets of the mounts that the container's first process makes.
-    pub(super) fn child_mounts(&self) -> super::child::Mounts {
-        super::child::Mounts {
+    pub(super) fn child_mounts(&self) -> Mounts {
+        let covers = Covers {
+            null: self.null.as_raw_fd(),
+            empty: self.empty.as_raw_fd(),
+            is_attached: self.empty_is_attached,
+        };
+        Mounts {
             proc: self.proc.as_raw_fd(),
             cgroup: self.cgroup.as_ref().map(|descriptor| descriptor.as_raw_fd()),
-            null: self.null.as_raw_fd(),
+            writable_cgroup: self.view == View::Node,
+            covers: (self.view == View::Masked).then_some(covers),
         }
     }
 }

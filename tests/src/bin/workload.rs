@@ -6,6 +6,9 @@
 #![allow(clippy::print_stdout, reason = "containers' output is how the tests look inside")]
 #![allow(clippy::exit, reason = "how a program ends is what it is for")]
 
+#[path = "workload/attack.rs"]
+mod attack;
+
 use std::{
     env,
     ffi::CString,
@@ -125,7 +128,11 @@ fn do_step(words: &[&str]) -> anyhow::Result<()> {
         ["greet", port, text] => greet(port.parse()?, text)?,
         ["serve", port] => serve(port.parse()?)?,
         ["send", address, bytes] => send(address, bytes.parse()?)?,
-        [call, ref rest @ ..] => return transfer(call, rest),
+        [call, ref rest @ ..] => {
+            if !attack::step(words)? {
+                return transfer(call, rest);
+            }
+        }
     }
     Ok(())
 }

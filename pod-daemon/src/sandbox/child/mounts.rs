@@ -31,8 +31,22 @@ pub(in crate::sandbox) struct Mounts {
     pub(in crate::sandbox) proc: RawFd,
     /// `/sys/fs/cgroup`, if the container's `/sys` has it.
     pub(in crate::sandbox) cgroup: Option<RawFd>,
-    /// `/dev/null` of the container, to mask files with.
+    /// Whether the container may write there.
+    pub(in crate::sandbox) writable_cgroup: bool,
+    /// What covers files and directories of `/proc`; without it, nothing is covered or read-only.
+    pub(in crate::sandbox) covers: Option<Covers>,
+}
+
+/// What hides something: attached nowhere, or a device of the container.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::sandbox) struct Covers {
+    /// `/dev/null` of the container, for files.
     pub(in crate::sandbox) null: RawFd,
+    /// An empty read-only directory, for directories.
+    pub(in crate::sandbox) empty: RawFd,
+    /// Whether it covers something already. What is mounted nowhere cannot be copied before Linux
+    /// 6.15, so the first directory gets the mount itself.
+    pub(in crate::sandbox) is_attached: bool,
 }
 
 /// Mounts `/proc` and the cgroup filesystem, which show the namespaces of the process that mounts
@@ -43,16 +57,17 @@ pub(super) unsafe fn mount_kernel_filesystems(mounts: &Mounts) -> Step<()> {
     unsafe {
         let proc = new_mount(c"proc", attributes)?;
         attach(proc, mounts.proc)?;
-        for name in READ_ONLY {
-            make_read_only(proc, name)?;
-        }
-        let empty = new_mount(c"tmpfs", attributes | MOUNT_ATTR_RDONLY)?;
-        let mut used = false;
-        for name in MASKED {
-            mask(proc, name, mounts.null, empty, &mut used)?;
+        if let Some(mut covers) = mounts.covers {
+            for name in READ_ONLY {
+                make_read_only(proc, name)?;
+            }
+            for name in MASKED {
+                mask(proc, name, &mut covers)?;
+            }
         }
         if let Some(target) = mounts.cgroup {
-            let cgroup = new_mount(c"cgroup2", attributes | MOUNT_ATTR_RDONLY)?;
+            let access = if mounts.writable_cgroup { 0 } else { MOUNT_ATTR_RDONLY };
+            let cgroup = new_mount(c"cgroup2", attributes | access)?;
             attach(cgroup, target)?;
         }
     }
@@ -174,7 +189,7 @@ unsafe fn set_read_only(mount: c_int) -> Step<()> {
 }
 
 /// Covers a file with `/dev/null` and a directory with an empty one.
-unsafe fn mask(proc: c_int, name: &CStr, null: c_int, empty: c_int, used: &mut bool) -> Step<()> {
+unsafe fn mask(proc: c_int, name: &CStr, covers: &mut Covers) -> Step<()> {
     // SAFETY: by the caller's contract.
     unsafe {
         let Some(path) = target(proc, name) else { return Ok(()) };
@@ -190,13 +205,38 @@ unsafe fn mask(proc: c_int, name: &CStr, null: c_int, empty: c_int, used: &mut b
             ),
         )?;
         if stat.st_mode & libc::S_IFMT != libc::S_IFDIR {
-            return attach(clone_mount(null)?, path);
+            return attach(clone_mount(covers.null)?, path);
         }
-        // The first directory takes the empty mount itself, so that there is one to clone.
-        let cover = if *used { clone_mount(empty)? } else { empty };
-        *used = true;
+        let cover = if covers.is_attached { clone_mount(covers.empty)? } else { covers.empty };
+        covers.is_attached = true;
         attach(cover, path)
     }
+}
+
+/// Sets the AppArmor profile of the next exec. A process can only do that for itself, and through
+/// `/proc`: through one that nobody else has seen, so that no image leads it elsewhere.
+pub(super) unsafe fn set_apparmor(profile: &CStr) -> Step<()> {
+    // SAFETY: by the caller's contract.
+    unsafe {
+        let proc = new_mount(c"proc", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC)?;
+        let open = |path: &CStr| {
+            let flags = libc::O_WRONLY | libc::O_CLOEXEC;
+            libc::syscall(libc::SYS_openat, proc, path.as_ptr(), flags, 0)
+        };
+        // Before Linux 5.8 there is only the file that all security modules share.
+        let mut file = open(c"thread-self/attr/apparmor/exec");
+        if file < 0 {
+            file = open(c"thread-self/attr/exec");
+        }
+        let file = check("open the AppArmor attribute", file)?;
+        check(
+            "set the AppArmor profile (it must be loaded on this node)",
+            libc::syscall(libc::SYS_write, file, profile.as_ptr(), profile.to_bytes().len()),
+        )?;
+        libc::syscall(libc::SYS_close, file);
+        libc::syscall(libc::SYS_close, proc);
+    }
+    Ok(())
 }
 
 /// Writes a number in decimal, and a terminating zero.

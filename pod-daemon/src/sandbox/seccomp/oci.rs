@@ -1,0 +1,197 @@
+//! Profiles of the node's administrator, in the format of the OCI runtime specification.
+//!
+//! A key that is not understood is an error: a filter that is not what its author believes is worse
+//! than none.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
+
+use super::{
+    Error,
+    abi::{Abi, OURS},
+    policy::{Action, Compare, Condition, Policy, Rule, Table},
+};
+
+/// `EPERM`, which the specification sets where a profile does not.
+const DEFAULT_ERRNO: u32 = 1;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Document {
+    default_action: String,
+    default_errno_ret: Option<u32>,
+    #[serde(default)]
+    architectures: Vec<String>,
+    #[serde(default)]
+    flags: Vec<String>,
+    #[serde(default)]
+    syscalls: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Entry {
+    names: Vec<String>,
+    action: String,
+    errno_ret: Option<u32>,
+    #[serde(default)]
+    args: Vec<Argument>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Argument {
+    index: u32,
+    value: u64,
+    #[serde(default)]
+    value_two: u64,
+    op: String,
+}
+
+/// Reads a profile.
+pub(super) fn parse(text: &str) -> Result<Policy, Error> {
+    let document: Document = serde_json::from_str(text).map_err(Error::Parse)?;
+    // Hints about how the kernel is to run the filter; none changes what it decides.
+    let known =
+        ["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC"];
+    if let Some(flag) = document.flags.iter().find(|flag| !known.contains(&flag.as_str())) {
+        return Err(unsupported(format!("has the flag {flag}, which Podscope does not know")));
+    }
+    let otherwise = action(&document.default_action, document.default_errno_ret)?;
+    let mut tables = Vec::new();
+    for abi in OURS {
+        let is_listed = document.architectures.iter().any(|name| name == abi.name);
+        // An empty list means the machine's own.
+        if is_listed || document.architectures.is_empty() && abi.audit == OURS[0].audit {
+            tables.push(table(*abi, &document, otherwise)?);
+        }
+    }
+    // x32 and whatever is not listed do not get past a filter that was not written for them.
+    Ok(Policy { tables, foreign: Action::Errno(38) })
+}
+
+fn table(abi: Abi, document: &Document, otherwise: Action) -> Result<Table, Error> {
+    let mut calls: BTreeMap<u32, Vec<Rule>> = BTreeMap::new();
+    for entry in &document.syscalls {
+        let then = action(&entry.action, entry.errno_ret)?;
+        let conditions =
+            entry.args.iter().map(condition).collect::<Result<Vec<Condition>, Error>>()?;
+        let distinct: BTreeSet<u32> = conditions.iter().map(|one| one.argument).collect();
+        // All must be met, but for several about one argument, of which one is enough. That is how
+        // the field reads profiles, and so how they are written.
+        let rules: Vec<Rule> = if distinct.len() == conditions.len() {
+            vec![Rule { when: conditions, then }]
+        } else {
+            conditions.into_iter().map(|one| Rule { when: vec![one], then }).collect()
+        };
+        for name in &entry.names {
+            // Calls that this architecture does not have are in most profiles.
+            let Some(number) = abi.number(name) else { continue };
+            calls.entry(number).or_default().extend(rules.iter().cloned());
+        }
+    }
+    for rules in calls.values_mut() {
+        // A rule without conditions stands for all calls, wherever it is written.
+        if let Some(always) = rules.iter().find(|rule| rule.when.is_empty()) {
+            *rules = vec![always.clone()];
+        }
+    }
+    Ok(Table { abi, calls, otherwise })
+}
+
+fn action(name: &str, errno: Option<u32>) -> Result<Action, Error> {
+    let data = u16::try_from(errno.unwrap_or(DEFAULT_ERRNO))
+        .map_err(|_overflow| unsupported("has an errno that is out of range".to_owned()))?;
+    Ok(match name {
+        "SCMP_ACT_ALLOW" => Action::Allow,
+        "SCMP_ACT_LOG" => Action::Log,
+        "SCMP_ACT_ERRNO" => Action::Errno(data),
+        "SCMP_ACT_TRACE" => Action::Trace(data),
+        "SCMP_ACT_TRAP" => Action::Trap,
+        "SCMP_ACT_KILL" | "SCMP_ACT_KILL_THREAD" => Action::KillThread,
+        "SCMP_ACT_KILL_PROCESS" => Action::KillProcess,
+        other => {
+            return Err(unsupported(format!("has the action {other}, which Podscope cannot do")));
+        }
+    })
+}
+
+fn condition(argument: &Argument) -> Result<Condition, Error> {
+    if argument.index > 5 {
+        return Err(unsupported(format!(
+            "has a condition on argument {}; the last is 5",
+            argument.index
+        )));
+    }
+    let mut condition = Condition {
+        argument: argument.index,
+        mask: u64::MAX,
+        compare: Compare::Equal,
+        value: argument.value,
+    };
+    condition.compare = match argument.op.as_str() {
+        "SCMP_CMP_EQ" => Compare::Equal,
+        "SCMP_CMP_NE" => Compare::NotEqual,
+        "SCMP_CMP_LT" => Compare::Less,
+        "SCMP_CMP_LE" => Compare::LessOrEqual,
+        "SCMP_CMP_GE" => Compare::GreaterOrEqual,
+        "SCMP_CMP_GT" => Compare::Greater,
+        "SCMP_CMP_MASKED_EQ" => {
+            condition.mask = argument.value;
+            condition.value = argument.value_two;
+            Compare::Equal
+        }
+        other => {
+            return Err(unsupported(format!("compares by {other}, which Podscope does not know")));
+        }
+    };
+    Ok(condition)
+}
+
+fn unsupported(problem: String) -> Error {
+    Error::Unsupported(problem)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_profile_says_what_is_allowed() {
+        let policy = parse(
+            r#"{"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 38,
+                "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64", "SCMP_ARCH_X32"],
+                "syscalls": [
+                    {"names": ["read", "no_such_call"], "action": "SCMP_ACT_ALLOW"},
+                    {"names": ["socket"], "action": "SCMP_ACT_ERRNO", "errnoRet": 13,
+                     "args": [{"index": 0, "value": 2, "op": "SCMP_CMP_EQ"},
+                              {"index": 0, "value": 10, "op": "SCMP_CMP_EQ"}]}]}"#,
+        )
+        .unwrap();
+        let [table] = policy.tables.as_slice() else { panic!("{policy:?}") };
+        assert_eq!(table.otherwise, Action::Errno(38));
+        assert_eq!(table.calls.len(), 2);
+        let socket = &table.calls[&OURS[0].number("socket").unwrap()];
+        assert_eq!(socket.len(), 2, "either of the two families");
+        assert!(socket.iter().all(|rule| rule.then == Action::Errno(13)));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_an_error() {
+        for (text, problem) in [
+            ("{}", "defaultAction"),
+            (r#"{"defaultAction": "SCMP_ACT_NOTIFY"}"#, "SCMP_ACT_NOTIFY"),
+            (r#"{"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/x"}"#, "listenerPath"),
+            (
+                r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["read"],
+                    "action": "SCMP_ACT_ALLOW", "args": [{"index": 6, "value": 0, "op": "SCMP_CMP_EQ"}]}]}"#,
+                "argument 6",
+            ),
+        ] {
+            let error = parse(text).unwrap_err();
+            let text = format!("{error} {:?}", std::error::Error::source(&error));
+            assert!(text.contains(problem), "{text}");
+        }
+    }
+}
