@@ -7,7 +7,7 @@ use std::{collections::HashSet, convert::Infallible, time::Duration};
 
 use axum::{
     Json,
-    body::{Body, Bytes},
+    body::{Body, BodyDataStream, Bytes},
     extract::State,
     response::{IntoResponse as _, Response},
 };
@@ -21,7 +21,7 @@ use super::{
     params::{Names, Params},
 };
 use crate::{
-    image::{Error, Images, Layer, Name, Progress, Reference, Summary},
+    image::{Error, Images, Layer, Name, Progress, Reference, Summary, Upload},
     node::{self, Node},
 };
 
@@ -129,22 +129,16 @@ pub(super) async fn load<N: Operations>(
     params: Params,
     body: Body,
 ) -> Result<Response, Failure> {
-    let name = params.text("name").map(str::parse::<Name>).transpose();
-    let name = name.map_err(|error| failure(&error))?;
     let images = api.node.images().clone();
-    let upload = images.upload().map_err(|error| failure(&error))?;
-    let broken = |error: std::io::Error| {
-        Failure::internal(format!("the archive could not be taken in: {error}"))
-    };
-    let mut file = tokio::fs::File::create(upload.path()).await.map_err(broken)?;
     let mut body = body.into_data_stream();
-    while let Some(piece) = body.next().await {
-        let piece = piece
-            .map_err(|error| Failure::bad_request(format!("the archive was cut off: {error}")))?;
-        file.write_all(&piece).await.map_err(broken)?;
-    }
-    file.flush().await.map_err(broken)?;
-    drop(file);
+    let (upload, name) = match take_in(&images, &params, &mut body).await {
+        Ok(taken) => taken,
+        Err(failure) => {
+            // Whoever still sends would see a broken pipe, not the reason.
+            while let Some(Ok(_)) = body.next().await {}
+            return Err(failure);
+        }
+    };
     let progress = Progress::default();
     let listener = progress.listen();
     let result = async move {
@@ -159,6 +153,27 @@ pub(super) async fn load<N: Operations>(
         }
     };
     Ok(lines(listener, result))
+}
+
+/// Stores an archive that is sent, and reads the name it is to get.
+async fn take_in(
+    images: &Images,
+    params: &Params,
+    body: &mut BodyDataStream,
+) -> Result<(Upload, Option<Name>), Failure> {
+    let name = params.text("name").map(str::parse).transpose().map_err(|error| failure(&error))?;
+    let upload = images.upload().map_err(|error| failure(&error))?;
+    let broken = |error: std::io::Error| {
+        Failure::internal(format!("the archive could not be taken in: {error}"))
+    };
+    let mut file = tokio::fs::File::create(upload.path()).await.map_err(broken)?;
+    while let Some(piece) = body.next().await {
+        let piece = piece
+            .map_err(|error| Failure::bad_request(format!("the archive was cut off: {error}")))?;
+        file.write_all(&piece).await.map_err(broken)?;
+    }
+    file.flush().await.map_err(broken)?;
+    Ok((upload, name))
 }
 
 const VERSION: &str = "podscope/v1";

@@ -289,7 +289,7 @@ async fn secrets_are_listed_without_what_they_say() {
     let path = file(&served, "login.yaml", &text.replace("hunter2", "hunter3"));
     check(&served, &format!("apply -f {path}"), 0, "secret/login configured\n", "").await;
     let done = podctl(&served, "get secrets").await;
-    assert!(done.out.contains("default    login  Opaque  1"), "{done:?}");
+    assert!(done.out.contains("default     login   Opaque   1"), "{done:?}");
     let done = podctl(&served, "describe secret login").await;
     assert!(done.out.contains("pass:  7 bytes") && !done.out.contains("hunter"), "{done:?}");
     check(&served, "delete secret login", 0, "secret/login deleted\n", "").await;

@@ -190,7 +190,9 @@ mod tests {
         drop(first);
         assert_eq!(ranges.take().unwrap().base, 524_288);
         drop(third);
-        assert!(Ranges::new(u32::MAX - IDS).take().is_none());
+        // The highest id means "none".
+        assert!(Ranges::new(u32::MAX - IDS).take().is_some());
+        assert!(Ranges::new(u32::MAX - IDS + 1).take().is_none());
     }
 
     #[test]

@@ -126,7 +126,7 @@ fn all_capabilities_of_such_a_pod_do_nothing_to_the_node() {
         });
         let steps = "touch /proc/sys/kernel/core_pattern , touch /proc/sysrq-trigger , look /proc/kcore , \
                      touch /proc/sys/net/ipv4/ip_forward , exit 0";
-        let strong = pod("strong").with("hostUsers", false).container_with("app", &steps, fields);
+        let strong = pod("strong").with("hostUsers", false).container_with("app", steps, fields);
         let output = daemon.output_of(strong, "strong");
         for path in
             ["touch /proc/sys/kernel/core_pattern", "touch /proc/sysrq-trigger", "look /proc/kcore"]

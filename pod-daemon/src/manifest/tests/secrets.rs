@@ -57,7 +57,7 @@ fn volumes_of_secrets_and_in_memory_are_checked() {
         ),
         (
             "emptyDir: {medium: Memory, sizeLimit: x}",
-            "spec.volumes[0].emptyDir.sizeLimit: `x` is not a quantity like `1`, `500m`, `64Mi` or `1.5Gi`",
+            "spec.volumes[0].emptyDir.sizeLimit: `x` is not a quantity (like 100m, 1.5, 64Mi)",
         ),
         ("secret: {secretName: a, defaultMode: 0400, items: [{key: a, path: b, mode: 0440}]}", ""),
         ("secret: {}", "spec.volumes[0].secret.secretName: is required"),
