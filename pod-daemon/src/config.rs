@@ -303,7 +303,7 @@ impl Settings {
         let default = Thresholds::default();
         let high_percent = self.image_gc_high_percent.unwrap_or(default.high_percent);
         let low_percent =
-            self.image_gc_low_percent.unwrap_or(default.low_percent.min(high_percent));
+            self.image_gc_low_percent.unwrap_or_else(|| default.low_percent.min(high_percent));
         let minimum_age = self.image_gc_minimum_age_seconds.map(Duration::from_secs);
         let minimum_age = minimum_age.unwrap_or(default.minimum_age);
         if high_percent > 100 || low_percent > high_percent {
@@ -370,7 +370,7 @@ impl Settings {
             }
         };
         let first_user_id = self.first_user_id.unwrap_or(524_288);
-        if first_user_id == 0 || first_user_id % 65_536 != 0 {
+        if first_user_id == 0 || !first_user_id.is_multiple_of(65_536) {
             return Err(Error::Value {
                 setting: "first-user-id",
                 problem: format!("{first_user_id} is not a multiple of 65536 above 0"),

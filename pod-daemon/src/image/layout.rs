@@ -83,8 +83,8 @@ pub(super) fn find(files: &Files, tag: Option<&str>) -> Result<Found, Error> {
 
 /// A document that leads to an image, or to several.
 pub(super) enum Document {
-    Index(ImageIndex),
-    Manifest(ImageManifest),
+    Index(Box<ImageIndex>),
+    Manifest(Box<ImageManifest>),
 }
 
 /// Reads a document that a registry has; `media_type` is what the registry calls it.
@@ -104,9 +104,9 @@ pub(super) fn document(
         None => shape.manifests.is_some(),
     };
     if is_index {
-        parse(files, name, json, media_type, &INDEX).map(Document::Index)
+        parse(files, name, json, media_type, &INDEX).map(Box::new).map(Document::Index)
     } else {
-        parse(files, name, json, media_type, &MANIFEST).map(Document::Manifest)
+        parse(files, name, json, media_type, &MANIFEST).map(Box::new).map(Document::Manifest)
     }
 }
 

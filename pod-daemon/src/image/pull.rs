@@ -150,7 +150,7 @@ async fn plan(store: &Arc<Store>, session: &Session, name: &Name) -> Result<Plan
                 next = layout::digest(&files, chosen)?.to_string();
                 continue;
             }
-            Document::Manifest(manifest) => manifest,
+            Document::Manifest(manifest) => *manifest,
         };
         let config = layout::digest(&files, manifest.config())?;
         let size = manifest.config().size();

@@ -401,7 +401,7 @@ fn take_ports() -> anyhow::Result<()> {
     raise_files()?;
     let mut taken = 0;
     let error = loop {
-        match std::net::UdpSocket::bind("0.0.0.0:0") {
+        match UdpSocket::bind("0.0.0.0:0") {
             Ok(socket) => keep(socket),
             Err(error) => break error,
         }

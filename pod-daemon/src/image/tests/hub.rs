@@ -36,13 +36,16 @@ pub(super) struct Inner {
     pub(super) most_open: usize,
 }
 
+/// What is sent instead of these bytes.
+pub(super) type Lie = fn(&[u8]) -> Vec<u8>;
+
 /// How the registry behaves.
 #[derive(Clone, Default)]
 pub(super) struct Rules {
     /// Blobs end after so many bytes, so many times.
     pub(super) cut: Option<(usize, usize)>,
     /// Bytes that are sent for every layer instead of its own.
-    pub(super) lie: Option<fn(&[u8]) -> Vec<u8>>,
+    pub(super) lie: Option<Lie>,
     /// Where blobs really are.
     pub(super) redirect: Option<String>,
     pub(super) access: Access,

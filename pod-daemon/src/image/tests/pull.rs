@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{
     fixtures::{INDEX, Layer, MANIFEST, Tar, assert_is_two_layers, two_layers},
-    hub::{Access, Hub, Rules},
+    hub::{Access, Hub, Lie, Rules},
 };
 use crate::image::{
     Image, Images, PullError, PullPolicy, Reference, Registries, Registry, RegistryAuth, Settings,
@@ -214,7 +214,7 @@ async fn a_damaged_beginning_is_noticed_and_fetched_anew() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lies_are_noticed_and_leave_nothing() {
-    let lies: [(fn(&[u8]) -> Vec<u8>, &str); 4] = [
+    let lies: [(Lie, &str); 4] = [
         (|bytes| vec![7; bytes.len()], "bytes of sha256:"),
         (|bytes| [bytes, b"x"].concat(), "more bytes than"),
         (|bytes| bytes[..bytes.len() - 1].to_vec(), "sends only"),
