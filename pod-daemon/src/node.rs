@@ -5,6 +5,9 @@
 
 pub mod admission;
 mod disk;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod guard;
 mod limits;
 mod object;

@@ -122,9 +122,15 @@ impl Origin {
 
 /// What a daemon leaves to the next one.
 #[derive(Deserialize, Serialize)]
-struct Installed {
+pub(crate) struct Installed {
     id: String,
     status: Vec<ProbeStatus>,
+}
+
+impl Installed {
+    pub(crate) fn parse(text: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(text)
+    }
 }
 
 /// The probes cannot be loaded or attached.
@@ -232,7 +238,7 @@ impl Probes {
         let id = object_id(&offsets, settings);
         let record = settings.run.join(INSTALLED);
         let earlier = fs::read(&record).ok();
-        let earlier = earlier.and_then(|text| serde_json::from_slice::<Installed>(&text).ok());
+        let earlier = earlier.and_then(|text| Installed::parse(&text).ok());
         let (status, origin) = match earlier.filter(|earlier| earlier.id == id) {
             Some(earlier) if pins.object(&id).is_dir() => (earlier.status, Origin::Adopted),
             _ => {

@@ -387,6 +387,8 @@ impl Sandboxes {
         let mut plan = self.infra_plan()?;
         plan.namespaces = (CloneFlags::CLONE_NEWUSER | others).bits();
         plan.keeps_identity = true;
+        // It is gone in a moment.
+        plan.oom_score = None;
         let holder = clone::spawn(&mut plan, cgroup, false)?;
         let users = UserNamespace::give_ids(holder.pid, range).and_then(|users| {
             setns(&holder.pidfd, others).map_err(|errno| {
@@ -470,9 +472,9 @@ impl Sandboxes {
         cgroup: BorrowedFd<'_>,
         new_pid_namespace: bool,
     ) -> Result<Process, Error> {
-        let process = clone::spawn(plan, cgroup, new_pid_namespace)?;
-        self.oom_scores.check(plan.oom_score.as_ref());
-        Ok(process)
+        let score = plan.oom_score.clone();
+        let start = || clone::spawn(plan, cgroup, new_pid_namespace);
+        Ok(self.oom_scores.around(score, start)?)
     }
 
     /// The capabilities that a container can have at most.

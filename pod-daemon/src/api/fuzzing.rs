@@ -1,7 +1,7 @@
 //! Doors for the fuzz targets: a node without pods, and requests that reach it without a socket.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
 };
 
@@ -10,7 +10,8 @@ use axum::{
     body::{Body, to_bytes},
     http::{Request, StatusCode, header},
 };
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Node as NodeObject, Pod, Secret};
+use tempfile::TempDir;
 use tokio::{
     runtime::{Builder, Runtime},
     sync::broadcast,
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::{
-    Api, Operations,
+    Api, ImageOperations, Operations,
     log::{
         decode::Decoder,
         files::{LogFile, skip_to_tail},
@@ -27,6 +28,7 @@ use super::{
     router,
 };
 use crate::{
+    image::{Images, Settings, Store},
     manifest::Unsupported,
     node::{Error, Event, Exec, LogSource, PodUsage},
 };
@@ -36,6 +38,16 @@ const MAX_ANSWER: usize = 64 << 20;
 
 static RUNTIME: LazyLock<Runtime> =
     LazyLock::new(|| Builder::new_current_thread().enable_all().build().expect("start a runtime"));
+
+/// Images of the process, of which there are none at first.
+static IMAGES: LazyLock<(TempDir, Images)> = LazyLock::new(|| {
+    let place = tempfile::tempdir().expect("make a directory");
+    let store = Store::open(&place.path().join("images")).expect("open the store");
+    (place, Images::new(store, Settings::default()))
+});
+
+/// What follows is the name of an image that a POST pulls.
+const PULL: &str = "/podscope/v1/images/";
 
 /// Sends what `bytes` describe, `METHOD PATH` on the first line and then the body, to a new node
 /// that has one pod, one config map and one secret.
@@ -51,6 +63,10 @@ pub fn request(bytes: &[u8]) {
     else {
         return;
     };
+    // It would go to whatever registry the name is of.
+    if method == "POST" && path.starts_with(PULL) {
+        return;
+    }
     let kind = if body.starts_with(b"{") { "application/json" } else { "application/yaml" };
     let request = Request::builder()
         .method(method)
@@ -240,5 +256,23 @@ impl Operations for Few {
 
     async fn usage(&self, _namespace: Option<&str>) -> Vec<PodUsage> {
         Vec::new()
+    }
+
+    fn object(&self) -> NodeObject {
+        NodeObject::default()
+    }
+}
+
+impl ImageOperations for Few {
+    fn images(&self) -> &Images {
+        &IMAGES.1
+    }
+
+    fn pods_with_image(&self, _image: &str) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn images_in_use(&self) -> HashSet<String> {
+        HashSet::new()
     }
 }

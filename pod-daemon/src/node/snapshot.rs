@@ -106,7 +106,7 @@ pub struct Exit {
 }
 
 /// Totals of pods that were deleted.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct Completed {
     /// Pods.

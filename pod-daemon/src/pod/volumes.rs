@@ -16,7 +16,7 @@ use std::{
 use k8s_openapi::api::core::v1::{Container, Volume};
 
 pub(super) use self::etc::hostname;
-use super::{About, Waiting, ground, resources, sandbox, security};
+use super::{About, Waiting, ground, sandbox, security};
 use crate::{manifest, node::Shared, sandbox::Bind};
 
 /// The file system in memory that has a pod's secrets. Names of volumes do not begin so.
@@ -190,7 +190,7 @@ fn empty_dir(shared: &Shared, about: &About, volume: &Volume) -> Result<PathBuf,
     let limit = volume.empty_dir.as_ref().and_then(|source| source.size_limit.as_ref());
     // What validation has let through can be read.
     let asked = limit.and_then(|limit| manifest::bytes(limit).ok());
-    let limit = resources::of_pod(&about.spec).memory_bytes;
+    let limit = manifest::demand::limits(&about.spec).memory_bytes;
     let bytes = [asked, limit].into_iter().flatten().filter(|bytes| *bytes > 0).min();
     shared
         .memory

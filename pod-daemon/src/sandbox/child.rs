@@ -30,7 +30,7 @@ const SIGNALS: c_int = 64;
 #[derive(Debug)]
 pub(super) struct Plan {
     /// How early the kernel is to kill it. First, while it may still lower the daemon's own.
-    pub(super) oom_score: Option<OomScore>,
+    pub(super) oom_score: Option<Arc<OomScore>>,
     /// Mounts that can only be made from inside the new PID and cgroup namespaces.
     pub(super) mounts: Option<Mounts>,
     /// Directory to start in.
@@ -125,8 +125,8 @@ impl Plan {
 pub(super) unsafe extern "C" fn run(plan: *mut Plan) -> ! {
     // SAFETY: the caller passes a plan that outlives this process's use of it, and sleeps.
     let plan = unsafe { &mut *plan };
-    if let Some(score) = &mut plan.oom_score {
-        score.set();
+    if let Some(score) = &plan.oom_score {
+        score.wait();
     }
     let (step, errno) = match carry_out(plan) {
         Ok(never) => match never {},

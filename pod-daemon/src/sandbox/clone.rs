@@ -117,9 +117,14 @@ pub(super) fn spawn(
     if new_pid_namespace {
         flags |= libc::CLONE_NEWPID as u64;
     }
+    let pid = plan.oom_score.as_ref().map(|score| score.pid());
+    if pid.is_some() {
+        flags |= libc::CLONE_PARENT_SETTID as u64;
+    }
     let arguments = CloneArgs {
         flags,
         pidfd: (&raw mut pidfd) as u64,
+        parent_tid: pid.map_or(0, |pid| pid as u64),
         exit_signal: libc::SIGCHLD as u64,
         stack: stack.as_mut_ptr() as u64,
         stack_size: STACK_SIZE as u64,

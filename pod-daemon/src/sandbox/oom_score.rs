@@ -1,61 +1,89 @@
 //! `oom_score_adj` of what is started.
 //!
-//! Written by the new process itself before its exec, so that whatever it forks has it, too. It is
-//! kept per process and not per memory: Linux tells the processes that share memory of a change,
-//! but neither a parent that waits in `CLONE_VFORK` nor of the change of such a child.
+//! Set between clone and exec, so that whatever the program forks has it, too; and by a thread of the
+//! daemon while the new process waits, since that is in the container's cgroup already, where what
+//! is written counts as the container's. The score is kept per process and not per memory: Linux
+//! tells the processes that share memory of a change, but not for a child of `CLONE_VFORK`.
 
 use std::{
-    ffi::CString,
-    fs, io,
-    os::fd::{AsRawFd as _, OwnedFd, RawFd},
+    fs::File,
+    io::{self, Write as _},
+    os::fd::OwnedFd,
     path::Path,
-    sync::atomic::{AtomicU64, Ordering},
+    ptr,
+    sync::{
+        Arc,
+        atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering},
+    },
 };
 
-use libc::c_int;
+use rustix::fs::{Mode, OFlags};
 
 /// Sets the scores of what is started, and counts what the kernel refuses.
 #[derive(Debug)]
 pub(super) struct OomScores {
-    /// The node's /proc: a container's own is not there yet.
-    proc: OwnedFd,
+    /// The node's /proc: the thread that starts a process may not see it.
+    proc: Arc<OwnedFd>,
     refused: AtomicU64,
 }
 
-/// One process's score.
+/// One process's score, and how far it is with that.
 #[derive(Debug)]
 pub(super) struct OomScore {
-    proc: RawFd,
-    text: CString,
-    /// The kernel's answer; 0 if it took the score.
-    errno: c_int,
+    proc: Arc<OwnedFd>,
+    score: i32,
+    /// The process, which clone stores here.
+    pid: AtomicI32,
+    step: AtomicU32,
 }
+
+/// The steps, in their order.
+const BEGUN: u32 = 0;
+const WAITING: u32 = 1;
+const OVER: u32 = 2;
 
 impl OomScores {
     pub(super) fn open() -> io::Result<Self> {
-        let proc = fs::File::open(Path::new("/proc"))?.into();
-        Ok(Self { proc, refused: AtomicU64::new(0) })
+        let proc = File::open(Path::new("/proc"))?.into();
+        Ok(Self { proc: Arc::new(proc), refused: AtomicU64::new(0) })
     }
 
     pub(super) fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Prepares what the new process writes.
-    pub(super) fn prepare(&self, score: i32) -> OomScore {
-        // A number has no zero byte.
-        let text = CString::new(score.to_string()).unwrap_or_default();
-        OomScore { proc: self.proc.as_raw_fd(), text, errno: 0 }
+    /// Prepares the score of a new process.
+    pub(super) fn prepare(&self, score: i32) -> Arc<OomScore> {
+        let proc = Arc::clone(&self.proc);
+        Arc::new(OomScore { proc, score, pid: AtomicI32::new(0), step: AtomicU32::new(BEGUN) })
     }
 
-    /// Takes note of how it went. A process with the wrong score runs all the same: it matters only
+    /// Starts a process with this score. One with the wrong score runs all the same: it matters only
     /// when the whole node has no memory left.
-    pub(super) fn check(&self, score: Option<&OomScore>) {
-        let Some(score) = score.filter(|score| score.errno != 0) else { return };
+    pub(super) fn around<T>(&self, score: Option<Arc<OomScore>>, start: impl FnOnce() -> T) -> T {
+        let Some(score) = score else { return start() };
+        std::thread::scope(|scope| {
+            let setter = std::thread::Builder::new().name("oom-score".to_owned());
+            let setter = setter.spawn_scoped(scope, || score.set());
+            if setter.is_err() {
+                score.go_to(OVER);
+            }
+            let started = start();
+            // It may not have come as far as to wait.
+            score.go_to(OVER);
+            let set = setter.and_then(|setter| setter.join().unwrap_or(Ok(())));
+            if let Err(error) = set {
+                self.note(score.score, &error);
+            }
+            started
+        })
+    }
+
+    fn note(&self, score: i32, error: &io::Error) {
         if self.refused.fetch_add(1, Ordering::Relaxed) == 0 {
             tracing::warn!(
-                score = %score.text.to_string_lossy(),
-                error = %io::Error::from_raw_os_error(score.errno),
+                score,
+                %error,
                 "the kernel refuses the oom_score_adj of a pod, which keeps the daemon's (a lower one needs \
                  CAP_SYS_RESOURCE); podscope_oom_score_adj_refused_total counts this one and all that follow"
             );
@@ -64,22 +92,65 @@ impl OomScores {
 }
 
 impl OomScore {
-    /// Sets the score of the calling process, by system calls alone.
-    pub(super) fn set(&mut self) {
-        let (path, text) = (c"self/oom_score_adj", self.text.as_bytes());
-        let flags = libc::O_WRONLY | libc::O_CLOEXEC;
-        // SAFETY: system calls on this process's own memory; the file that they open is theirs.
-        unsafe {
-            let file = libc::syscall(libc::SYS_openat, self.proc, path.as_ptr(), flags);
-            if file < 0 {
-                self.errno = *libc::__errno_location();
-                return;
-            }
-            let written = libc::syscall(libc::SYS_write, file, text.as_ptr(), text.len());
-            if written < 0 {
-                self.errno = *libc::__errno_location();
-            }
-            libc::syscall(libc::SYS_close, file);
+    /// Where clone is to store the pid, before the process runs.
+    pub(super) fn pid(&self) -> *mut i32 {
+        self.pid.as_ptr()
+    }
+
+    /// Waits until the calling process, which is new, has its score. Allocates nothing.
+    pub(super) fn wait(&self) {
+        if self.step.compare_exchange(BEGUN, WAITING, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+            self.wake();
         }
+        self.sleep_during(WAITING);
+    }
+
+    /// Sets the score once the process waits for that.
+    fn set(&self) -> io::Result<()> {
+        self.sleep_during(BEGUN);
+        if self.step.load(Ordering::SeqCst) != WAITING {
+            return Ok(());
+        }
+        let path = format!("{}/oom_score_adj", self.pid.load(Ordering::SeqCst));
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.proc, path, flags, Mode::empty());
+        let set = file
+            .map_err(io::Error::from)
+            .and_then(|file| File::from(file).write_all(self.score.to_string().as_bytes()));
+        self.go_to(OVER);
+        set
+    }
+
+    fn go_to(&self, step: u32) {
+        self.step.store(step, Ordering::SeqCst);
+        self.wake();
+    }
+
+    fn sleep_during(&self, step: u32) {
+        while self.step.load(Ordering::SeqCst) == step {
+            let none = ptr::null::<libc::timespec>();
+            // SAFETY: the futex is borrowed; that it changes meanwhile is what the call is for.
+            unsafe {
+                libc::syscall(
+                    libc::SYS_futex,
+                    self.step.as_ptr(),
+                    libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG,
+                    step,
+                    none,
+                )
+            };
+        }
+    }
+
+    fn wake(&self) {
+        // SAFETY: the futex is borrowed.
+        unsafe {
+            libc::syscall(
+                libc::SYS_futex,
+                self.step.as_ptr(),
+                libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG,
+                i32::MAX,
+            )
+        };
     }
 }
