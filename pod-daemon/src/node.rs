@@ -11,8 +11,10 @@ pub mod fuzzing;
 mod guard;
 mod limits;
 mod object;
+mod objects;
 mod sample;
 pub mod secrets;
+mod shared;
 mod snapshot;
 mod store;
 mod table;
@@ -20,15 +22,12 @@ mod table;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use jiff::Timestamp;
-use k8s_openapi::{
-    api::core::v1::{ConfigMap, Pod, Secret},
-    apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
-};
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
 use tokio::{
     net::unix::pipe,
     sync::{broadcast, mpsc, oneshot},
@@ -36,78 +35,20 @@ use tokio::{
 
 pub use self::admission::{Admission, Ask, Occupancy, Reserve, Ticket, Verdict, capacity};
 pub use self::guard::USAGE_INTERVAL;
+pub use self::shared::{Settings, Shared, UnenforcedLimits};
 pub use self::snapshot::{
     Completed, ContainerSnapshot, ContainerUsage, Exit, PodSnapshot, PodUsage, State,
 };
-use self::{secrets::Secrets, store::Store as Files, table::Table};
 use crate::{
-    cgroup::{Device, Hierarchy},
     image::{Images, Reference},
-    manifest::demand::{self, Totals},
-    network::Network,
     pod::{self, Adopted, Key, record},
     probes::Probes,
-    sandbox::{Memory, Sandboxes},
 };
 
 /// A node that runs pods: a handle, cheap to clone.
 #[derive(Clone)]
 pub struct Node {
     shared: Arc<Shared>,
-}
-
-/// What the node is made of; the pods' workers use it.
-pub struct Shared {
-    /// The node's name.
-    pub name: String,
-    /// Where pods' files are: `pods/<uid>` and images, below the data directory.
-    pub data_dir: PathBuf,
-    /// Where containers' logs are.
-    pub log_dir: PathBuf,
-    /// How long containers' logs may become.
-    pub log_limits: pod::logs::Limits,
-    /// First pause between restarts; it doubles up to 30 times itself.
-    pub restart_backoff: Duration,
-    /// Whether a pod with limits that this node cannot enforce may run.
-    pub unenforced_limits: UnenforcedLimits,
-    /// The images.
-    pub images: Images,
-    /// Starts processes.
-    pub sandboxes: Sandboxes,
-    /// Podscope's cgroups.
-    pub hierarchy: Hierarchy,
-    /// The pods' network.
-    pub network: Network,
-    /// The probes.
-    pub probes: Arc<Probes>,
-    /// Which pods may run.
-    pub admission: Arc<Admission>,
-    /// The node's memory.
-    pub memory_bytes: u64,
-    /// Bytes of the data directory's file system that are to stay free.
-    pub disk_reserve: u64,
-    /// How often pods' use of the disk is measured.
-    pub usage_interval: Duration,
-    /// The block device below the data directory.
-    pub io_device: Option<Device>,
-    preemptions: Mutex<Option<mpsc::UnboundedReceiver<admission::Preemption>>>,
-    /// What must not be on a disk.
-    pub memory: Memory,
-    secrets: Secrets,
-    table: Table,
-    files: Files,
-    adopted: Mutex<BTreeMap<Adopted, u64>>,
-}
-
-/// What happens to a pod whose limits this node cannot enforce.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum UnenforcedLimits {
-    /// It is refused.
-    #[default]
-    Deny,
-    /// It runs, with a warning and a metric.
-    Warn,
 }
 
 /// A change of a pod.
@@ -333,74 +274,6 @@ impl Node {
         Ok(pod)
     }
 
-    /// Stores a config map, new or changed.
-    pub fn apply_config_map(&self, map: ConfigMap) -> Result<ConfigMap, Error> {
-        let map = self.shared.table.apply_config_map(map);
-        self.shared.files.write_config_map(&map).map_err(|error| Error::Internal {
-            message: format!("cannot store the config map: {error}"),
-        })?;
-        self.refresh(map.metadata.namespace.as_deref());
-        Ok(map)
-    }
-
-    /// One config map.
-    pub fn config_map(&self, namespace: &str, name: &str) -> Result<ConfigMap, Error> {
-        self.shared.table.config_map(&Key::new(namespace, name))
-    }
-
-    /// All config maps, or those of a namespace.
-    #[must_use]
-    pub fn config_maps(&self, namespace: Option<&str>) -> Vec<ConfigMap> {
-        self.shared.table.config_maps(namespace)
-    }
-
-    /// Deletes a config map. Pods that have it keep the files that they have.
-    pub fn delete_config_map(&self, namespace: &str, name: &str) -> Result<ConfigMap, Error> {
-        let map = self.shared.table.delete_config_map(&Key::new(namespace, name))?;
-        self.shared.files.remove_config_map(&map).map_err(|error| Error::Internal {
-            message: format!("cannot remove the config map's file: {error}"),
-        })?;
-        Ok(map)
-    }
-
-    /// Stores a secret, new or changed.
-    pub fn apply_secret(&self, secret: Secret) -> Result<Secret, Error> {
-        let secret = self.shared.secrets.apply(secret, self.shared.table.next_version())?;
-        self.refresh(secret.metadata.namespace.as_deref());
-        Ok(secret)
-    }
-
-    /// One secret.
-    pub fn secret(&self, namespace: &str, name: &str) -> Result<Secret, Error> {
-        self.shared.secrets.get(&Key::new(namespace, name))
-    }
-
-    /// All secrets, or those of a namespace.
-    #[must_use]
-    pub fn secrets(&self, namespace: Option<&str>) -> Vec<Secret> {
-        self.shared.secrets.list(namespace)
-    }
-
-    /// Deletes a secret. Pods that have it keep the files that they have.
-    pub fn delete_secret(&self, namespace: &str, name: &str) -> Result<Secret, Error> {
-        self.shared.secrets.delete(&Key::new(namespace, name))
-    }
-
-    /// Lets the pods of a namespace look again at what they show of other objects.
-    fn refresh(&self, namespace: Option<&str>) {
-        for pod in self.shared.table.pods(namespace).0 {
-            let volumes = pod.spec.iter().flat_map(|spec| &spec.volumes).flatten();
-            let mut shown = volumes.map(|volume| (&volume.config_map, &volume.secret));
-            if shown.any(|(map, secret)| map.is_some() || secret.is_some())
-                && let Ok(commands) = self.shared.table.commands(&Key::of(&pod))
-            {
-                // A worker whose queue is full looks again soon enough: it is being deleted, or its
-                // pod has many commands to run, each of which is taken up at once.
-                commands.try_send(pod::Command::Refresh).ok();
-            }
-        }
-    }
-
     /// Changes of pods from now on.
     #[must_use]
     pub fn watch(&self) -> broadcast::Receiver<Arc<Event>> {
@@ -573,94 +446,6 @@ impl Node {
     }
 }
 
-impl Shared {
-    /// Builds what the workers share, with what an earlier daemon has stored.
-    #[must_use]
-    pub fn new(
-        settings: Settings,
-        images: Images,
-        sandboxes: Sandboxes,
-        hierarchy: Hierarchy,
-        network: Network,
-        probes: Arc<Probes>,
-        memory: Memory,
-    ) -> Self {
-        let Settings {
-            name,
-            data_dir,
-            log_dir,
-            log_limits,
-            restart_backoff,
-            unenforced_limits,
-            capacity,
-            reserve,
-            usage_interval,
-        } = settings;
-        let files = Files::new(&data_dir);
-        let table = Table::new(files.config_maps(), files.completed());
-        let io_device = Device::below(&data_dir)
-            .inspect_err(|error| tracing::debug!(%error, "no limits of block devices"))
-            .ok();
-        let (admission, preemptions) = Admission::new(capacity, reserve.allocatable(capacity));
-        Self {
-            admission,
-            memory_bytes: capacity[demand::MEMORY],
-            disk_reserve: reserve.disk_bytes(capacity[demand::STORAGE]),
-            usage_interval,
-            io_device,
-            preemptions: Mutex::new(Some(preemptions)),
-            name,
-            data_dir,
-            log_dir,
-            log_limits,
-            restart_backoff,
-            unenforced_limits,
-            images,
-            sandboxes,
-            hierarchy,
-            network,
-            probes,
-            secrets: Secrets::open(memory.directory("secrets")),
-            memory,
-            table,
-            files,
-            adopted: Mutex::default(),
-        }
-    }
-
-    /// Publishes what a pod has become.
-    pub(crate) fn publish(&self, key: &Key, change: impl FnOnce(&mut Pod), snapshot: PodSnapshot) {
-        self.table.update(key, change, snapshot);
-    }
-
-    /// Stores the totals of a pod that is about to be removed. Returns those that are still to be
-    /// counted: none, if an earlier daemon got as far as this.
-    pub(crate) fn fold(&self, key: &Key, uid: &str, totals: Completed) -> Completed {
-        self.files.fold(&key.namespace, uid, totals)
-    }
-
-    /// Removes a pod that is gone, and keeps its totals.
-    pub(crate) fn retire(&self, key: &Key, uid: &str, totals: &Completed) {
-        self.files.forget(uid);
-        self.table.remove(key, totals);
-    }
-
-    /// The metadata of a pod, if it exists.
-    pub(crate) fn metadata(&self, key: &Key) -> Option<ObjectMeta> {
-        self.table.pod(key).ok().map(|pod| pod.metadata.clone())
-    }
-
-    /// A secret, if it exists.
-    pub(crate) fn secret(&self, namespace: &str, name: &str) -> Option<Secret> {
-        self.secrets.get(&Key::new(namespace, name)).ok()
-    }
-
-    /// A config map's entries, if it exists.
-    pub(crate) fn config_map(&self, namespace: &str, name: &str) -> Option<ConfigMap> {
-        self.table.config_map(&Key::new(namespace, name)).ok()
-    }
-}
-
 /// The images that pods have, by id and by full reference, each with its pod.
 fn image_users(pods: &[PodSnapshot]) -> Vec<(String, String)> {
     let mut users = Vec::new();
@@ -675,29 +460,6 @@ fn image_users(pods: &[PodSnapshot]) -> Vec<(String, String)> {
         }
     }
     users
-}
-
-/// What the node's owner decides.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// The node's name.
-    pub name: String,
-    /// See [`Shared::data_dir`].
-    pub data_dir: PathBuf,
-    /// See [`Shared::log_dir`].
-    pub log_dir: PathBuf,
-    /// See [`Shared::log_limits`].
-    pub log_limits: pod::logs::Limits,
-    /// See [`Shared::restart_backoff`].
-    pub restart_backoff: Duration,
-    /// See [`Shared::unenforced_limits`].
-    pub unenforced_limits: UnenforcedLimits,
-    /// What the node has.
-    pub capacity: Totals,
-    /// What of that is not for pods.
-    pub reserve: Reserve,
-    /// See [`Shared::usage_interval`].
-    pub usage_interval: Duration,
 }
 
 type Commands = mpsc::Sender<pod::Command>;

@@ -23,7 +23,7 @@ use std::{
     fs::{self, File},
     io::{self, Write as _},
     os::{
-        fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
         unix::fs::PermissionsExt as _,
     },
     path::{Path, PathBuf},
@@ -43,6 +43,7 @@ pub use self::{
     child::{EXECUTE, FIRST_KEPT, Failure},
     clone::{Process, start_time, wait},
     confinement::{Confinement, View, has_apparmor},
+    infra::{Infra, NetworkMode, OwnNamespaces, Users},
     memory::Memory,
     mount::{mount_bpf, unmount},
     rootfs::{Bind, Rootfs},
@@ -52,16 +53,11 @@ use self::{
     child::{Plan, Program, Strings},
     oom_score::OomScores,
     seccomp::Filters,
-    sysctl::Sysctl,
-    userns::UserNamespace,
 };
-use crate::{fault, manifest::INFRA_OOM_SCORE_ADJ};
+use crate::fault;
 
 /// The infra program, built by the build script.
 pub static PAUSE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/pause"));
-
-/// The user that the infra program runs as: nobody's.
-const INFRA_USER: u32 = 65_535;
 
 /// A sandbox cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -134,47 +130,6 @@ pub struct Sandboxes {
     /// What the daemon can give away.
     capabilities: Capabilities,
     ids: Arc<userns::Ranges>,
-}
-
-/// The infra container of a pod.
-#[derive(Debug)]
-pub struct Infra {
-    /// The process.
-    pub process: Process,
-    mount: OwnedFd,
-    network: OwnedFd,
-    ipc: OwnedFd,
-    uts: OwnedFd,
-    pid: Option<OwnedFd>,
-    users: Option<UserNamespace>,
-}
-
-/// Where a pod's network comes from.
-pub enum NetworkMode<'a> {
-    /// The host's own.
-    Host,
-    /// A new namespace, to be configured by this function, which runs in it.
-    Pod(&'a (dyn Fn(BorrowedFd<'_>) -> io::Result<()> + Sync)),
-}
-
-/// What a pod has for itself, and its containers have in common.
-#[derive(Debug)]
-pub struct OwnNamespaces {
-    /// Whether the containers see each other's processes.
-    pub share_pids: bool,
-    /// Settings of the kernel.
-    pub sysctls: Vec<Sysctl>,
-    /// Whose user ids.
-    pub users: Users,
-}
-
-/// Whose user ids a pod has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Users {
-    /// The node's.
-    Node,
-    /// Its own.
-    Pod,
 }
 
 /// Who a process runs as.
@@ -277,127 +232,6 @@ impl Sandboxes {
             capabilities: Capabilities::of_this_thread(),
             ids: userns::Ranges::new(first_user_id),
         })
-    }
-
-    /// Starts the infra container of a pod in `cgroup`. It keeps the descriptors `kept` open, from
-    /// number [`FIRST_KEPT`] on.
-    pub fn start_infra(
-        &self,
-        cgroup: BorrowedFd<'_>,
-        hostname: &str,
-        network: &NetworkMode<'_>,
-        own: &OwnNamespaces,
-        kept: &[BorrowedFd<'_>],
-    ) -> Result<Infra, Error> {
-        on_thread("infra", || {
-            let here = Path::new("namespaces");
-            let kept = infra::out_of_the_way(kept)?;
-            fault::at("infra namespaces").map_err(failed_to("make", here))?;
-            self.enter_template()?;
-            let mut flags = CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC;
-            if matches!(network, NetworkMode::Pod(_)) {
-                flags |= CloneFlags::CLONE_NEWNET;
-            }
-            let unshared =
-                |flags| unshare(flags).map_err(|errno| failed_to("unshare", here)(errno.into()));
-            unshared(CloneFlags::CLONE_NEWNS)?;
-            let OwnNamespaces { share_pids, sysctls, users } = own;
-            let users = match users {
-                Users::Node => {
-                    unshared(flags)?;
-                    None
-                }
-                // Namespaces belong to the user namespace that their maker is in.
-                Users::Pod => Some(self.make_users(cgroup, flags)?),
-            };
-            nix::unistd::sethostname(hostname).map_err(|errno| {
-                failed_to("set the hostname", Path::new(hostname))(errno.into())
-            })?;
-            let owner = users.as_ref().map_or(0, UserNamespace::base).to_string();
-            let memory = mount::new(
-                "tmpfs",
-                &[("mode", "1777"), ("size", "65536k"), ("uid", &owner), ("gid", &owner)],
-                MountAttrFlags::MOUNT_ATTR_NOSUID
-                    | MountAttrFlags::MOUNT_ATTR_NODEV
-                    | MountAttrFlags::MOUNT_ATTR_NOEXEC,
-            );
-            let target = Path::new(rootfs::SHARED_MEMORY);
-            memory
-                .and_then(|memory| mount::attach(memory, open_path(target)?))
-                .map_err(failed_to("mount", target))?;
-            let (network_namespace, ipc, uts, mount) = (
-                own_namespace("net")?,
-                own_namespace("ipc")?,
-                own_namespace("uts")?,
-                own_namespace("mnt")?,
-            );
-            if let NetworkMode::Pod(configure) = network {
-                configure(network_namespace.as_fd())
-                    .map_err(failed_to("configure the network of", Path::new(hostname)))?;
-            }
-            sysctl::apply(sysctls, users.as_ref().map(UserNamespace::base))?;
-            let mut plan = self.infra_plan()?;
-            plan.kept = kept.iter().map(|descriptor| descriptor.as_raw_fd()).collect();
-            plan.user_namespace = userns::descriptor(users.as_ref());
-            fault::at("infra process").map_err(failed_to("start", here))?;
-            let process = self.spawn(&mut plan, cgroup, true)?;
-            let pid = share_pids.then(|| namespace_of(process.pid, "pid")).transpose();
-            let pid = pid.inspect_err(|_error| process.abandon())?;
-            Ok(Infra { process, mount, network: network_namespace, ipc, uts, pid, users })
-        })
-    }
-
-    fn infra_plan(&self) -> Result<Plan, Error> {
-        Ok(Plan {
-            mounts: None,
-            directory: c"/".to_owned(),
-            stdio: [self.null.as_raw_fd(); 3],
-            kept: Vec::new(),
-            user_namespace: None,
-            namespaces: 0,
-            keeps_identity: false,
-            user: INFRA_USER,
-            group: INFRA_USER,
-            groups: Vec::new(),
-            capabilities: 0,
-            no_new_privileges: true,
-            apparmor: None,
-            filter: self.filters.of(&seccomp::Profile::RuntimeDefault, Capabilities::NONE)?,
-            open_files: Some(self.open_files),
-            locked_memory: self.locked_memory,
-            oom_score: Some(self.oom_scores.prepare(INFRA_OOM_SCORE_ADJ)),
-            program: Program::Descriptor(self.infra.as_raw_fd()),
-            arguments: Strings::new(vec![c"infra".to_owned()]),
-            environment: Strings::new(Vec::new()),
-            error: None,
-        })
-    }
-
-    /// Makes a user namespace, and `others` that belong to it, which the calling thread joins.
-    ///
-    /// A thread of a daemon cannot be in another user namespace than the rest of it, so a process
-    /// makes them at birth. It holds them until there are descriptors.
-    fn make_users(
-        &self,
-        cgroup: BorrowedFd<'_>,
-        others: CloneFlags,
-    ) -> Result<UserNamespace, Error> {
-        userns::check_kernel()?;
-        let range = self.ids.take().ok_or(Error::NoIds)?;
-        let mut plan = self.infra_plan()?;
-        plan.namespaces = (CloneFlags::CLONE_NEWUSER | others).bits();
-        plan.keeps_identity = true;
-        // It is gone in a moment.
-        plan.oom_score = None;
-        let holder = clone::spawn(&mut plan, cgroup, false)?;
-        let users = UserNamespace::give_ids(holder.pid, range).and_then(|users| {
-            setns(&holder.pidfd, others).map_err(|errno| {
-                failed_to("join the namespaces of", Path::new("users"))(errno.into())
-            })?;
-            Ok(users)
-        });
-        holder.abandon();
-        users
     }
 
     /// Starts a container of the pod that `infra` holds. Returns when its program has been exec'ed.
@@ -542,41 +376,6 @@ impl Sandboxes {
             environment: Strings::new(strings("the environment", &command.environment)?),
             error: None,
         })
-    }
-}
-
-impl Infra {
-    /// Joins what all containers of a pod share.
-    fn join(&self, extra: CloneFlags) -> Result<(), Error> {
-        let mut namespaces = vec![
-            (&self.network, CloneFlags::CLONE_NEWNET),
-            (&self.ipc, CloneFlags::CLONE_NEWIPC),
-            (&self.uts, CloneFlags::CLONE_NEWUTS),
-        ];
-        if extra.contains(CloneFlags::CLONE_NEWNS) {
-            namespaces.push((&self.mount, CloneFlags::CLONE_NEWNS));
-        }
-        if let Some(pid) = &self.pid {
-            namespaces.push((pid, CloneFlags::CLONE_NEWPID));
-        }
-        for (namespace, kind) in namespaces {
-            setns(namespace, kind).map_err(|errno| {
-                failed_to("join a namespace of", Path::new("infra"))(errno.into())
-            })?;
-        }
-        Ok(())
-    }
-
-    /// What root of the pod is on the node.
-    #[must_use]
-    pub fn user_base(&self) -> u32 {
-        self.users.as_ref().map_or(0, UserNamespace::base)
-    }
-
-    /// The pod's network namespace.
-    #[must_use]
-    pub fn network(&self) -> BorrowedFd<'_> {
-        self.network.as_fd()
     }
 }
 

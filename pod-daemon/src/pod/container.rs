@@ -1,47 +1,41 @@
 //! One container of a pod: its runs, their ends, and the commands in it.
 
-use std::{
-    fs, io,
-    os::fd::AsFd as _,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+mod ended;
+mod start;
 
-use jiff::{SignedDuration, Timestamp};
+use std::{io, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Container as Spec;
 use pod_ebpf::process::{Run as SeenRun, RunState};
-use tokio::{net::unix::pipe, sync::oneshot};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+pub(super) use self::ended::Ended;
+use self::{
+    ended::Failure,
+    start::{exec, resolve, start},
+};
 use super::{
     About,
     backoff::Backoff,
-    blocking, chain, command, environment,
+    blocking, command,
     ground::{Ground, Place},
     image,
     logs::{self, Copy},
-    oom::{self, Oom},
+    oom,
     pull_secrets::pull_secrets,
     record::{ContainerRecord, ProcessRecord, RunRecord},
     resources,
-    sandbox::{self, Sandbox},
-    security, volumes,
+    sandbox::Sandbox,
 };
 use crate::{
-    cgroup, fault,
-    image::{Image, PullError},
-    manifest,
+    cgroup,
+    image::Image,
     node::{ContainerSnapshot, Error, Exec, Exit, Shared, State},
     pidfd::Pidfd,
-    sandbox::{Command, ContainerSpec, Identity, Process, Rootfs, Stdio},
+    sandbox::{Command, Process},
 };
-
-/// Exit code of a run whose program could not be started, as containerd reports it.
-const NOT_STARTED: i32 = 128;
-
-/// Exit code of a run whose end nobody has seen, as containerd reports it.
-const UNKNOWN: i32 = 255;
 
 /// A container and what has become of it.
 pub(super) struct Container {
@@ -66,27 +60,6 @@ pub(super) struct Container {
     /// The command of the current run; commands in the container share its settings. `None` if an
     /// earlier daemon has started it.
     command: Option<Command>,
-}
-
-/// A run that is over, or that never began.
-#[derive(Debug)]
-pub(super) struct Ended {
-    code: i32,
-    signal: Option<i32>,
-    finished: Timestamp,
-    oom: Option<Oom>,
-    /// Nobody has seen how.
-    unknown: bool,
-    failure: Option<Failure>,
-}
-
-/// Why a run did not begin.
-#[derive(Debug)]
-struct Failure {
-    reason: &'static str,
-    message: String,
-    /// The image is not there: a matter of waiting, not of the restart policy.
-    image: bool,
 }
 
 /// A run that began, to be waited for.
@@ -480,231 +453,7 @@ impl Run {
     }
 }
 
-impl Ended {
-    fn failed(failure: Failure) -> Self {
-        Self {
-            code: NOT_STARTED,
-            signal: None,
-            finished: Timestamp::now(),
-            oom: None,
-            unknown: false,
-            failure: Some(failure),
-        }
-    }
-
-    pub(super) fn unknown() -> Self {
-        Self {
-            code: UNKNOWN,
-            signal: None,
-            finished: Timestamp::now(),
-            oom: None,
-            unknown: true,
-            failure: None,
-        }
-    }
-
-    fn known(self) -> Self {
-        Self { unknown: false, ..self }
-    }
-
-    /// As the probes saw it.
-    fn seen(run: &SeenRun) -> Self {
-        let signal = i32::try_from(run.status & 0x7f).ok().filter(|signal| *signal != 0);
-        let code = i32::try_from((run.status >> 8) & 0xff).unwrap_or(UNKNOWN);
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-        let now = SignedDuration::new(now.tv_sec, i32::try_from(now.tv_nsec).unwrap_or(0));
-        let ended = SignedDuration::from_nanos(i64::try_from(run.ended).unwrap_or(i64::MAX));
-        let finished = Timestamp::now() - (now - ended);
-        let code = signal.map_or(code, |signal| 128 + signal);
-        Self { code, signal, finished, ..Self::unknown() }.known()
-    }
-
-    fn into_exit(self, started: Timestamp) -> Exit {
-        let killed = |oom: &Oom| oom.main && oom.limit == oom::Limit::Container;
-        let (reason, message) = match (self.failure, self.oom) {
-            (Some(failure), _) => (failure.reason, failure.message),
-            (None, Some(oom)) if killed(&oom) => ("OOMKilled", oom.message),
-            (None, _) if self.unknown => {
-                ("Unknown", "it ended while nobody was there to see how".to_owned())
-            }
-            (None, oom) => {
-                let message = oom.map(|oom| oom.message).unwrap_or_default();
-                (if self.code == 0 { "Completed" } else { "Error" }, message)
-            }
-        };
-        Exit {
-            code: self.code,
-            signal: self.signal,
-            reason: reason.to_owned(),
-            message,
-            started,
-            finished: self.finished,
-        }
-    }
-}
-
-impl Failure {
-    fn new(reason: &'static str, error: &dyn std::error::Error) -> Self {
-        Self { reason, message: chain(error), image: false }
-    }
-
-    fn image(error: PullError) -> Self {
-        Self { reason: error.reason, message: error.message, image: true }
-    }
-
-    fn internal(message: &str) -> Self {
-        Self { reason: "StartError", message: message.to_owned(), image: false }
-    }
-}
-
-/// Starts a run; blocks.
-fn start(
-    shared: &Shared,
-    about: &About,
-    sandbox: &Sandbox,
-    index: usize,
-    spec: &Spec,
-    run: u32,
-    image: Arc<Image>,
-) -> Result<Started, Failure> {
-    let place = sandbox.ground.place(index);
-    let infra = sandbox.infra().ok_or_else(no_sandbox)?;
-    let (command, rootfs) = resolve(shared, about, sandbox, spec, &image)?;
-    let failed = |error: &io::Error| Failure::new("CreateContainerError", error);
-    let containers = sandbox::directory(shared, about).join("containers").join(&spec.name);
-    let scratch = containers.join(run.to_string());
-    fault::at("scratch").map_err(|error| failed(&error))?;
-    for name in ["upper", "work"] {
-        fs::create_dir_all(scratch.join(name)).map_err(|error| failed(&error))?;
-    }
-    let output = sandbox.output(index);
-    let [standard, error] = output.writers().map_err(|error| failed(&error))?;
-    let stdio = Stdio { input: None, output: Some(standard), error: Some(error) };
-    let directory = logs::directory(&shared.log_dir, &about.key, &about.uid).join(&spec.name);
-    fault::at("log").map_err(|error| failed(&error))?;
-    let output = output.copy(&directory, run, shared.log_limits).map_err(|error| failed(&error))?;
-
-    place.probe.await_run(run).map_err(|error| Failure::new("CreateContainerError", &error))?;
-    let rootfs = rootfs(scratch);
-    let binds = sandbox.volumes.binds(spec);
-    let announce = |mounts: &[(usize, u32)]| {
-        if let Err(error) = place.probe.set_mounts(mounts) {
-            tracing::error!(error = chain(&error), "file operations count as `other`");
-        }
-    };
-    let container = ContainerSpec {
-        rootfs: &rootfs,
-        binds: &binds,
-        command: &command,
-        stdio: &stdio,
-        announce: &announce,
-    };
-    match shared.sandboxes.start_container(&infra, place.cgroup.as_fd(), &container) {
-        Ok(process) => {
-            // Not before the start: a restart should not wait for the disk.
-            tokio::task::spawn_blocking(move || remove_earlier_runs(&containers, run));
-            Ok(Started { image, command, process, output })
-        }
-        Err(error) => {
-            let message = command::explain(&command, &error);
-            Err(Failure { reason: "StartError", message, image: false })
-        }
-    }
-}
-
-/// What runs in a container, and as whom; and, with the place of its changes, its root.
-fn resolve(
-    shared: &Shared,
-    about: &About,
-    sandbox: &Sandbox,
-    spec: &Spec,
-    image: &Image,
-) -> Result<(Command, impl FnOnce(PathBuf) -> Rootfs + use<>), Failure> {
-    let failed = |error: &dyn std::error::Error| Failure::new("CreateContainerConfigError", error);
-    let infra = sandbox.infra().ok_or_else(no_sandbox)?;
-    let security = security::of(shared, about, spec, image).map_err(|error| failed(&error))?;
-    let security::Security { identity, confinement, view, read_only_root } = security;
-    let identity = Identity { base: infra.user_base(), ..identity };
-    let host_network = about.spec.host_network.unwrap_or(false);
-    let hostname = volumes::hostname(about, host_network);
-    let variables = environment::of(shared, about, sandbox.ip(), spec)
-        // What is missing may come, as an image may.
-        .map_err(|error| Failure { image: true, ..failed(&error) })?;
-    let command = command::of(spec, image, identity, confinement, &hostname, &variables)
-        .map_err(|error| failed(&error))?;
-    let index = about.spec.containers.iter().position(|one| one.name == spec.name).unwrap_or(0);
-    let score = manifest::oom_score_adj(&about.spec, index, shared.memory_bytes);
-    let command = Command { oom_score_adj: Some(score), ..command };
-    let layers = image.layers.clone();
-    Ok((command, move |scratch| Rootfs { layers, scratch, read_only: read_only_root, view }))
-}
-
-fn no_sandbox() -> Failure {
-    Failure::internal("the pod's sandbox is gone")
-}
-
-/// Starts a command in a running container; blocks.
-fn exec(
-    shared: &Shared,
-    sandbox: &Sandbox,
-    index: usize,
-    container: &Process,
-    command: &Command,
-    stdin: bool,
-) -> Result<Exec, String> {
-    let text = |error: io::Error| error.to_string();
-    let cgroup = sandbox.ground.place(index).cgroup.as_fd();
-    let (output, output_writer) = crate::sandbox::pipe().map_err(text)?;
-    let (errors, error_writer) = crate::sandbox::pipe().map_err(text)?;
-    let (input, input_writer) = if stdin {
-        crate::sandbox::pipe().map(|(r, w)| (Some(r), Some(w))).map_err(text)?
-    } else {
-        (None, None)
-    };
-    let stdio = Stdio { input, output: Some(output_writer), error: Some(error_writer) };
-    let process = shared
-        .sandboxes
-        .exec(container, cgroup, command, &stdio)
-        .map_err(|error| command::explain(command, &error))?;
-    drop(stdio);
-    let pidfd = Pidfd::new(&process.pidfd).inspect_err(|_error| process.abandon()).map_err(text)?;
-    let (report, status) = oneshot::channel();
-    let (alive, gone) = oneshot::channel::<()>();
-    tokio::spawn(async move {
-        let code = tokio::select! {
-            status = pidfd.wait() => status,
-            // The client has dropped its end.
-            _ = gone => {
-                process.signal(libc::SIGKILL).ok();
-                pidfd.wait().await
-            }
-        };
-        report.send(code.ok().flatten().map_or(UNKNOWN, |(code, _)| code)).ok();
-    });
-    Ok(Exec {
-        stdin: input_writer.map(pipe::Sender::from_owned_fd).transpose().map_err(text)?,
-        stdout: pipe::Receiver::from_owned_fd(output).map_err(text)?,
-        stderr: pipe::Receiver::from_owned_fd(errors).map_err(text)?,
-        status,
-        _alive: alive,
-    })
-}
-
 /// The answer to a command for a container that does not run.
 pub(super) fn not_running(container: &str) -> Error {
     Error::Conflict { message: format!("container {container:?} is not running") }
-}
-
-/// Removes what earlier runs of a container changed, which no later run sees. A later run may
-/// have begun already.
-fn remove_earlier_runs(containers: &Path, run: u32) {
-    for entry in fs::read_dir(containers).into_iter().flatten().flatten() {
-        let is_earlier = |name: &str| name.parse::<u32>().is_ok_and(|number| number < run);
-        if entry.file_name().to_str().is_some_and(is_earlier)
-            && let Err(error) = fs::remove_dir_all(entry.path())
-        {
-            // The pod's removal takes what is left.
-            tracing::debug!(path = %entry.path().display(), %error, "files of an earlier run stay");
-        }
-    }
 }

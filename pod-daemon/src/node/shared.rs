@@ -1,0 +1,192 @@
+//! What the node's operations and the pods' workers share.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use k8s_openapi::{
+    api::core::v1::{ConfigMap, Pod, Secret},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use tokio::sync::mpsc;
+
+use super::{
+    Admission, Completed, PodSnapshot, Reserve, admission, secrets::Secrets, store::Store as Files,
+    table::Table,
+};
+use crate::{
+    cgroup::{Device, Hierarchy},
+    image::Images,
+    manifest::demand::{self, Totals},
+    network::Network,
+    pod::{self, Adopted, Key},
+    probes::Probes,
+    sandbox::{Memory, Sandboxes},
+};
+
+/// What the node is made of; the pods' workers use it.
+pub struct Shared {
+    /// The node's name.
+    pub name: String,
+    /// Where pods' files are: `pods/<uid>` and images, below the data directory.
+    pub data_dir: PathBuf,
+    /// Where containers' logs are.
+    pub log_dir: PathBuf,
+    /// How long containers' logs may become.
+    pub log_limits: pod::logs::Limits,
+    /// First pause between restarts; it doubles up to 30 times itself.
+    pub restart_backoff: Duration,
+    /// Whether a pod with limits that this node cannot enforce may run.
+    pub unenforced_limits: UnenforcedLimits,
+    /// The images.
+    pub images: Images,
+    /// Starts processes.
+    pub sandboxes: Sandboxes,
+    /// Podscope's cgroups.
+    pub hierarchy: Hierarchy,
+    /// The pods' network.
+    pub network: Network,
+    /// The probes.
+    pub probes: Arc<Probes>,
+    /// Which pods may run.
+    pub admission: Arc<Admission>,
+    /// The node's memory.
+    pub memory_bytes: u64,
+    /// Bytes of the data directory's file system that are to stay free.
+    pub disk_reserve: u64,
+    /// How often pods' use of the disk is measured.
+    pub usage_interval: Duration,
+    /// The block device below the data directory.
+    pub io_device: Option<Device>,
+    pub(super) preemptions: Mutex<Option<mpsc::UnboundedReceiver<admission::Preemption>>>,
+    /// What must not be on a disk.
+    pub memory: Memory,
+    pub(super) secrets: Secrets,
+    pub(super) table: Table,
+    pub(super) files: Files,
+    pub(super) adopted: Mutex<BTreeMap<Adopted, u64>>,
+}
+
+/// What the node's owner decides.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The node's name.
+    pub name: String,
+    /// See [`Shared::data_dir`].
+    pub data_dir: PathBuf,
+    /// See [`Shared::log_dir`].
+    pub log_dir: PathBuf,
+    /// See [`Shared::log_limits`].
+    pub log_limits: pod::logs::Limits,
+    /// See [`Shared::restart_backoff`].
+    pub restart_backoff: Duration,
+    /// See [`Shared::unenforced_limits`].
+    pub unenforced_limits: UnenforcedLimits,
+    /// What the node has.
+    pub capacity: Totals,
+    /// What of that is not for pods.
+    pub reserve: Reserve,
+    /// See [`Shared::usage_interval`].
+    pub usage_interval: Duration,
+}
+
+/// What happens to a pod whose limits this node cannot enforce.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnenforcedLimits {
+    /// It is refused.
+    #[default]
+    Deny,
+    /// It runs, with a warning and a metric.
+    Warn,
+}
+impl Shared {
+    /// Builds what the workers share, with what an earlier daemon has stored.
+    #[must_use]
+    pub fn new(
+        settings: Settings,
+        images: Images,
+        sandboxes: Sandboxes,
+        hierarchy: Hierarchy,
+        network: Network,
+        probes: Arc<Probes>,
+        memory: Memory,
+    ) -> Self {
+        let Settings {
+            name,
+            data_dir,
+            log_dir,
+            log_limits,
+            restart_backoff,
+            unenforced_limits,
+            capacity,
+            reserve,
+            usage_interval,
+        } = settings;
+        let files = Files::new(&data_dir);
+        let table = Table::new(files.config_maps(), files.completed());
+        let io_device = Device::below(&data_dir)
+            .inspect_err(|error| tracing::debug!(%error, "no limits of block devices"))
+            .ok();
+        let (admission, preemptions) = Admission::new(capacity, reserve.allocatable(capacity));
+        Self {
+            admission,
+            memory_bytes: capacity[demand::MEMORY],
+            disk_reserve: reserve.disk_bytes(capacity[demand::STORAGE]),
+            usage_interval,
+            io_device,
+            preemptions: Mutex::new(Some(preemptions)),
+            name,
+            data_dir,
+            log_dir,
+            log_limits,
+            restart_backoff,
+            unenforced_limits,
+            images,
+            sandboxes,
+            hierarchy,
+            network,
+            probes,
+            secrets: Secrets::open(memory.directory("secrets")),
+            memory,
+            table,
+            files,
+            adopted: Mutex::default(),
+        }
+    }
+
+    /// Publishes what a pod has become.
+    pub(crate) fn publish(&self, key: &Key, change: impl FnOnce(&mut Pod), snapshot: PodSnapshot) {
+        self.table.update(key, change, snapshot);
+    }
+
+    /// Stores the totals of a pod that is about to be removed. Returns those that are still to be
+    /// counted: none, if an earlier daemon got as far as this.
+    pub(crate) fn fold(&self, key: &Key, uid: &str, totals: Completed) -> Completed {
+        self.files.fold(&key.namespace, uid, totals)
+    }
+
+    /// Removes a pod that is gone, and keeps its totals.
+    pub(crate) fn retire(&self, key: &Key, uid: &str, totals: &Completed) {
+        self.files.forget(uid);
+        self.table.remove(key, totals);
+    }
+
+    /// The metadata of a pod, if it exists.
+    pub(crate) fn metadata(&self, key: &Key) -> Option<ObjectMeta> {
+        self.table.pod(key).ok().map(|pod| pod.metadata.clone())
+    }
+
+    /// A secret, if it exists.
+    pub(crate) fn secret(&self, namespace: &str, name: &str) -> Option<Secret> {
+        self.secrets.get(&Key::new(namespace, name)).ok()
+    }
+
+    /// A config map's entries, if it exists.
+    pub(crate) fn config_map(&self, namespace: &str, name: &str) -> Option<ConfigMap> {
+        self.table.config_map(&Key::new(namespace, name)).ok()
+    }
+}

@@ -1,0 +1,176 @@
+//! What starts the processes of a container: its runs, and commands in it.
+
+use std::{
+    fs, io,
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use k8s_openapi::api::core::v1::Container as Spec;
+use tokio::{net::unix::pipe, sync::oneshot};
+
+use super::{
+    super::{
+        About, chain, command, environment, logs,
+        sandbox::{self, Sandbox},
+        security, volumes,
+    },
+    Started,
+    ended::{Failure, UNKNOWN},
+};
+use crate::{
+    fault,
+    image::Image,
+    manifest,
+    node::{Exec, Shared},
+    pidfd::Pidfd,
+    sandbox::{Command, ContainerSpec, Identity, Process, Rootfs, Stdio},
+};
+
+/// Starts a run; blocks.
+pub(super) fn start(
+    shared: &Shared,
+    about: &About,
+    sandbox: &Sandbox,
+    index: usize,
+    spec: &Spec,
+    run: u32,
+    image: Arc<Image>,
+) -> Result<Started, Failure> {
+    let place = sandbox.ground.place(index);
+    let infra = sandbox.infra().ok_or_else(no_sandbox)?;
+    let (command, rootfs) = resolve(shared, about, sandbox, spec, &image)?;
+    let failed = |error: &io::Error| Failure::new("CreateContainerError", error);
+    let containers = sandbox::directory(shared, about).join("containers").join(&spec.name);
+    let scratch = containers.join(run.to_string());
+    fault::at("scratch").map_err(|error| failed(&error))?;
+    for name in ["upper", "work"] {
+        fs::create_dir_all(scratch.join(name)).map_err(|error| failed(&error))?;
+    }
+    let output = sandbox.output(index);
+    let [standard, error] = output.writers().map_err(|error| failed(&error))?;
+    let stdio = Stdio { input: None, output: Some(standard), error: Some(error) };
+    let directory = logs::directory(&shared.log_dir, &about.key, &about.uid).join(&spec.name);
+    fault::at("log").map_err(|error| failed(&error))?;
+    let output = output.copy(&directory, run, shared.log_limits).map_err(|error| failed(&error))?;
+
+    place.probe.await_run(run).map_err(|error| Failure::new("CreateContainerError", &error))?;
+    let rootfs = rootfs(scratch);
+    let binds = sandbox.volumes.binds(spec);
+    let announce = |mounts: &[(usize, u32)]| {
+        if let Err(error) = place.probe.set_mounts(mounts) {
+            tracing::error!(error = chain(&error), "file operations count as `other`");
+        }
+    };
+    let container = ContainerSpec {
+        rootfs: &rootfs,
+        binds: &binds,
+        command: &command,
+        stdio: &stdio,
+        announce: &announce,
+    };
+    match shared.sandboxes.start_container(&infra, place.cgroup.as_fd(), &container) {
+        Ok(process) => {
+            // Not before the start: a restart should not wait for the disk.
+            tokio::task::spawn_blocking(move || remove_earlier_runs(&containers, run));
+            Ok(Started { image, command, process, output })
+        }
+        Err(error) => {
+            let message = command::explain(&command, &error);
+            Err(Failure { reason: "StartError", message, image: false })
+        }
+    }
+}
+
+/// What runs in a container, and as whom; and, with the place of its changes, its root.
+pub(super) fn resolve(
+    shared: &Shared,
+    about: &About,
+    sandbox: &Sandbox,
+    spec: &Spec,
+    image: &Image,
+) -> Result<(Command, impl FnOnce(PathBuf) -> Rootfs + use<>), Failure> {
+    let failed = |error: &dyn std::error::Error| Failure::new("CreateContainerConfigError", error);
+    let infra = sandbox.infra().ok_or_else(no_sandbox)?;
+    let security = security::of(shared, about, spec, image).map_err(|error| failed(&error))?;
+    let security::Security { identity, confinement, view, read_only_root } = security;
+    let identity = Identity { base: infra.user_base(), ..identity };
+    let host_network = about.spec.host_network.unwrap_or(false);
+    let hostname = volumes::hostname(about, host_network);
+    let variables = environment::of(shared, about, sandbox.ip(), spec)
+        // What is missing may come, as an image may.
+        .map_err(|error| Failure { image: true, ..failed(&error) })?;
+    let command = command::of(spec, image, identity, confinement, &hostname, &variables)
+        .map_err(|error| failed(&error))?;
+    let index = about.spec.containers.iter().position(|one| one.name == spec.name).unwrap_or(0);
+    let score = manifest::oom_score_adj(&about.spec, index, shared.memory_bytes);
+    let command = Command { oom_score_adj: Some(score), ..command };
+    let layers = image.layers.clone();
+    Ok((command, move |scratch| Rootfs { layers, scratch, read_only: read_only_root, view }))
+}
+
+fn no_sandbox() -> Failure {
+    Failure::internal("the pod's sandbox is gone")
+}
+
+/// Starts a command in a running container; blocks.
+pub(super) fn exec(
+    shared: &Shared,
+    sandbox: &Sandbox,
+    index: usize,
+    container: &Process,
+    command: &Command,
+    stdin: bool,
+) -> Result<Exec, String> {
+    let text = |error: io::Error| error.to_string();
+    let cgroup = sandbox.ground.place(index).cgroup.as_fd();
+    let (output, output_writer) = crate::sandbox::pipe().map_err(text)?;
+    let (errors, error_writer) = crate::sandbox::pipe().map_err(text)?;
+    let (input, input_writer) = if stdin {
+        crate::sandbox::pipe().map(|(r, w)| (Some(r), Some(w))).map_err(text)?
+    } else {
+        (None, None)
+    };
+    let stdio = Stdio { input, output: Some(output_writer), error: Some(error_writer) };
+    let process = shared
+        .sandboxes
+        .exec(container, cgroup, command, &stdio)
+        .map_err(|error| command::explain(command, &error))?;
+    drop(stdio);
+    let pidfd = Pidfd::new(&process.pidfd).inspect_err(|_error| process.abandon()).map_err(text)?;
+    let (report, status) = oneshot::channel();
+    let (alive, gone) = oneshot::channel::<()>();
+    tokio::spawn(async move {
+        let code = tokio::select! {
+            status = pidfd.wait() => status,
+            // The client has dropped its end.
+            _ = gone => {
+                process.signal(libc::SIGKILL).ok();
+                pidfd.wait().await
+            }
+        };
+        report.send(code.ok().flatten().map_or(UNKNOWN, |(code, _)| code)).ok();
+    });
+    Ok(Exec {
+        stdin: input_writer.map(pipe::Sender::from_owned_fd).transpose().map_err(text)?,
+        stdout: pipe::Receiver::from_owned_fd(output).map_err(text)?,
+        stderr: pipe::Receiver::from_owned_fd(errors).map_err(text)?,
+        status,
+        _alive: alive,
+    })
+}
+
+/// Removes what earlier runs of a container changed, which no later run sees. A later run may
+/// have begun already.
+fn remove_earlier_runs(containers: &Path, run: u32) {
+    for entry in fs::read_dir(containers).into_iter().flatten().flatten() {
+        let is_earlier = |name: &str| name.parse::<u32>().is_ok_and(|number| number < run);
+        if entry.file_name().to_str().is_some_and(is_earlier)
+            && let Err(error) = fs::remove_dir_all(entry.path())
+        {
+            // The pod's removal takes what is left.
+            tracing::debug!(path = %entry.path().display(), %error, "files of an earlier run stay");
+        }
+    }
+}
