@@ -8,6 +8,7 @@ mod adopt;
 mod backoff;
 mod command;
 mod container;
+mod ending;
 mod environment;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
@@ -19,6 +20,7 @@ mod key;
 pub mod logs;
 mod oom;
 mod ownership;
+mod publish;
 mod pull_secrets;
 pub mod record;
 mod resources;
@@ -30,7 +32,7 @@ mod volumes;
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -43,13 +45,9 @@ pub use self::{
 use self::{
     container::{Container, Ended, Started},
     ground::Ground,
-    record::Record,
     sandbox::Sandbox,
 };
-use crate::{
-    node::{Completed, Error, Exec, PodSnapshot, Shared, State, Ticket},
-    probes::ContainerProbe,
-};
+use crate::node::{Error, Exec, Shared, State, Ticket};
 
 /// Pause before what a pod waits for (a config map, an image) is looked for again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -408,113 +406,6 @@ impl Worker {
         self.set_up(commands).await
     }
 
-    /// Kills all containers and takes note of how they ended.
-    async fn end_all(&mut self, sandbox: &Arc<Sandbox>) {
-        let kill = || {
-            let sandbox = Arc::clone(sandbox);
-            blocking(move || sandbox.kill_containers())
-        };
-        kill().await;
-        while self.containers.iter().any(Container::is_busy) {
-            match self.happenings.1.recv().await {
-                Some(Happening::Started(index, result)) => {
-                    self.began(index, result);
-                    kill().await;
-                }
-                Some(Happening::Ended(index, ended)) => {
-                    let policy = self.about.spec.restart_policy.as_deref().unwrap_or("Always");
-                    self.containers[index].finish(ended, policy);
-                    self.containers[index].retry_now();
-                }
-                Some(_) => {}
-                None => return,
-            }
-        }
-    }
-
-    /// Asks the containers to leave, and kills those that have not when `grace` is over.
-    async fn stop_containers(&mut self, grace: Duration, commands: &mut mpsc::Receiver<Command>) {
-        self.stop.cancel();
-        for container in &mut self.containers {
-            container.signal_stop(&self.shared);
-        }
-        let mut deadline = tokio::time::Instant::now() + grace;
-        let mut killing = false;
-        while self.containers.iter().any(Container::is_busy) {
-            tokio::select! {
-                () = tokio::time::sleep_until(deadline), if !killing => {
-                    killing = true;
-                    self.kill_containers().await;
-                }
-                Some(command) = commands.recv() => match command {
-                    Command::Delete { grace_seconds } => {
-                        deadline = deadline.min(tokio::time::Instant::now() + self.grace(grace_seconds));
-                    }
-                    Command::Exec { container, reply, .. } => {
-                        reply.send(Err(container::not_running(&container))).ok();
-                    }
-                    // It ends already.
-                    Command::Disrupt(_) => {}
-                    Command::Refresh => {}
-                },
-                Some(happening) = self.happenings.1.recv() => match happening {
-                    Happening::Started(index, result) => {
-                        self.began(index, result);
-                        self.containers[index].signal_stop(&self.shared);
-                        if killing {
-                            self.kill_containers().await;
-                        }
-                    }
-                    Happening::Ended(index, ended) => {
-                        self.containers[index].finish(ended, "Never");
-                        self.publish();
-                    }
-                    Happening::Due(_) | Happening::InfraEnded => {}
-                },
-            }
-        }
-    }
-
-    async fn kill_containers(&self) {
-        if let Some(sandbox) = self.sandbox.clone() {
-            blocking(move || sandbox.kill_containers()).await;
-        }
-    }
-
-    /// Removes everything that the pod was made of, then the pod.
-    async fn tear_down(mut self) {
-        let mut totals = Completed { pods: 1, ..Completed::default() };
-        for container in &self.containers {
-            totals.restarts += u64::from(container.restarts);
-        }
-        let (shared, about) = (Arc::clone(&self.shared), Arc::clone(&self.about));
-        let (sandbox, ground) = (self.sandbox.take(), self.ground.take());
-        // The containers hold the ground and the sandbox, too.
-        self.containers.clear();
-        let removed = blocking(move || {
-            if let Some(sandbox) = sandbox {
-                sandbox.stop();
-            }
-            let ground = ground.and_then(Arc::into_inner);
-            let totals = ground.as_ref().map_or(totals, |ground| ground.totals(totals));
-            // Before anything is removed: a daemon that finds the rest does not count it again.
-            let totals = shared.fold(&about.key, &about.uid, totals);
-            let probes = ground.map(Ground::remove).unwrap_or_default();
-            sandbox::remove_traces(&shared, &about);
-            (totals, probes)
-        });
-        let (totals, probes) = removed.await.unwrap_or((totals, Vec::new()));
-        self.shared.retire(&self.about.key, &self.about.uid, &totals);
-        // Now that nobody shows this pod, others may have its counters.
-        probes.into_iter().for_each(ContainerProbe::release);
-    }
-
-    fn grace(&self, seconds: Option<u32>) -> Duration {
-        let own = self.about.spec.termination_grace_period_seconds;
-        let own = own.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(30);
-        Duration::from_secs(seconds.map_or(own, u64::from))
-    }
-
     fn watch_infra(&self, sandbox: &Sandbox) {
         let happenings = self.happenings.0.clone();
         let Some(ended) = sandbox.infra_ended() else { return };
@@ -538,70 +429,6 @@ impl Worker {
         let (ground, sandbox) = result.await.unwrap_or_else(panicked)?;
         self.ground = Some(ground);
         sandbox
-    }
-
-    /// Tells the node what has become of the pod.
-    fn publish(&self) {
-        self.record();
-        let (status, snapshot) = self.status();
-        self.shared.publish(&self.about.key, |pod| pod.status = Some(status), snapshot);
-    }
-
-    /// What the pod is at this instant, for people and for metrics.
-    #[must_use]
-    pub fn status(&self) -> (PodStatus, PodSnapshot) {
-        let snapshot = self.snapshot();
-        (status::of(self, &snapshot), snapshot)
-    }
-
-    /// Writes down how far the pod has come, for the next daemon.
-    fn record(&self) {
-        let record = Record {
-            started: self.started,
-            counters: self.ground.as_ref().map(|ground| ground.claims()),
-            sandbox: self.sandbox.as_ref().and_then(|sandbox| sandbox.record()),
-            containers: self.containers.iter().map(Container::record).collect(),
-            disruption: self.disruption.clone(),
-            ..Record::new()
-        };
-        let directory = sandbox::directory(&self.shared, &self.about);
-        if let Err(error) = record.write(&directory) {
-            tracing::error!(pod = %self.about.key, %error, "a later daemon cannot take this pod over as it is");
-        }
-    }
-
-    /// What the pod is at this instant.
-    #[must_use]
-    pub fn snapshot(&self) -> PodSnapshot {
-        let place = |index| self.ground.as_ref().map(|ground| ground.place(index));
-        let containers: Vec<_> = self
-            .containers
-            .iter()
-            .enumerate()
-            .map(|(index, container)| container.snapshot(place(index)))
-            .collect();
-        let policy = self.about.spec.restart_policy.as_deref().unwrap_or("Always");
-        PodSnapshot {
-            namespace: self.about.key.namespace.clone(),
-            name: self.about.key.name.clone(),
-            uid: self.about.uid.clone(),
-            ip: self.sandbox.as_ref().and_then(|sandbox| sandbox.ip()).map(|ip| ip.to_string()),
-            node: self.shared.name.clone(),
-            host_network: self.about.spec.host_network.unwrap_or(false),
-            phase: if self.is_evicted() && self.is_over() {
-                "Failed"
-            } else {
-                status::phase(&containers, policy, self.started.is_some())
-            },
-            qos_class: crate::manifest::qos_class(&self.about.spec),
-            ready: containers
-                .iter()
-                .all(|container| matches!(container.state, State::Running { .. })),
-            created: self.about.created,
-            started: self.started,
-            observed_from: self.started.unwrap_or(self.about.created),
-            containers,
-        }
     }
 }
 

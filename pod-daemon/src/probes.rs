@@ -4,6 +4,7 @@
 //! its first process exists and deletes them after the last one is gone; the probes only add.
 
 pub mod btf;
+mod container;
 mod counters;
 mod pins;
 mod plan;
@@ -13,7 +14,7 @@ use std::{
     fs, io,
     os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use aya::{
@@ -23,11 +24,13 @@ use aya::{
     sys::Stats,
 };
 use aya_log::EbpfLogger;
-use pod_ebpf::file::Volume;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-pub use self::plan::ProbeStatus;
+pub use self::{
+    container::{Claim, ContainerProbe},
+    plan::ProbeStatus,
+};
 use self::{counters::Counters, pins::Pins, plan::Installation, sys::AttachType};
 use crate::cgroup::Cgroup;
 
@@ -207,25 +210,6 @@ pub struct MapFill {
     pub entries: u64,
     /// Keys that fit.
     pub capacity: u64,
-}
-
-/// One container's counters, kept for as long as its pod exists.
-pub struct ContainerProbe {
-    counters: Arc<Counters>,
-    cgroup_id: u64,
-    slot: u32,
-    /// Volume names and cells, `rootfs` first.
-    volumes: Vec<(String, u32)>,
-    mounts: Mutex<Vec<u32>>,
-}
-
-/// The counters of a container of an earlier daemon.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Claim {
-    /// Its slot.
-    pub slot: u32,
-    /// A cell for each of its volumes, in their order.
-    pub cells: Vec<u32>,
 }
 
 impl Probes {
@@ -488,62 +472,6 @@ impl std::ops::Deref for Probes {
 
     fn deref(&self) -> &Counters {
         &self.counters
-    }
-}
-
-impl ContainerProbe {
-    /// The slot of this container's counters.
-    #[must_use]
-    pub fn slot(&self) -> u32 {
-        self.slot
-    }
-
-    /// Volumes and the cells of their counters: those given at the start, then `other` for
-    /// everything that is read or written elsewhere.
-    #[must_use]
-    pub fn volumes(&self) -> Vec<(String, u32)> {
-        let mut volumes = self.volumes.clone();
-        volumes.push(("other".to_owned(), self.slot));
-        volumes
-    }
-
-    /// What a later daemon needs to take the counters over.
-    #[must_use]
-    pub fn claim(&self) -> Claim {
-        Claim { slot: self.slot, cells: self.volumes.iter().map(|(_, cell)| *cell).collect() }
-    }
-
-    /// Announces run `number`, whose first process is the next one that is started.
-    pub fn await_run(&self, number: u32) -> Result<(), Error> {
-        self.counters.await_run(self.slot, number)
-    }
-
-    /// The current or last run, as the probes saw it.
-    #[must_use]
-    pub fn run(&self) -> pod_ebpf::process::Run {
-        self.counters.run(self.slot)
-    }
-
-    /// Gives the counters back. Nothing may count there any more.
-    pub fn release(mut self) {
-        let mounts = self.mounts.get_mut().unwrap_or_else(PoisonError::into_inner);
-        self.counters.remove_mounts(self.slot, mounts);
-        let cells: Vec<u32> = self.volumes.iter().map(|(_, cell)| *cell).collect();
-        self.counters.release(self.cgroup_id, self.slot, &cells);
-    }
-
-    /// Tells the probes which mounts the container's volumes are, in the order of the volumes; a
-    /// volume may be mounted more than once. The mounts of an earlier run are forgotten.
-    pub fn set_mounts(&self, mounts: &[(usize, u32)]) -> Result<(), Error> {
-        let mut current = self.mounts.lock().unwrap_or_else(PoisonError::into_inner);
-        self.counters.remove_mounts(self.slot, &current);
-        current.clear();
-        for (volume, mount_id) in mounts {
-            let Some((_, cell)) = self.volumes.get(*volume) else { continue };
-            self.counters.insert_mount(*mount_id, Volume { slot: self.slot, cell: *cell })?;
-            current.push(*mount_id);
-        }
-        Ok(())
     }
 }
 

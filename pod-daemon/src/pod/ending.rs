@@ -1,0 +1,125 @@
+//! The end of a pod: its containers', and then its own.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::mpsc;
+
+use super::{
+    Command, Happening, Worker, blocking,
+    container::{self, Container},
+    ground::Ground,
+    sandbox::{self, Sandbox},
+};
+use crate::{node::Completed, probes::ContainerProbe};
+
+impl Worker {
+    /// Kills all containers and takes note of how they ended.
+    pub(super) async fn end_all(&mut self, sandbox: &Arc<Sandbox>) {
+        let kill = || {
+            let sandbox = Arc::clone(sandbox);
+            blocking(move || sandbox.kill_containers())
+        };
+        kill().await;
+        while self.containers.iter().any(Container::is_busy) {
+            match self.happenings.1.recv().await {
+                Some(Happening::Started(index, result)) => {
+                    self.began(index, result);
+                    kill().await;
+                }
+                Some(Happening::Ended(index, ended)) => {
+                    let policy = self.about.spec.restart_policy.as_deref().unwrap_or("Always");
+                    self.containers[index].finish(ended, policy);
+                    self.containers[index].retry_now();
+                }
+                Some(_) => {}
+                None => return,
+            }
+        }
+    }
+
+    /// Asks the containers to leave, and kills those that have not when `grace` is over.
+    pub(super) async fn stop_containers(
+        &mut self,
+        grace: Duration,
+        commands: &mut mpsc::Receiver<Command>,
+    ) {
+        self.stop.cancel();
+        for container in &mut self.containers {
+            container.signal_stop(&self.shared);
+        }
+        let mut deadline = tokio::time::Instant::now() + grace;
+        let mut killing = false;
+        while self.containers.iter().any(Container::is_busy) {
+            tokio::select! {
+                () = tokio::time::sleep_until(deadline), if !killing => {
+                    killing = true;
+                    self.kill_containers().await;
+                }
+                Some(command) = commands.recv() => match command {
+                    Command::Delete { grace_seconds } => {
+                        deadline = deadline.min(tokio::time::Instant::now() + self.grace(grace_seconds));
+                    }
+                    Command::Exec { container, reply, .. } => {
+                        reply.send(Err(container::not_running(&container))).ok();
+                    }
+                    // It ends already.
+                    Command::Disrupt(_) | Command::Refresh => {}
+                },
+                Some(happening) = self.happenings.1.recv() => match happening {
+                    Happening::Started(index, result) => {
+                        self.began(index, result);
+                        self.containers[index].signal_stop(&self.shared);
+                        if killing {
+                            self.kill_containers().await;
+                        }
+                    }
+                    Happening::Ended(index, ended) => {
+                        self.containers[index].finish(ended, "Never");
+                        self.publish();
+                    }
+                    Happening::Due(_) | Happening::InfraEnded => {}
+                },
+            }
+        }
+    }
+
+    pub(super) async fn kill_containers(&self) {
+        if let Some(sandbox) = self.sandbox.clone() {
+            blocking(move || sandbox.kill_containers()).await;
+        }
+    }
+
+    /// Removes everything that the pod was made of, then the pod.
+    pub(super) async fn tear_down(mut self) {
+        let mut totals = Completed { pods: 1, ..Completed::default() };
+        for container in &self.containers {
+            totals.restarts += u64::from(container.restarts);
+        }
+        let (shared, about) = (Arc::clone(&self.shared), Arc::clone(&self.about));
+        let (sandbox, ground) = (self.sandbox.take(), self.ground.take());
+        // The containers hold the ground and the sandbox, too.
+        self.containers.clear();
+        let removed = blocking(move || {
+            if let Some(sandbox) = sandbox {
+                sandbox.stop();
+            }
+            let ground = ground.and_then(Arc::into_inner);
+            let totals = ground.as_ref().map_or(totals, |ground| ground.totals(totals));
+            // Before anything is removed: a daemon that finds the rest does not count it again.
+            let totals = shared.fold(&about.key, &about.uid, totals);
+            let probes = ground.map(Ground::remove).unwrap_or_default();
+            sandbox::remove_traces(&shared, &about);
+            (totals, probes)
+        });
+        let (totals, probes) = removed.await.unwrap_or((totals, Vec::new()));
+        self.shared.retire(&self.about.key, &self.about.uid, &totals);
+        // Now that nobody shows this pod, others may have its counters.
+        probes.into_iter().for_each(ContainerProbe::release);
+    }
+
+    pub(super) fn grace(&self, seconds: Option<u32>) -> Duration {
+        let own = self.about.spec.termination_grace_period_seconds;
+        let own = own.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(30);
+        Duration::from_secs(seconds.map_or(own, u64::from))
+    }
+}
