@@ -3,17 +3,18 @@
 use std::{collections::BTreeMap, env, fs, path::Path, thread, time::Duration};
 
 use pod_tests::{
-    Daemon,
+    Daemon, in_vm,
     manifest::{Pod, mounts, pod},
     seconds, state,
 };
 use serde_json::{Value, json};
 
-/// Kills unless the environment says otherwise: `PODSCOPE_KILLS=200` for a thorough run.
-const KILLS: usize = 20;
-
-/// Pods that live through all of them.
-const PODS: usize = 20;
+/// Kills unless the environment says otherwise (`PODSCOPE_KILLS=200` for a thorough run), and pods that
+/// live through all of them. An emulated CPU would spend all of its time on more.
+fn scale() -> (usize, usize) {
+    let (kills, pods) = if in_vm() { (5, 5) } else { (20, 20) };
+    (env::var("PODSCOPE_KILLS").map_or(kills, |text| text.parse().unwrap()), pods)
+}
 
 /// A sequence that looks random and can be had again.
 struct Random(u64);
@@ -67,13 +68,17 @@ fn logged(folder: &Path) -> BTreeMap<u32, Vec<u64>> {
 
 #[test]
 fn nothing_is_lost_however_often_the_daemon_is_killed() {
-    let kills = env::var("PODSCOPE_KILLS").map_or(KILLS, |text| text.parse().unwrap());
+    let (kills, pods) = scale();
     let seed = env::var("PODSCOPE_SEED").map_or(1, |text| text.parse().unwrap());
     let mut random = Random(seed);
-    let mut daemon = Daemon::start(&["--restart-backoff-ms=20"]);
+    let mut daemon = Daemon::start(&[if in_vm() {
+        "--restart-backoff-ms=200"
+    } else {
+        "--restart-backoff-ms=20"
+    }]);
     let record = daemon.folder().join("record");
     let name = |index: usize| format!("pod-{index}");
-    for index in 0..PODS {
+    for index in 0..pods {
         // From runs that end every few milliseconds to runs that outlive many daemons.
         let lines = [3, 10, 50, 300, 100_000][index % 5];
         daemon.run(chronicler(&name(index), &record, lines));
@@ -101,13 +106,13 @@ fn nothing_is_lost_however_often_the_daemon_is_killed() {
         }
         daemon.restart();
     }
-    for index in 0..PODS {
+    for index in 0..pods {
         daemon.wait_for(&name(index), "running or waiting", |pod| !pod.is_null());
     }
     daemon.kill();
     daemon.restart();
     let uids: BTreeMap<String, Value> =
-        (0..PODS).map(|index| (name(index), daemon.pod(&name(index)))).collect();
+        (0..pods).map(|index| (name(index), daemon.pod(&name(index)))).collect();
     for (name, pod) in &uids {
         check(&daemon, &record, name, pod);
     }

@@ -32,7 +32,7 @@ use crate::{
 pub(crate) const LIBTEST: [&str; 2] = ["--test-threads=1", "--show-output"];
 
 /// Seconds that one VM may take.
-pub(crate) const TIMEOUT: u64 = 600;
+pub(crate) const TIMEOUT: u64 = 1500;
 
 /// Seconds of them that booting may take on a busy machine.
 const BOOT: u64 = 30;
