@@ -55,7 +55,7 @@ fn core_pattern() -> String {
 #[test]
 fn a_kernel_filesystem_is_not_mounted_over_a_link() {
     let daemon = Daemon::start(&[]);
-    let host = daemon.folder().join("host");
+    let host = daemon.folder().join("of-the-node");
     fs::create_dir(&host).unwrap();
     for name in ["proc", "sys", "dev"] {
         let image = image(&daemon, &format!("linked-{name}"), |root| {
@@ -102,7 +102,7 @@ fn a_working_directory_is_inside() {
 #[test]
 fn mount_points_that_change_meanwhile_lead_nowhere() {
     let daemon = Daemon::start(&[]);
-    let host = daemon.folder().join("host");
+    let host = daemon.folder().join("of-the-node");
     fs::create_dir_all(host.join("etc")).unwrap();
     fs::write(host.join("etc/secret"), "untouched").unwrap();
     // In the first pod's volume, a directory and a link out of it change places for ever; further
@@ -146,7 +146,7 @@ fn mount_points_that_change_meanwhile_lead_nowhere() {
 #[test]
 fn a_volume_is_never_mounted_through_a_link_of_the_image() {
     let daemon = Daemon::start(&[]);
-    let host = daemon.folder().join("host");
+    let host = daemon.folder().join("linked");
     fs::create_dir(&host).unwrap();
     let image = image(&daemon, "links", |root| {
         symlink(&host, root.join("absolute")).unwrap();

@@ -114,7 +114,7 @@ fn pods_have_different_ids_and_users_in_them() {
 fn all_capabilities_of_such_a_pod_do_nothing_to_the_node() {
     let daemon = Daemon::start(&[]);
     if supported(&daemon) {
-        let host = daemon.folder().join("host");
+        let host = daemon.folder().join("capable");
         std::fs::create_dir(&host).unwrap();
         std::fs::write(host.join("secret"), "x").unwrap();
         let mut fields = mounts(&[]);
