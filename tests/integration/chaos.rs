@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 /// Kills unless the environment says otherwise (`PODSCOPE_KILLS=200` for a thorough run), and pods that
 /// live through all of them. An emulated CPU would spend all of its time on more.
 fn scale() -> (usize, usize) {
-    let (kills, pods) = if in_vm() { (5, 5) } else { (20, 20) };
+    let (kills, pods) = if in_vm() { (4, 4) } else { (20, 20) };
     (env::var("PODSCOPE_KILLS").map_or(kills, |text| text.parse().unwrap()), pods)
 }
 

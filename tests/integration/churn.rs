@@ -13,8 +13,12 @@ use pod_tests::{
 };
 use serde_json::json;
 
-/// Pods at a time.
-const WIDTH: usize = 50;
+/// How many pods, unless the environment says otherwise (`PODSCOPE_CHURN=10000` for a thorough run),
+/// and how many at a time. An emulated CPU takes half a second for each.
+fn scale() -> (usize, usize) {
+    let (count, width) = if in_vm() { (30, 10) } else { (1000, 50) };
+    (env::var("PODSCOPE_CHURN").map_or(count, |text| text.parse().unwrap()), width)
+}
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
 
@@ -29,9 +33,9 @@ fn size(daemon: &Daemon) -> (usize, u64, u64) {
     (state::open_files(pid).len(), field("Threads:"), field("VmRSS:"))
 }
 
-/// Makes and deletes `count` pods of a program that does nothing, [`WIDTH`] at a time; returns pods per
+/// Makes and deletes `count` pods of a program that does nothing, `width` at a time; returns pods per
 /// second.
-fn churn(daemon: &Daemon, count: usize, label: &str) -> f64 {
+fn churn(daemon: &Daemon, count: usize, width: usize, label: &str) -> f64 {
     let began = Instant::now();
     let (mut made, mut ended, mut gone) = (0, 0, 0);
     let mut leaving = BTreeSet::new();
@@ -57,7 +61,7 @@ fn churn(daemon: &Daemon, count: usize, label: &str) -> f64 {
             assert!(daemon.api("DELETE", &format!("{PODS}/{name}"), None).status < 300);
             leaving.insert(name.to_owned());
         }
-        let room = (WIDTH + gone).saturating_sub(made).min(count - made);
+        let room = (width + gone).saturating_sub(made).min(count - made);
         for _ in 0..room {
             let name = format!("{label}-{made}");
             let manifest = pod(&name).container("app", "exit 0").into_value(&daemon.image());
@@ -78,15 +82,14 @@ fn churn(daemon: &Daemon, count: usize, label: &str) -> f64 {
 
 #[test]
 fn pods_by_the_thousand_leave_nothing() {
-    let count = env::var("PODSCOPE_CHURN")
-        .map_or_else(|_| if in_vm() { 100 } else { 1000 }, |text| text.parse().unwrap());
+    let (count, width) = scale();
     let daemon = Daemon::start(&[]);
     let earlier = daemon.metrics();
     // What is made once, such as threads, is there afterwards.
-    churn(&daemon, WIDTH * 2, "first");
+    churn(&daemon, width * 2, width, "first");
     let before = state::State::capture();
     let (files, threads, memory) = size(&daemon);
-    let rate = churn(&daemon, count, "pod");
+    let rate = churn(&daemon, count, width, "pod");
     let (files_now, threads_now, memory_now) = size(&daemon);
     println!(
         "{count} pods, {rate:.1} per second; open files {files} -> {files_now}, \
@@ -106,7 +109,7 @@ fn pods_by_the_thousand_leave_nothing() {
     // Other tests may have used this daemon.
     let namespace = [("namespace", "default")];
     let total = |name| metrics.sum(name, &namespace) - earlier.sum(name, &namespace);
-    let pods = (count + WIDTH * 2) as f64;
+    let pods = (count + width * 2) as f64;
     assert_eq!(total("podscope_completed_pods_total"), pods);
     assert_eq!(total("podscope_completed_exec_total"), pods);
     assert_eq!(total("podscope_completed_process_exits_total"), pods);
