@@ -251,6 +251,7 @@ impl Sandboxes {
             infra.join(CloneFlags::CLONE_NEWNS)?;
             unshare(CloneFlags::CLONE_NEWNS)
                 .map_err(|errno| failed_to("unshare", Path::new("mnt"))(errno.into()))?;
+            let mounts = own_namespace("mnt")?;
             fault::at("mounts").map_err(failed_to("mount", scratch))?;
             let root = rootfs::stage(&sources, scratch, users)?;
             let prepared =
@@ -263,7 +264,8 @@ impl Sandboxes {
             plan.user_namespace = userns::descriptor(users);
             plan.mounts = Some(prepared.child_mounts());
             fault::at("container process").map_err(failed_to("start", scratch))?;
-            self.spawn(&mut plan, cgroup, infra.pid.is_none())
+            let process = self.spawn(&mut plan, cgroup, infra.pid.is_none())?;
+            Ok(Process { _mounts: Some(mounts), ..process })
         })
     }
 

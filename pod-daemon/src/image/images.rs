@@ -246,9 +246,11 @@ impl Images {
         let progress = pulling.progress.clone();
         tokio::spawn(async move {
             // Also if it panics: nobody must wait for ever.
-            let _flight = Flight { images: &images, key: &key };
+            let flight = Flight { images: &images, key: &key };
             let result = images.run(&reference, &key.1, &progress).await;
             images.note(&key, &reference, result.as_ref().err());
+            // Before anybody knows: who asks after this pull wants what the registry has then.
+            drop(flight);
             sender.send_replace(Some(result));
         });
         pulling

@@ -289,7 +289,10 @@ impl Container {
 
     /// Takes note of the end of a run; returns the pause before the next one, if there is to be one.
     pub(super) fn finish(&mut self, ended: Ended, policy: &str) -> Option<Duration> {
-        self.running = None;
+        if let Some(process) = self.running.take() {
+            // Its mounts go with it, which takes a while.
+            tokio::task::spawn_blocking(move || drop(process));
+        }
         self.run = None;
         let started = match self.state {
             State::Running { started } => started,

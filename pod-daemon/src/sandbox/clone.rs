@@ -48,6 +48,9 @@ pub struct Process {
     pub pid: Pid,
     /// Readable when it has ended.
     pub pidfd: OwnedFd,
+    /// Its mount namespace, if it has one of its own: who is the last to let go of it waits until all
+    /// CPUs have seen that the mounts are gone, and that should not be the process at its end.
+    pub(super) _mounts: Option<OwnedFd>,
 }
 
 impl Process {
@@ -68,7 +71,7 @@ impl Process {
             }
         };
         // Whoever has the pid now has the descriptor, too: the start time tells whether it is the one.
-        let process = Self { pid, pidfd };
+        let process = Self { pid, pidfd, _mounts: None };
         let is_same = start_time(pid).is_some_and(|start| start == expected_start);
         Ok((is_same && process.is_alive()).then_some(process))
     }
@@ -156,7 +159,7 @@ pub(super) fn spawn(
         wait(&pidfd).ok();
         return Err(failure);
     }
-    Ok(Process { pid, pidfd })
+    Ok(Process { pid, pidfd, _mounts: None })
 }
 
 /// When a process started, in clock ticks since boot; `None` if there is none.
