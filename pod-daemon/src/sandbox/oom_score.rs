@@ -10,7 +10,6 @@ use std::{
     io::{self, Write as _},
     os::fd::OwnedFd,
     path::Path,
-    ptr,
     sync::{
         Arc,
         atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering},
@@ -41,6 +40,10 @@ pub(super) struct OomScore {
 const BEGUN: u32 = 0;
 const WAITING: u32 = 1;
 const OVER: u32 = 2;
+
+/// How long a process waits for its score: for the case that the daemon was killed before the process
+/// had asked to be killed with it.
+const PATIENCE: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 500_000_000 };
 
 impl OomScores {
     pub(super) fn open() -> io::Result<Self> {
@@ -97,17 +100,22 @@ impl OomScore {
         self.pid.as_ptr()
     }
 
-    /// Waits until the calling process, which is new, has its score. Allocates nothing.
+    /// Waits until the calling process, which is new, has its score. Allocates nothing. If the daemon
+    /// is killed meanwhile, so is the process, since nobody would end its wait.
     pub(super) fn wait(&self) {
+        die_with_parent(libc::SIGKILL);
         if self.step.compare_exchange(BEGUN, WAITING, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
             self.wake();
         }
-        self.sleep_during(WAITING);
+        self.sleep_during(WAITING, PATIENCE);
+        die_with_parent(0);
     }
 
     /// Sets the score once the process waits for that.
     fn set(&self) -> io::Result<()> {
-        self.sleep_during(BEGUN);
+        while self.step.load(Ordering::SeqCst) == BEGUN {
+            self.sleep_during(BEGUN, PATIENCE);
+        }
         if self.step.load(Ordering::SeqCst) != WAITING {
             return Ok(());
         }
@@ -126,19 +134,24 @@ impl OomScore {
         self.wake();
     }
 
-    fn sleep_during(&self, step: u32) {
+    /// Sleeps until the step is another one, but not for ever.
+    fn sleep_during(&self, step: u32, patience: libc::timespec) {
         while self.step.load(Ordering::SeqCst) == step {
-            let none = ptr::null::<libc::timespec>();
-            // SAFETY: the futex is borrowed; that it changes meanwhile is what the call is for.
-            unsafe {
+            // SAFETY: the futex and the time are borrowed; that the futex changes meanwhile is what
+            // the call is for.
+            let result = unsafe {
                 libc::syscall(
                     libc::SYS_futex,
                     self.step.as_ptr(),
                     libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG,
                     step,
-                    none,
+                    &raw const patience,
                 )
             };
+            // SAFETY: the pointer is this thread's own, and the child has the parent's.
+            if result < 0 && unsafe { *libc::__errno_location() } == libc::ETIMEDOUT {
+                return;
+            }
         }
     }
 
@@ -153,4 +166,10 @@ impl OomScore {
             )
         };
     }
+}
+
+/// What the kernel sends to the calling process when the thread that started it dies; 0 is nothing.
+fn die_with_parent(signal: libc::c_int) {
+    // SAFETY: no memory is involved.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) };
 }
