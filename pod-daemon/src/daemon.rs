@@ -36,8 +36,9 @@ const GROUP: &str = "podscope";
 /// How long the processes of an earlier daemon's pods may take to be gone.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long a daemon that was just killed may keep its lock.
-const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+/// How long what a killed daemon was about to start may keep its lock: longer than that waits for its
+/// daemon.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 
 /// The daemon cannot start or go on.
 #[derive(Debug, thiserror::Error)]

@@ -125,10 +125,9 @@ impl Plan {
 pub(super) unsafe extern "C" fn run(plan: *mut Plan) -> ! {
     // SAFETY: the caller passes a plan that outlives this process's use of it, and sleeps.
     let plan = unsafe { &mut *plan };
-    if let Some(score) = &plan.oom_score {
-        score.wait();
-    }
-    let (step, errno) = match carry_out(plan) {
+    let is_known = plan.oom_score.as_ref().is_none_or(|score| score.wait());
+    let done = if is_known { carry_out(plan) } else { Err(("get its score", libc::ETIMEDOUT)) };
+    let (step, errno) = match done {
         Ok(never) => match never {},
         Err(error) => error,
     };

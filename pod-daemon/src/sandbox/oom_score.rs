@@ -41,9 +41,9 @@ const BEGUN: u32 = 0;
 const WAITING: u32 = 1;
 const OVER: u32 = 2;
 
-/// How long a process waits for its score: for the case that the daemon was killed before the process
-/// had asked to be killed with it.
-const PATIENCE: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 500_000_000 };
+/// How long a process waits for its score, which takes microseconds: the daemon may have been killed
+/// before the process asked to be killed with it.
+const PATIENCE: libc::timespec = libc::timespec { tv_sec: 1, tv_nsec: 0 };
 
 impl OomScores {
     pub(super) fn open() -> io::Result<Self> {
@@ -100,22 +100,21 @@ impl OomScore {
         self.pid.as_ptr()
     }
 
-    /// Waits until the calling process, which is new, has its score. Allocates nothing. If the daemon
-    /// is killed meanwhile, so is the process, since nobody would end its wait.
-    pub(super) fn wait(&self) {
+    /// Waits until the calling process, which is new, has its score; `false` if it is in vain.
+    /// Allocates nothing. If the daemon is killed meanwhile, so is the process.
+    pub(super) fn wait(&self) -> bool {
         die_with_parent(libc::SIGKILL);
         if self.step.compare_exchange(BEGUN, WAITING, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
             self.wake();
         }
-        self.sleep_during(WAITING, PATIENCE);
+        let is_over = self.sleep_during(WAITING, PATIENCE);
         die_with_parent(0);
+        is_over
     }
 
     /// Sets the score once the process waits for that.
     fn set(&self) -> io::Result<()> {
-        while self.step.load(Ordering::SeqCst) == BEGUN {
-            self.sleep_during(BEGUN, PATIENCE);
-        }
+        while !self.sleep_during(BEGUN, PATIENCE) {}
         if self.step.load(Ordering::SeqCst) != WAITING {
             return Ok(());
         }
@@ -134,8 +133,8 @@ impl OomScore {
         self.wake();
     }
 
-    /// Sleeps until the step is another one, but not for ever.
-    fn sleep_during(&self, step: u32, patience: libc::timespec) {
+    /// Sleeps until the step is another one; `false` if it still is the same after that time.
+    fn sleep_during(&self, step: u32, patience: libc::timespec) -> bool {
         while self.step.load(Ordering::SeqCst) == step {
             // SAFETY: the futex and the time are borrowed; that the futex changes meanwhile is what
             // the call is for.
@@ -150,9 +149,10 @@ impl OomScore {
             };
             // SAFETY: the pointer is this thread's own, and the child has the parent's.
             if result < 0 && unsafe { *libc::__errno_location() } == libc::ETIMEDOUT {
-                return;
+                return false;
             }
         }
+        true
     }
 
     fn wake(&self) {
