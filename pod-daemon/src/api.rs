@@ -3,7 +3,6 @@
 //! Translates between HTTP and [`Operations`]; knows nothing about how pods run. Whoever may
 //! connect may do everything: access is the socket's file mode.
 
-mod config_maps;
 mod discovery;
 mod exec;
 #[cfg(feature = "fuzzing")]
@@ -12,10 +11,10 @@ pub mod fuzzing;
 mod images;
 mod log;
 mod nodes;
+mod objects;
 mod operations;
 mod params;
 mod pods;
-mod secrets;
 mod selector;
 mod status;
 mod usage;
@@ -28,6 +27,7 @@ use axum::{
     extract::DefaultBodyLimit,
     routing::{get, post},
 };
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
@@ -59,17 +59,23 @@ pub async fn serve<N: Operations>(
 
 fn router<N: Operations>(api: Api<N>) -> Router {
     let pod = get(pods::read::<N>).delete(pods::delete::<N>);
-    let map =
-        get(config_maps::read::<N>).put(config_maps::replace::<N>).delete(config_maps::delete::<N>);
-    let secret = get(secrets::read::<N>).put(secrets::replace::<N>).delete(secrets::delete::<N>);
+    let map = get(objects::read::<N, ConfigMap>)
+        .put(objects::replace::<N, ConfigMap>)
+        .delete(objects::delete::<N, ConfigMap>);
+    let secret = get(objects::read::<N, Secret>)
+        .put(objects::replace::<N, Secret>)
+        .delete(objects::delete::<N, Secret>);
     let namespaced = Router::new()
         .route("/pods", get(pods::list::<N>).post(pods::create::<N>))
         .route("/pods/{name}", pod)
         .route("/pods/{name}/log", get(log::read::<N>))
         .route("/pods/{name}/exec", get(exec::upgrade::<N>).merge(post(exec::refuse::<N>)))
-        .route("/configmaps", get(config_maps::list::<N>).post(config_maps::create::<N>))
+        .route(
+            "/configmaps",
+            get(objects::list::<N, ConfigMap>).post(objects::create::<N, ConfigMap>),
+        )
         .route("/configmaps/{name}", map)
-        .route("/secrets", get(secrets::list::<N>).post(secrets::create::<N>))
+        .route("/secrets", get(objects::list::<N, Secret>).post(objects::create::<N, Secret>))
         .route("/secrets/{name}", secret);
     let metrics = Router::new()
         .route("/", get(discovery::metrics_resources))
@@ -92,8 +98,8 @@ fn router<N: Operations>(api: Api<N>) -> Router {
         .route("/api/v1/pods", get(pods::list_all::<N>))
         .route("/api/v1/nodes", get(nodes::list::<N>))
         .route("/api/v1/nodes/{name}", get(nodes::read::<N>))
-        .route("/api/v1/configmaps", get(config_maps::list_all::<N>))
-        .route("/api/v1/secrets", get(secrets::list_all::<N>))
+        .route("/api/v1/configmaps", get(objects::list_all::<N, ConfigMap>))
+        .route("/api/v1/secrets", get(objects::list_all::<N, Secret>))
         .nest("/api/v1/namespaces/{namespace}", namespaced)
         .route("/apis", get(discovery::groups))
         .route("/apis/metrics.k8s.io", get(discovery::metrics_group))
