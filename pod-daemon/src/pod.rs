@@ -120,6 +120,12 @@ struct About {
     created: Timestamp,
 }
 
+impl About {
+    fn restart_policy(&self) -> &str {
+        self.spec.restart_policy.as_deref().unwrap_or("Always")
+    }
+}
+
 impl Worker {
     /// A worker for a pod that nothing has been made of yet.
     #[must_use]

@@ -99,6 +99,6 @@ impl Worker {
         if self.is_evicted() {
             return "Never";
         }
-        self.about.spec.restart_policy.as_deref().unwrap_or("Always")
+        self.about.restart_policy()
     }
 }

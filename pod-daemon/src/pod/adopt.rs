@@ -157,7 +157,7 @@ impl Worker {
         if let Err(error) = self.shared.network.disconnect(&self.about.uid) {
             tracing::debug!(%error, "no interface to remove");
         }
-        let policy = self.about.spec.restart_policy.as_deref().unwrap_or("Always");
+        let policy = self.about.restart_policy();
         for container in &mut self.containers {
             if let Some(ended) = container.lost() {
                 container.finish(ended, policy);

@@ -195,7 +195,7 @@ impl Container {
             let runtime = tokio::runtime::Handle::current();
             let started = blocking(move || {
                 let _context = runtime.enter();
-                start(&shared, &about, &sandbox, index, &spec, run, image)
+                start(&shared, &about, &sandbox, index, run, image)
             });
             let started =
                 started.await.unwrap_or_else(|| Err(Failure::internal("the start panicked")));
@@ -399,7 +399,7 @@ impl Container {
                     Some(command) => command,
                     None => image::again(&shared, &spec, &image_id)
                         .map_err(Failure::image)
-                        .and_then(|image| resolve(&shared, &about, &sandbox, &spec, &image))
+                        .and_then(|image| resolve(&shared, &about, &sandbox, index, &image))
                         .map(|(command, _)| command)
                         .map_err(|failure| failure.message)?,
                 };

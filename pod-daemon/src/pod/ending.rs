@@ -27,7 +27,7 @@ impl Worker {
                     kill().await;
                 }
                 Some(Happening::Ended(index, ended)) => {
-                    let policy = self.about.spec.restart_policy.as_deref().unwrap_or("Always");
+                    let policy = self.about.restart_policy();
                     self.containers[index].finish(ended, policy);
                     self.containers[index].retry_now();
                 }

@@ -46,7 +46,7 @@ impl Worker {
             .enumerate()
             .map(|(index, container)| container.snapshot(place(index)))
             .collect();
-        let policy = self.about.spec.restart_policy.as_deref().unwrap_or("Always");
+        let policy = self.about.restart_policy();
         PodSnapshot {
             namespace: self.about.key.namespace.clone(),
             name: self.about.key.name.clone(),

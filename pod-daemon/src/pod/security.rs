@@ -32,8 +32,13 @@ const PROFILE_MAX: u64 = 1 << 20;
 pub(super) struct Security {
     pub(super) identity: Identity,
     pub(super) confinement: Confinement,
+    pub(super) root: Root,
+}
+
+/// What a container may see and change of its root.
+pub(super) struct Root {
     pub(super) view: View,
-    pub(super) read_only_root: bool,
+    pub(super) read_only: bool,
 }
 
 /// A container that cannot be started as its manifest wants it.
@@ -107,8 +112,7 @@ pub(super) fn of(
             seccomp,
             apparmor: if privileged { None } else { self::apparmor(apparmor)? },
         },
-        view,
-        read_only_root: own.read_only_root_filesystem.unwrap_or(false),
+        root: Root { view, read_only: own.read_only_root_filesystem.unwrap_or(false) },
     })
 }
 
@@ -159,25 +163,25 @@ fn wanted(pod: &PodSecurityContext, own: &SecurityContext) -> Wanted {
     }
 }
 
-/// Why a container is root, or may be.
+/// Why a container's user is root, or may be.
 #[derive(Debug, PartialEq, Eq)]
-enum Root {
+enum WhyRoot {
     Manifest,
     Image,
     Unknown,
 }
 
-fn not_root(user: Option<u32>, image_user: &str) -> Result<(), Root> {
+fn not_root(user: Option<u32>, image_user: &str) -> Result<(), WhyRoot> {
     match (user, identity::numeric(image_user)) {
-        (Some(0), _) => Err(Root::Manifest),
+        (Some(0), _) => Err(WhyRoot::Manifest),
         (Some(_), _) => Ok(()),
-        (None, Some(0)) => Err(Root::Image),
+        (None, Some(0)) => Err(WhyRoot::Image),
         (None, Some(_)) => Ok(()),
-        (None, None) => Err(Root::Unknown),
+        (None, None) => Err(WhyRoot::Unknown),
     }
 }
 
-impl Root {
+impl WhyRoot {
     /// In the kubelet's words, which people search for.
     fn into_error(self, pod: String, container: String, user: &str) -> Error {
         match self {
@@ -282,12 +286,12 @@ mod tests {
 
     #[test]
     fn whoever_may_not_be_root_must_be_known_not_to_be() {
-        assert_eq!(not_root(Some(0), "1000"), Err(Root::Manifest));
+        assert_eq!(not_root(Some(0), "1000"), Err(WhyRoot::Manifest));
         assert_eq!(not_root(Some(5), ""), Ok(()));
-        assert_eq!(not_root(None, ""), Err(Root::Image));
-        assert_eq!(not_root(None, "0:5"), Err(Root::Image));
+        assert_eq!(not_root(None, ""), Err(WhyRoot::Image));
+        assert_eq!(not_root(None, "0:5"), Err(WhyRoot::Image));
         assert_eq!(not_root(None, "1000:0"), Ok(()));
-        assert_eq!(not_root(None, "web"), Err(Root::Unknown));
+        assert_eq!(not_root(None, "web"), Err(WhyRoot::Unknown));
     }
 
     #[test]

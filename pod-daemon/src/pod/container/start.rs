@@ -1,20 +1,15 @@
 //! What starts the processes of a container: its runs, and commands in it.
 
-use std::{
-    fs, io,
-    os::fd::AsFd as _,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{fs, io, os::fd::AsFd as _, path::Path, sync::Arc};
 
-use k8s_openapi::api::core::v1::Container as Spec;
 use tokio::{net::unix::pipe, sync::oneshot};
 
 use super::{
     super::{
         About, chain, command, environment, logs,
         sandbox::{self, Sandbox},
-        security, volumes,
+        security::{self, Root, Security},
+        volumes,
     },
     Started,
     ended::{Failure, UNKNOWN},
@@ -34,13 +29,13 @@ pub(super) fn start(
     about: &About,
     sandbox: &Sandbox,
     index: usize,
-    spec: &Spec,
     run: u32,
     image: Arc<Image>,
 ) -> Result<Started, Failure> {
     let place = sandbox.ground.place(index);
+    let spec = &about.spec.containers[index];
     let infra = sandbox.infra().ok_or_else(no_sandbox)?;
-    let (command, rootfs) = resolve(shared, about, sandbox, spec, &image)?;
+    let (command, root) = resolve(shared, about, sandbox, index, &image)?;
     let failed = |error: &io::Error| Failure::new("CreateContainerError", error);
     let containers = sandbox::directory(shared, about).join("containers").join(&spec.name);
     let scratch = containers.join(run.to_string());
@@ -56,7 +51,8 @@ pub(super) fn start(
     let output = output.copy(&directory, run, shared.log_limits).map_err(|error| failed(&error))?;
 
     place.probe.await_run(run).map_err(|error| Failure::new("CreateContainerError", &error))?;
-    let rootfs = rootfs(scratch);
+    let Root { view, read_only } = root;
+    let rootfs = Rootfs { layers: image.layers.clone(), scratch, read_only, view };
     let binds = sandbox.volumes.binds(spec);
     let announce = |mounts: &[(usize, u32)]| {
         if let Err(error) = place.probe.set_mounts(mounts) {
@@ -83,18 +79,19 @@ pub(super) fn start(
     }
 }
 
-/// What runs in a container, and as whom; and, with the place of its changes, its root.
+/// What runs in a container, and as whom; and what it may do to its root.
 pub(super) fn resolve(
     shared: &Shared,
     about: &About,
     sandbox: &Sandbox,
-    spec: &Spec,
+    index: usize,
     image: &Image,
-) -> Result<(Command, impl FnOnce(PathBuf) -> Rootfs + use<>), Failure> {
+) -> Result<(Command, Root), Failure> {
+    let spec = &about.spec.containers[index];
     let failed = |error: &dyn std::error::Error| Failure::new("CreateContainerConfigError", error);
     let infra = sandbox.infra().ok_or_else(no_sandbox)?;
     let security = security::of(shared, about, spec, image).map_err(|error| failed(&error))?;
-    let security::Security { identity, confinement, view, read_only_root } = security;
+    let Security { identity, confinement, root } = security;
     let identity = Identity { base: infra.user_base(), ..identity };
     let host_network = about.spec.host_network.unwrap_or(false);
     let hostname = volumes::hostname(about, host_network);
@@ -103,11 +100,8 @@ pub(super) fn resolve(
         .map_err(|error| Failure { image: true, ..failed(&error) })?;
     let command = command::of(spec, image, identity, confinement, &hostname, &variables)
         .map_err(|error| failed(&error))?;
-    let index = about.spec.containers.iter().position(|one| one.name == spec.name).unwrap_or(0);
     let score = manifest::oom_score_adj(&about.spec, index, shared.memory_bytes);
-    let command = Command { oom_score_adj: Some(score), ..command };
-    let layers = image.layers.clone();
-    Ok((command, move |scratch| Rootfs { layers, scratch, read_only: read_only_root, view }))
+    Ok((Command { oom_score_adj: Some(score), ..command }, root))
 }
 
 fn no_sandbox() -> Failure {
