@@ -161,7 +161,7 @@ impl Node {
         metadata.uid = Some(uid.clone());
         metadata.creation_timestamp = Some(Time(Timestamp::now()));
         if let Some(spec) = &mut pod.spec {
-            spec.node_name = Some(self.shared.name.clone());
+            spec.node_name = Some(self.shared.settings.name.clone());
         }
         let (commands, receiver) = mpsc::channel(16);
         let worker = pod::Worker::new(Arc::clone(&self.shared), key.clone(), uid, pod.clone());
@@ -181,7 +181,7 @@ impl Node {
 
     /// Where a pod's files are.
     fn directory(&self, pod: &Pod) -> PathBuf {
-        self.shared.data_dir.join("pods").join(pod.metadata.uid.as_deref().unwrap_or_default())
+        self.shared.pod_directory(pod.metadata.uid.as_deref().unwrap_or_default())
     }
 
     async fn write_pod(
@@ -307,8 +307,8 @@ impl Node {
         let key = Key::new(namespace, name);
         let container = self.container(&key, container)?;
         let snapshot = self.shared.table.snapshot(&key)?;
-        let directory =
-            pod::logs::directory(&self.shared.log_dir, &key, &snapshot.uid).join(&container);
+        let directory = pod::logs::directory(&self.shared.settings.log_dir, &key, &snapshot.uid)
+            .join(&container);
         let state = snapshot.containers.iter().find(|candidate| candidate.name == container);
         let Some(state) = state else {
             return Err(Error::NotFound { kind: "containers", name: container });

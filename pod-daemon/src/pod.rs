@@ -132,7 +132,7 @@ impl Worker {
     pub fn new(shared: Arc<Shared>, key: Key, uid: String, pod: Pod) -> Self {
         let created = pod.metadata.creation_timestamp.map_or_else(Timestamp::now, |time| time.0);
         let spec = pod.spec.unwrap_or_default();
-        let base = shared.restart_backoff;
+        let base = shared.settings.restart_backoff;
         let containers = spec
             .containers
             .iter()

@@ -50,14 +50,14 @@ async fn preempt(shared: Weak<Shared>, mut preemptions: mpsc::UnboundedReceiver<
 async fn watch_disk(shared: Weak<Shared>) {
     loop {
         let Some(node) = shared.upgrade() else { return };
-        node.admission.set_pressure(disk::pressure(&node.data_dir, node.disk_reserve));
+        node.admission.set_pressure(disk::pressure(&node.settings.data_dir, node.disk_reserve()));
         let limited: Vec<(Key, Vec<Budget>)> = limited_pods(&node);
         let began = Instant::now();
         let exceeded = if limited.is_empty() { Vec::new() } else { measure(limited).await };
         for (key, message) in exceeded {
             evict(&node, &key, message).await;
         }
-        let pause = node.usage_interval.max(began.elapsed() * SHARE);
+        let pause = node.settings.usage_interval.max(began.elapsed() * SHARE);
         // Not held while nothing is done: the node may be gone by then.
         drop(node);
         sleep(pause).await;
@@ -74,8 +74,8 @@ fn limited_pods(shared: &Shared) -> Vec<(Key, Vec<Budget>)> {
             return None;
         }
         let uid = pod.metadata.uid.as_deref()?;
-        let files = shared.data_dir.join("pods").join(uid);
-        let logs = pod::logs::directory(&shared.log_dir, &key, uid);
+        let files = shared.pod_directory(uid);
+        let logs = pod::logs::directory(&shared.settings.log_dir, &key, uid);
         let budgets = disk::budgets(pod.spec.as_ref()?, &files, &logs);
         (!budgets.is_empty()).then_some((key, budgets))
     };

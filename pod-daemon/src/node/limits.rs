@@ -12,7 +12,7 @@ impl Node {
         let missing = pod::unenforceable(pod, self.shared.hierarchy.controllers());
         if missing.is_empty()
             && self.shared.io_device.is_none()
-            && self.shared.unenforced_limits == UnenforcedLimits::Deny
+            && self.shared.settings.unenforced_limits == UnenforcedLimits::Deny
             && let Some(field) = pod::io_limits(pod).into_iter().next()
         {
             return Err(Error::Invalid {
@@ -20,12 +20,12 @@ impl Node {
                 message: format!(
                     "this node cannot enforce the limit, since {} is not on a block device; put the data directory \
                      (--data-dir) on one, or start the daemon with --unenforced-limits=warn to run the pod without it",
-                    self.shared.data_dir.display()
+                    self.shared.settings.data_dir.display()
                 ),
             });
         }
         if let (Some((field, controller)), UnenforcedLimits::Deny) =
-            (missing.first(), self.shared.unenforced_limits)
+            (missing.first(), self.shared.settings.unenforced_limits)
         {
             return Err(Error::Invalid {
                 field: field.clone(),

@@ -29,7 +29,10 @@ impl Node {
             None => condition("DiskPressure", false, "DiskSufficient", None),
         };
         Object {
-            metadata: ObjectMeta { name: Some(self.shared.name.clone()), ..ObjectMeta::default() },
+            metadata: ObjectMeta {
+                name: Some(self.shared.settings.name.clone()),
+                ..ObjectMeta::default()
+            },
             spec: None,
             status: Some(NodeStatus {
                 capacity: Some(quantities(occupancy.capacity)),

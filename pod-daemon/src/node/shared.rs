@@ -29,18 +29,8 @@ use crate::{
 
 /// What the node is made of; the pods' workers use it.
 pub struct Shared {
-    /// The node's name.
-    pub name: String,
-    /// Where pods' files are: `pods/<uid>` and images, below the data directory.
-    pub data_dir: PathBuf,
-    /// Where containers' logs are.
-    pub log_dir: PathBuf,
-    /// How long containers' logs may become.
-    pub log_limits: pod::logs::Limits,
-    /// First pause between restarts; it doubles up to 30 times itself.
-    pub restart_backoff: Duration,
-    /// Whether a pod with limits that this node cannot enforce may run.
-    pub unenforced_limits: UnenforcedLimits,
+    /// What the node's owner has decided.
+    pub settings: Settings,
     /// The images.
     pub images: Images,
     /// Starts processes.
@@ -53,12 +43,6 @@ pub struct Shared {
     pub probes: Arc<Probes>,
     /// Which pods may run.
     pub admission: Arc<Admission>,
-    /// The node's memory.
-    pub memory_bytes: u64,
-    /// Bytes of the data directory's file system that are to stay free.
-    pub disk_reserve: u64,
-    /// How often pods' use of the disk is measured.
-    pub usage_interval: Duration,
     /// The block device below the data directory.
     pub io_device: Option<Device>,
     pub(super) preemptions: Mutex<Option<mpsc::UnboundedReceiver<admission::Preemption>>>,
@@ -75,21 +59,21 @@ pub struct Shared {
 pub struct Settings {
     /// The node's name.
     pub name: String,
-    /// See [`Shared::data_dir`].
+    /// Where pods' files are: `pods/<uid>` and images, below the data directory.
     pub data_dir: PathBuf,
-    /// See [`Shared::log_dir`].
+    /// Where containers' logs are.
     pub log_dir: PathBuf,
-    /// See [`Shared::log_limits`].
+    /// How long containers' logs may become.
     pub log_limits: pod::logs::Limits,
-    /// See [`Shared::restart_backoff`].
+    /// First pause between restarts; it doubles up to 30 times itself.
     pub restart_backoff: Duration,
-    /// See [`Shared::unenforced_limits`].
+    /// Whether a pod with limits that this node cannot enforce may run.
     pub unenforced_limits: UnenforcedLimits,
     /// What the node has.
     pub capacity: Totals,
     /// What of that is not for pods.
     pub reserve: Reserve,
-    /// See [`Shared::usage_interval`].
+    /// How often pods' use of the disk is measured.
     pub usage_interval: Duration,
 }
 
@@ -103,6 +87,7 @@ pub enum UnenforcedLimits {
     /// It runs, with a warning and a metric.
     Warn,
 }
+
 impl Shared {
     /// Builds what the workers share, with what an earlier daemon has stored.
     #[must_use]
@@ -115,36 +100,18 @@ impl Shared {
         probes: Arc<Probes>,
         memory: Memory,
     ) -> Self {
-        let Settings {
-            name,
-            data_dir,
-            log_dir,
-            log_limits,
-            restart_backoff,
-            unenforced_limits,
-            capacity,
-            reserve,
-            usage_interval,
-        } = settings;
-        let files = Files::new(&data_dir);
+        let files = Files::new(&settings.data_dir);
         let table = Table::new(files.config_maps(), files.completed());
-        let io_device = Device::below(&data_dir)
+        let io_device = Device::below(&settings.data_dir)
             .inspect_err(|error| tracing::debug!(%error, "no limits of block devices"))
             .ok();
+        let Settings { capacity, reserve, .. } = settings;
         let (admission, preemptions) = Admission::new(capacity, reserve.allocatable(capacity));
         Self {
             admission,
-            memory_bytes: capacity[demand::MEMORY],
-            disk_reserve: reserve.disk_bytes(capacity[demand::STORAGE]),
-            usage_interval,
             io_device,
             preemptions: Mutex::new(Some(preemptions)),
-            name,
-            data_dir,
-            log_dir,
-            log_limits,
-            restart_backoff,
-            unenforced_limits,
+            settings,
             images,
             sandboxes,
             hierarchy,
@@ -156,6 +123,21 @@ impl Shared {
             files,
             adopted: Mutex::default(),
         }
+    }
+
+    /// The node's memory, in bytes.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.settings.capacity[demand::MEMORY]
+    }
+
+    /// Bytes of the data directory's file system that are to stay free.
+    pub(crate) fn disk_reserve(&self) -> u64 {
+        self.settings.reserve.disk_bytes(self.settings.capacity[demand::STORAGE])
+    }
+
+    /// Where a pod's files are.
+    pub(crate) fn pod_directory(&self, uid: &str) -> PathBuf {
+        self.settings.data_dir.join("pods").join(uid)
     }
 
     /// Publishes what a pod has become.

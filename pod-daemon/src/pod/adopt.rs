@@ -75,7 +75,7 @@ impl Worker {
     fn take_over(&mut self, mut record: Record) -> Adopted {
         self.started = record.started;
         self.disruption = record.disruption.take();
-        let base = self.shared.restart_backoff;
+        let base = self.shared.settings.restart_backoff;
         self.containers = std::mem::take(&mut self.containers)
             .into_iter()
             .zip(std::mem::take(&mut record.containers))

@@ -262,11 +262,11 @@ impl Container {
         self.run = Some(record.clone());
         let resume = || {
             let pidfd = process.as_ref().map(|process| Pidfd::new(&process.pidfd)).transpose()?;
-            let directory = logs::directory(&shared.log_dir, &about.key, &about.uid);
+            let directory = logs::directory(&shared.settings.log_dir, &about.key, &about.uid);
             let output = sandbox.output(self.index).copy(
                 &directory.join(&self.spec.name),
                 record.number,
-                shared.log_limits,
+                shared.settings.log_limits,
             )?;
             let ground = Arc::clone(&sandbox.ground);
             Ok(Run { ground, index: self.index, record, pidfd, output })

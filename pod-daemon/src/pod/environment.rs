@@ -117,7 +117,7 @@ fn field(shared: &Shared, about: &About, ip: Option<Ipv4Addr>, path: &str) -> St
         "metadata.name" => about.key.name.clone(),
         "metadata.namespace" => about.key.namespace.clone(),
         "metadata.uid" => about.uid.clone(),
-        "spec.nodeName" => shared.name.clone(),
+        "spec.nodeName" => shared.settings.name.clone(),
         "spec.serviceAccountName" => "default".to_owned(),
         "status.hostIP" => node_ip(),
         "status.podIP" | "status.podIPs" => ip.map_or_else(node_ip, |ip| ip.to_string()),

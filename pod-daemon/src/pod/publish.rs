@@ -52,7 +52,7 @@ impl Worker {
             name: self.about.key.name.clone(),
             uid: self.about.uid.clone(),
             ip: self.sandbox.as_ref().and_then(|sandbox| sandbox.ip()).map(|ip| ip.to_string()),
-            node: self.shared.name.clone(),
+            node: self.shared.settings.name.clone(),
             host_network: self.about.spec.host_network.unwrap_or(false),
             phase: if self.is_evicted() && self.is_over() {
                 "Failed"

@@ -181,14 +181,14 @@ fn host_ports(containers: &[Container]) -> Vec<Port> {
 
 /// Where a pod's files are.
 pub(super) fn directory(shared: &Shared, about: &About) -> PathBuf {
-    shared.data_dir.join("pods").join(&about.uid)
+    shared.pod_directory(&about.uid)
 }
 
 /// Removes a pod's files and logs, and gives its address back.
 pub(super) fn remove_traces(shared: &Shared, about: &About) {
     shared.network.release(&about.uid);
     volumes::remove(shared, about);
-    let logs = logs::directory(&shared.log_dir, &about.key, &about.uid);
+    let logs = logs::directory(&shared.settings.log_dir, &about.key, &about.uid);
     for path in [directory(shared, about), logs] {
         // The kernel lets go of a dead container's overlay a moment after its last process.
         for _ in 0..10 {

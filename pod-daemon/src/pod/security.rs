@@ -227,7 +227,7 @@ fn profile(shared: &Shared, wanted: Option<&SeccompProfile>) -> Result<Profile, 
         "Unconfined" => Ok(Profile::Unconfined),
         "Localhost" => {
             let name = wanted.localhost_profile.as_deref().unwrap_or_default();
-            let folder = shared.data_dir.join("seccomp");
+            let folder = shared.settings.data_dir.join("seccomp");
             let text = read_below(&folder, Path::new(name))
                 .map_err(|source| Error::ReadProfile { path: folder.join(name), source })?;
             seccomp::check(&text)

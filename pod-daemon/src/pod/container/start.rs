@@ -46,9 +46,11 @@ pub(super) fn start(
     let output = sandbox.output(index);
     let [standard, error] = output.writers().map_err(|error| failed(&error))?;
     let stdio = Stdio { input: None, output: Some(standard), error: Some(error) };
-    let directory = logs::directory(&shared.log_dir, &about.key, &about.uid).join(&spec.name);
+    let directory =
+        logs::directory(&shared.settings.log_dir, &about.key, &about.uid).join(&spec.name);
     fault::at("log").map_err(|error| failed(&error))?;
-    let output = output.copy(&directory, run, shared.log_limits).map_err(|error| failed(&error))?;
+    let output =
+        output.copy(&directory, run, shared.settings.log_limits).map_err(|error| failed(&error))?;
 
     place.probe.await_run(run).map_err(|error| Failure::new("CreateContainerError", &error))?;
     let Root { view, read_only } = root;
@@ -100,7 +102,7 @@ pub(super) fn resolve(
         .map_err(|error| Failure { image: true, ..failed(&error) })?;
     let command = command::of(spec, image, identity, confinement, &hostname, &variables)
         .map_err(|error| failed(&error))?;
-    let score = manifest::oom_score_adj(&about.spec, index, shared.memory_bytes);
+    let score = manifest::oom_score_adj(&about.spec, index, shared.memory_bytes());
     Ok((Command { oom_score_adj: Some(score), ..command }, root))
 }
 
