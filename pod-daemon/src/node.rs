@@ -393,7 +393,7 @@ impl Node {
         let mut events = self.watch();
         let (pods, _) = self.pods(None);
         for pod in pods {
-            let key = Key::of(&pod);
+            let key = Key::of(&*pod);
             let own = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
             let own = own.and_then(|seconds| u32::try_from(seconds).ok()).unwrap_or(grace_seconds);
             self.delete_pod(&key.namespace, &key.name, Some(own.min(grace_seconds))).await.ok();
@@ -413,7 +413,7 @@ impl Node {
 
     async fn send(&self, key: &Key, command: pod::Command) -> Result<(), Error> {
         let commands = self.shared.table.commands(key)?;
-        commands.send(command).await.map_err(|_gone| key.not_found())
+        commands.send(command).await.map_err(|_gone| key.not_found::<Pod>())
     }
 
     /// The container of that name, or the only one.

@@ -68,7 +68,7 @@ async fn watch_disk(shared: Weak<Shared>) {
 fn limited_pods(shared: &Shared) -> Vec<(Key, Vec<Budget>)> {
     let (pods, _) = shared.table.pods(None);
     let budgets = |pod: &Arc<Pod>| {
-        let key = Key::of(pod);
+        let key = Key::of(&**pod);
         let phase = pod.status.as_ref()?.phase.as_deref()?;
         if matches!(phase, "Succeeded" | "Failed") {
             return None;

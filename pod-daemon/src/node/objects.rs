@@ -65,7 +65,7 @@ impl Node {
             let volumes = pod.spec.iter().flat_map(|spec| &spec.volumes).flatten();
             let mut shown = volumes.map(|volume| (&volume.config_map, &volume.secret));
             if shown.any(|(map, secret)| map.is_some() || secret.is_some())
-                && let Ok(commands) = self.shared.table.commands(&Key::of(&pod))
+                && let Ok(commands) = self.shared.table.commands(&Key::of(&*pod))
             {
                 // A worker whose queue is full looks again soon enough: it is being deleted, or its
                 // pod has many commands to run, each of which is taken up at once.

@@ -7,14 +7,17 @@ use std::{
     fs::{self, DirBuilder, File},
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use jiff::Timestamp;
-use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::Time};
+use k8s_openapi::api::core::v1::Secret;
 
-use super::{ByKey, Error};
+use super::{
+    ByKey, Error,
+    store::entries,
+    table::{listed, stamp},
+};
 use crate::pod::Key;
 
 /// A file that is being written. Names of secrets do not begin so.
@@ -54,8 +57,8 @@ impl Secrets {
     /// stays where it is.
     pub(super) fn open(directory: PathBuf) -> Self {
         let mut objects = BTreeMap::new();
-        for namespace in children(&directory) {
-            for path in children(&namespace).into_iter().filter(|path| !path.ends_with(NEW)) {
+        for namespace in entries(&directory) {
+            for path in entries(&namespace).into_iter().filter(|path| !path.ends_with(NEW)) {
                 let read = fs::read(&path).map_err(|error| error.to_string());
                 match read.and_then(|json| parse(&json).map_err(|error| error.to_string())) {
                     Ok((key, secret)) => drop(objects.insert(key, secret)),
@@ -75,14 +78,8 @@ impl Secrets {
     /// Stores a secret, new or changed, as of `version`.
     pub(super) fn apply(&self, mut secret: Secret, version: u64) -> Result<Secret, Error> {
         let mut objects = self.objects();
-        let namespace =
-            secret.metadata.namespace.get_or_insert_with(|| "default".to_owned()).clone();
-        let key = Key::new(&namespace, secret.metadata.name.as_deref().unwrap_or_default());
-        let old = objects.get(&key).map(|old| old.metadata.clone()).unwrap_or_default();
-        secret.metadata.uid = old.uid.or_else(|| Some(uuid::Uuid::new_v4().to_string()));
-        secret.metadata.creation_timestamp =
-            old.creation_timestamp.or_else(|| Some(Time(whole_seconds(Timestamp::now()))));
-        secret.metadata.resource_version = Some(version.to_string());
+        let key = Key::of(&secret);
+        stamp(&mut secret, objects.get(&key), version);
         self.store(&key, &secret).map_err(|error| Error::Internal {
             message: format!("secret {key} cannot be stored in memory: {error}"),
         })?;
@@ -103,21 +100,19 @@ impl Secrets {
 
     /// One secret.
     pub(super) fn get(&self, key: &Key) -> Result<Secret, Error> {
-        self.objects().get(key).cloned().ok_or_else(|| not_found(key))
+        self.objects().get(key).cloned().ok_or_else(|| key.not_found::<Secret>())
     }
 
     /// All secrets, or those of a namespace.
     pub(super) fn list(&self, namespace: Option<&str>) -> Vec<Secret> {
-        let objects = self.objects();
-        let wanted = |key: &Key| namespace.is_none_or(|namespace| key.namespace == namespace);
-        objects.iter().filter(|(key, _)| wanted(key)).map(|(_, secret)| secret.clone()).collect()
+        listed(&self.objects(), namespace).cloned().collect()
     }
 
     /// Removes a secret.
     pub(super) fn delete(&self, key: &Key) -> Result<Secret, Error> {
         let mut objects = self.objects();
         if !objects.contains_key(key) {
-            return Err(not_found(key));
+            return Err(key.not_found::<Secret>());
         }
         let namespace = self.directory.join(&key.namespace);
         match fs::remove_file(namespace.join(&key.name)) {
@@ -130,21 +125,8 @@ impl Secrets {
         }
         // Others may be in there.
         fs::remove_dir(namespace).ok();
-        objects.remove(key).ok_or_else(|| not_found(key))
+        objects.remove(key).ok_or_else(|| key.not_found::<Secret>())
     }
-}
-
-/// Times are stored so.
-fn whole_seconds(time: Timestamp) -> Timestamp {
-    Timestamp::from_second(time.as_second()).unwrap_or(time)
-}
-
-fn not_found(key: &Key) -> Error {
-    Error::NotFound { kind: "secrets", name: key.name.clone() }
-}
-
-fn children(path: &Path) -> Vec<PathBuf> {
-    fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
 
 #[cfg(test)]

@@ -162,12 +162,22 @@ impl Shared {
         self.table.pod(key).ok().map(|pod| pod.metadata.clone())
     }
 
+    /// A secret's entries, if it exists.
+    pub(crate) fn secret_data(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Option<BTreeMap<String, Vec<u8>>> {
+        let data = self.secret(namespace, name)?.data.unwrap_or_default();
+        Some(data.into_iter().map(|(key, value)| (key, value.0)).collect())
+    }
+
     /// A secret, if it exists.
     pub(crate) fn secret(&self, namespace: &str, name: &str) -> Option<Secret> {
         self.secrets.get(&Key::new(namespace, name)).ok()
     }
 
-    /// A config map's entries, if it exists.
+    /// A config map, if it exists.
     pub(crate) fn config_map(&self, namespace: &str, name: &str) -> Option<ConfigMap> {
         self.table.config_map(&Key::new(namespace, name)).ok()
     }

@@ -128,7 +128,8 @@ fn or_warn<T>(path: PathBuf, read: impl Fn(&Path) -> io::Result<T>) -> Option<T>
     }
 }
 
-fn entries(path: &Path) -> Vec<PathBuf> {
+/// What is in a directory; nothing if it is not there.
+pub(super) fn entries(path: &Path) -> Vec<PathBuf> {
     fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
 

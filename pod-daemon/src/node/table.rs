@@ -4,8 +4,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
+    Metadata,
     api::core::v1::{ConfigMap, Pod},
-    apimachinery::pkg::apis::meta::v1::Time,
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
 };
 use tokio::sync::broadcast;
 
@@ -42,7 +43,7 @@ impl Table {
         config_maps: Vec<ConfigMap>,
         completed: std::collections::BTreeMap<String, Completed>,
     ) -> Self {
-        let config_maps = config_maps.into_iter().map(|map| (key_of(&map), map)).collect();
+        let config_maps = config_maps.into_iter().map(|map| (Key::of(&map), map)).collect();
         // Versions grow from one daemon to the next, too.
         let version = u64::try_from(Timestamp::now().as_microsecond()).unwrap_or(0);
         let contents = Contents { version, pods: ByKey::new(), config_maps, completed };
@@ -104,7 +105,7 @@ impl Table {
     ) -> Result<Arc<Pod>, Error> {
         let mut contents = self.contents();
         let version = contents.next_version();
-        let entry = contents.pods.get_mut(key).ok_or_else(|| key.not_found())?;
+        let entry = contents.pods.get_mut(key).ok_or_else(|| key.not_found::<Pod>())?;
         let mut pod = Pod::clone(&entry.pod);
         let own = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
         let seconds = grace_seconds.map_or_else(|| own.unwrap_or(30), i64::from);
@@ -133,28 +134,35 @@ impl Table {
 
     pub(super) fn pod(&self, key: &Key) -> Result<Arc<Pod>, Error> {
         let contents = self.contents();
-        contents.pods.get(key).map(|entry| Arc::clone(&entry.pod)).ok_or_else(|| key.not_found())
+        contents
+            .pods
+            .get(key)
+            .map(|entry| Arc::clone(&entry.pod))
+            .ok_or_else(|| key.not_found::<Pod>())
     }
 
     pub(super) fn pods(&self, namespace: Option<&str>) -> (Vec<Arc<Pod>>, u64) {
         let contents = self.contents();
-        let pods = contents
-            .pods
-            .iter()
-            .filter(|(key, _)| namespace.is_none_or(|namespace| key.namespace == namespace))
-            .map(|(_, entry)| Arc::clone(&entry.pod))
-            .collect();
+        let pods = listed(&contents.pods, namespace).map(|entry| Arc::clone(&entry.pod)).collect();
         (pods, contents.version)
     }
 
     pub(super) fn commands(&self, key: &Key) -> Result<Commands, Error> {
         let contents = self.contents();
-        contents.pods.get(key).map(|entry| entry.commands.clone()).ok_or_else(|| key.not_found())
+        contents
+            .pods
+            .get(key)
+            .map(|entry| entry.commands.clone())
+            .ok_or_else(|| key.not_found::<Pod>())
     }
 
     pub(super) fn snapshot(&self, key: &Key) -> Result<PodSnapshot, Error> {
         let contents = self.contents();
-        contents.pods.get(key).map(|entry| entry.snapshot.clone()).ok_or_else(|| key.not_found())
+        contents
+            .pods
+            .get(key)
+            .map(|entry| entry.snapshot.clone())
+            .ok_or_else(|| key.not_found::<Pod>())
     }
 
     pub(super) fn snapshots(&self) -> Vec<PodSnapshot> {
@@ -173,34 +181,22 @@ impl Table {
     pub(super) fn apply_config_map(&self, mut map: ConfigMap) -> ConfigMap {
         let mut contents = self.contents();
         let version = contents.next_version();
-        map.metadata.namespace.get_or_insert_with(|| "default".to_owned());
-        let key = key_of(&map);
-        let old =
-            contents.config_maps.get(&key).map(|old| old.metadata.clone()).unwrap_or_default();
-        map.metadata.uid = old.uid.or_else(|| Some(uuid::Uuid::new_v4().to_string()));
-        map.metadata.creation_timestamp =
-            old.creation_timestamp.or_else(|| Some(Time(Timestamp::now())));
-        map.metadata.resource_version = Some(version.to_string());
+        let key = Key::of(&map);
+        stamp(&mut map, contents.config_maps.get(&key), version);
         contents.config_maps.insert(key, map.clone());
         map
     }
 
     pub(super) fn config_map(&self, key: &Key) -> Result<ConfigMap, Error> {
-        self.contents().config_maps.get(key).cloned().ok_or_else(|| no_config_map(key))
+        self.contents().config_maps.get(key).cloned().ok_or_else(|| key.not_found::<ConfigMap>())
     }
 
     pub(super) fn config_maps(&self, namespace: Option<&str>) -> Vec<ConfigMap> {
-        let contents = self.contents();
-        contents
-            .config_maps
-            .iter()
-            .filter(|(key, _)| namespace.is_none_or(|namespace| key.namespace == namespace))
-            .map(|(_, map)| map.clone())
-            .collect()
+        listed(&self.contents().config_maps, namespace).cloned().collect()
     }
 
     pub(super) fn delete_config_map(&self, key: &Key) -> Result<ConfigMap, Error> {
-        self.contents().config_maps.remove(key).ok_or_else(|| no_config_map(key))
+        self.contents().config_maps.remove(key).ok_or_else(|| key.not_found::<ConfigMap>())
     }
 }
 
@@ -224,13 +220,27 @@ impl Completed {
     }
 }
 
-fn key_of(map: &ConfigMap) -> Key {
-    Key::new(
-        map.metadata.namespace.as_deref().unwrap_or("default"),
-        map.metadata.name.as_deref().unwrap_or_default(),
-    )
+/// The objects, or those of a namespace.
+pub(super) fn listed<'a, T>(
+    objects: &'a ByKey<T>,
+    namespace: Option<&'a str>,
+) -> impl Iterator<Item = &'a T> {
+    let wanted = move |key: &Key| namespace.is_none_or(|namespace| key.namespace == namespace);
+    objects.iter().filter(move |(key, _)| wanted(key)).map(|(_, object)| object)
 }
 
-fn no_config_map(key: &Key) -> Error {
-    Error::NotFound { kind: "configmaps", name: key.name.clone() }
+/// Fills in what the node says about an object that is stored: new, or in the place of `old`.
+pub(super) fn stamp<T: Metadata<Ty = ObjectMeta>>(object: &mut T, old: Option<&T>, version: u64) {
+    let old = old.map(|old| old.metadata().clone()).unwrap_or_default();
+    let metadata = object.metadata_mut();
+    metadata.namespace.get_or_insert_with(|| "default".to_owned());
+    metadata.uid = old.uid.or_else(|| Some(uuid::Uuid::new_v4().to_string()));
+    metadata.creation_timestamp =
+        old.creation_timestamp.or_else(|| Some(Time(whole_seconds(Timestamp::now()))));
+    metadata.resource_version = Some(version.to_string());
+}
+
+/// Times are stored so.
+fn whole_seconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
 }

@@ -56,7 +56,7 @@ fn all_of(
     let (kind, name, optional, data) = if let Some(map) = &source.config_map_ref {
         ("configmap", &map.name, map.optional, config_map(shared, about, &map.name))
     } else if let Some(one) = &source.secret_ref {
-        ("secret", &one.name, one.optional, secret(shared, about, &one.name))
+        ("secret", &one.name, one.optional, shared.secret_data(&about.key.namespace, &one.name))
     } else {
         return Ok(BTreeMap::new());
     };
@@ -87,7 +87,7 @@ fn one_of(
         let data = config_map(shared, about, &from.name);
         ("configmap", &from.name, &from.key, from.optional, data)
     } else if let Some(from) = &source.secret_key_ref {
-        let data = secret(shared, about, &from.name);
+        let data = shared.secret_data(&about.key.namespace, &from.name);
         ("secret", &from.name, &from.key, from.optional, data)
     } else if let Some(from) = &source.field_ref {
         return Ok(Some(field(shared, about, ip, &from.field_path)));
@@ -135,12 +135,6 @@ fn config_map(shared: &Shared, about: &About, name: &str) -> Data {
     let map = shared.config_map(&about.key.namespace, name)?;
     let texts = map.data.unwrap_or_default().into_iter();
     Some(texts.map(|(key, text)| (key, text.into_bytes())).collect())
-}
-
-fn secret(shared: &Shared, about: &About, name: &str) -> Data {
-    let secret = shared.secret(&about.key.namespace, name)?;
-    let data = secret.data.unwrap_or_default();
-    Some(data.into_iter().map(|(key, value)| (key, value.0)).collect())
 }
 
 /// A variable ends at its first NUL, and the API speaks of text only.

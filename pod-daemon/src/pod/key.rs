@@ -1,12 +1,12 @@
-//! What tells pods apart.
+//! What tells objects of a kind apart.
 
 use std::fmt;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::{ListableResource, Metadata, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 
 use crate::node::Error;
 
-/// A pod's identity on the node.
+/// The identity of a pod, or of another object, on the node.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
     /// Namespace.
@@ -22,17 +22,19 @@ impl Key {
         Self { namespace: namespace.to_owned(), name: name.to_owned() }
     }
 
-    /// The key of a pod.
+    /// The key of an object.
     #[must_use]
-    pub fn of(pod: &Pod) -> Self {
+    pub fn of(object: &impl Metadata<Ty = ObjectMeta>) -> Self {
+        let metadata = object.metadata();
         Self::new(
-            pod.metadata.namespace.as_deref().unwrap_or("default"),
-            pod.metadata.name.as_deref().unwrap_or_default(),
+            metadata.namespace.as_deref().unwrap_or("default"),
+            metadata.name.as_deref().unwrap_or_default(),
         )
     }
 
-    pub(crate) fn not_found(&self) -> Error {
-        Error::NotFound { kind: "pods", name: self.name.clone() }
+    /// There is no such object.
+    pub(crate) fn not_found<T: ListableResource>(&self) -> Error {
+        Error::NotFound { kind: T::URL_PATH_SEGMENT, name: self.name.clone() }
     }
 }
 

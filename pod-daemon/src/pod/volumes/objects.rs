@@ -40,11 +40,7 @@ pub(super) fn fill(
             default_mode: mode(source.default_mode, 0o600),
             optional: source.optional.unwrap_or(false),
         };
-        let secret = shared.secret(namespace, wanted.name);
-        let data = secret.map(|secret| {
-            let data = secret.data.unwrap_or_default();
-            data.into_iter().map(|(key, value)| (key, value.0)).collect()
-        });
+        let data = shared.secret_data(namespace, wanted.name);
         (wanted, data)
     } else if let Some(source) = &volume.config_map {
         let wanted = Wanted {
