@@ -45,6 +45,7 @@ pub use self::{
 use self::{
     container::{Container, Ended, Started},
     ground::Ground,
+    record::Journal,
     sandbox::Sandbox,
 };
 use crate::node::{Error, Exec, Shared, State, Ticket};
@@ -107,6 +108,7 @@ pub struct Worker {
     unschedulable: Option<String>,
     /// Why the pod ends against its will.
     disruption: Option<Disruption>,
+    journal: Journal,
     /// The pod's place on the node. Declared last: others may have it when the rest is gone.
     ticket: Option<Ticket>,
 }
@@ -152,6 +154,7 @@ impl Worker {
             stop: CancellationToken::new(),
             unschedulable: None,
             disruption: None,
+            journal: Journal::default(),
             ticket: None,
         }
     }

@@ -214,6 +214,7 @@ impl Sandboxes {
             .open("/dev/null")
             .map_err(failed_to("open", Path::new("/dev/null")))?;
         let limits = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+        rootfs::make_skeleton(data).map_err(failed_to("make mount points in", data))?;
         let (data, run) = (data.to_path_buf(), run.to_path_buf());
         let template = on_thread("template", || make_template(&data, &run))?;
         Ok(Self {

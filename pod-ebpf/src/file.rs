@@ -71,6 +71,14 @@ pub struct Offsets {
     pub task_tgid: u32,
     /// `task_struct.signal`
     pub task_signal: u32,
+    /// `task_struct.group_leader`
+    pub task_leader: u32,
+    /// `task_struct.comm`
+    pub task_name: u32,
+    /// `signal_struct.oom_mm`
+    pub signal_oom_mm: u32,
+    /// `signal_struct.maxrss`
+    pub signal_peak: u32,
     /// `signal_struct.group_exec_task` (`group_exit_task` before Linux 5.17)
     pub signal_exec_task: u32,
     /// `files_struct.fdt`
@@ -99,7 +107,7 @@ pub struct Offsets {
     pub cgroup_ancestor_ids: u32,
 }
 
-const _: () = assert!(size_of::<Offsets>() == 18 * 4);
+const _: () = assert!(size_of::<Offsets>() == 22 * 4);
 
 #[cfg(feature = "user")]
 mod user {

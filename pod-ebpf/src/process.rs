@@ -50,6 +50,30 @@ pub struct Run {
     pub ended: u64,
 }
 
+/// The largest process of a run that the kernel killed for want of memory, as one CPU saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Victim {
+    /// Number of the run.
+    pub run: u32,
+    /// Process id in the initial PID namespace; 0 if there was none.
+    pub tgid: u32,
+    /// The most memory that it ever had resident, in pages.
+    pub peak: u64,
+    /// Its name, as the kernel knows it: 15 bytes and a zero at most.
+    pub name: [u8; NAME_BYTES],
+}
+
+const _: () = assert!(size_of::<Victim>() == 16 + NAME_BYTES);
+
+/// `TASK_COMM_LEN` of the kernel.
+pub const NAME_BYTES: usize = 16;
+
+impl Victim {
+    /// Nobody.
+    pub const NONE: Self = Self { run: 0, tgid: 0, peak: 0, name: [0; NAME_BYTES] };
+}
+
 /// How far a [`Run`] has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -140,6 +164,10 @@ unsafe impl aya::Pod for ProcessStats {}
 #[cfg(feature = "user")]
 // SAFETY: `repr(C)`, integers without padding, and every bit pattern is valid.
 unsafe impl aya::Pod for Run {}
+
+#[cfg(feature = "user")]
+// SAFETY: `repr(C)`, integers without padding, and every bit pattern is valid.
+unsafe impl aya::Pod for Victim {}
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,10 @@
 //! Limits: enforced where the node can, refused where it cannot.
 
-use std::fs;
+use std::{
+    fs::{self, File},
+    io::{ErrorKind, Read as _},
+    os::unix::fs::OpenOptionsExt as _,
+};
 
 use pod_tests::{Daemon, eventually, manifest::pod, seconds, skip, state};
 use serde_json::{Value, json};
@@ -85,6 +89,31 @@ fn a_child_that_takes_too_much_memory_ends_the_whole_container() {
         state["reason"] == "OOMKilled" && state["exitCode"] == 137
     });
     assert!(pod["status"]["containerStatuses"][1]["state"]["running"].is_object(), "{pod:#}");
+    let message = &pod["status"]["containerStatuses"][0]["state"]["terminated"]["message"];
+    let message = message.as_str().unwrap_or_default();
+    let pid = |before: &str| -> u32 {
+        let (_, rest) = message.split_once(before).unwrap_or_else(|| panic!("{message}"));
+        let digits = rest.chars().take_while(char::is_ascii_digit);
+        digits.collect::<String>().parse().unwrap_or_else(|_error| panic!("{message}"))
+    };
+    let (main, victim) =
+        (pid("the main process \"workload\" (pid "), pid("the larger \"workload\" (pid "));
+    // The kernel says whom it chose, and then of whom it killed the rest.
+    let killed: Vec<String> = kernel_log()
+        .iter()
+        .filter_map(|line| {
+            line.split_once("out of memory: Killed process ")?
+                .1
+                .split(' ')
+                .next()
+                .map(str::to_owned)
+        })
+        .collect();
+    let place = |pid: u32| killed.iter().position(|killed| *killed == pid.to_string());
+    assert!(
+        place(victim).is_some() && place(victim) < place(main),
+        "{message}; the kernel: {killed:?}"
+    );
     daemon.stop();
 }
 
@@ -175,4 +204,22 @@ fn a_limit_that_cannot_be_enforced_is_refused() {
     let labels = [("pod", "limited"), ("controller", "memory")];
     assert_eq!(metrics.one("podscope_limit_unenforced", &labels), 1.0);
     daemon.stop();
+}
+
+/// What the kernel has logged since it booted.
+fn kernel_log() -> Vec<String> {
+    let mut options = File::options();
+    options.read(true).custom_flags(nix::libc::O_NONBLOCK);
+    let mut log = options.open("/dev/kmsg").expect("the kernel's log");
+    let mut lines = Vec::new();
+    let mut record = [0; 8192];
+    loop {
+        match log.read(&mut record) {
+            Ok(length) => lines.push(String::from_utf8_lossy(&record[..length]).into_owned()),
+            // A record was overwritten before it was read.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return lines,
+            Err(error) => panic!("the kernel's log: {error}"),
+        }
+    }
 }

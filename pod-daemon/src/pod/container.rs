@@ -7,7 +7,7 @@ use std::{io, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Container as Spec;
-use pod_ebpf::process::{Run as SeenRun, RunState};
+use pod_ebpf::process::RunState;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -433,26 +433,27 @@ impl Run {
             None => None,
         };
         let finished = Timestamp::now();
-        let dead = Arc::clone(&ground);
-        let seen = blocking(move || {
+        let ended = blocking(move || {
             // With a shared PID namespace, or in an exec, processes outlive the first one.
-            dead.kill_container(index);
-            dead.place(index).probe.run()
+            ground.kill_container(index);
+            let seen = ground.place(index).probe.run();
+            let ended = match status {
+                Some((code, signal)) => {
+                    Ended { code, signal, finished, ..Ended::unknown() }.known()
+                }
+                // Not this daemon's child: the probes have seen its end.
+                None if seen.number == record.number && seen.state == RunState::Ended as u32 => {
+                    Ended::seen(&seen)
+                }
+                None => Ended::unknown(),
+            };
+            let pid = record.process.map(|process| process.pid().as_raw());
+            let main = oom::Main { run: record.number, pid, signal: ended.signal };
+            Ended { oom: record.oom.end(&ground, index, main), ..ended }
         });
-        let seen = seen.await.unwrap_or(SeenRun::NONE);
+        let ended = ended.await.unwrap_or_else(Ended::unknown);
         output.finish().await;
-        let ended = match status {
-            Some((code, signal)) => Ended { code, signal, finished, ..Ended::unknown() }.known(),
-            // Not this daemon's child: the probes have seen its end.
-            None if seen.number == record.number && seen.state == RunState::Ended as u32 => {
-                Ended::seen(&seen)
-            }
-            None => Ended::unknown(),
-        };
-        let pid = record.process.map(|process| process.pid().as_raw());
-        let main = oom::Main { pid, signal: ended.signal };
-        let oom = blocking(move || record.oom.end(&ground, index, main)).await.flatten();
-        Ended { oom, ..ended }
+        ended
     }
 }
 

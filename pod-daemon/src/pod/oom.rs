@@ -1,5 +1,6 @@
 //! Which limit a container met when the kernel killed it for want of memory.
 
+use pod_ebpf::process::Victim;
 use serde::{Deserialize, Serialize};
 
 use super::ground::Ground;
@@ -33,6 +34,8 @@ pub(super) struct Oom {
 /// The first process of a run.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Main {
+    /// Number of the run.
+    pub(super) run: u32,
     pub(super) pid: Option<i32>,
     /// What ended it, if a signal did.
     pub(super) signal: Option<i32>,
@@ -63,7 +66,8 @@ impl Watch {
     pub(super) fn end(&self, ground: &Ground, index: usize, main: Main) -> Option<Oom> {
         let (container, pod) = ground.oom_counts(index);
         let (limits, peak) = (ground.memory_limits(index), ground.memory_peak(index));
-        self.judge(container, pod, limits, peak, main)
+        let victim = ground.place(index).probe.victim(main.run);
+        self.judge(container, pod, limits, peak, main, victim)
     }
 
     fn judge(
@@ -73,6 +77,7 @@ impl Watch {
         (own_limit, pod_limit): (Option<u64>, Option<u64>),
         peak: Option<u64>,
         main: Main,
+        victim: Option<Victim>,
     ) -> Option<Oom> {
         // Not how many they were: the kernel may count the first one twice.
         if container.killed <= self.container.killed {
@@ -95,14 +100,31 @@ impl Watch {
         });
         let pid = main.pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
         let name = format!("the main process {:?}{pid}", self.program);
+        let is_main = |victim: &Victim| i32::try_from(victim.tgid).ok() == main.pid;
         let was_killed = main.signal == Some(libc::SIGKILL);
-        let victim = if was_killed {
-            format!("the kernel killed all of it, {name} included")
-        } else {
-            format!("the kernel killed some of its processes, not {name}")
+        let victim = match (was_killed, victim) {
+            (true, Some(victim)) if !is_main(&victim) => {
+                let victim = describe(&victim);
+                format!("the kernel killed all of it, {name} and the larger {victim} included")
+            }
+            (true, _) => format!("the kernel killed all of it, {name} included"),
+            (false, Some(victim)) => {
+                format!("the kernel killed {}, not {name}", describe(&victim))
+            }
+            (false, None) => {
+                format!("the kernel killed some of its processes, not {name}")
+            }
         };
         Some(Oom { limit, main: was_killed, message: format!("{met}{peak}; {victim}") })
     }
+}
+
+/// A process with its size, which is what the kernel chose it for.
+fn describe(victim: &Victim) -> String {
+    let name = victim.name.split(|byte| *byte == 0).next().unwrap_or_default();
+    let peak = victim.peak.saturating_mul(rustix::param::page_size() as u64);
+    let (name, pid) = (String::from_utf8_lossy(name), victim.tgid);
+    format!("{name:?} (pid {pid}, with {})", display(peak, Unit::Bytes))
 }
 
 #[cfg(test)]
@@ -116,11 +138,21 @@ mod tests {
     }
 
     fn judge(own: u64, killed: u64, pod: u64, signal: Option<i32>) -> Option<Oom> {
+        judge_with(own, killed, pod, signal, None)
+    }
+
+    fn judge_with(
+        own: u64,
+        killed: u64,
+        pod: u64,
+        signal: Option<i32>,
+        victim: Option<Victim>,
+    ) -> Option<Oom> {
         let container = OomCounts { own_limit: own, killed };
         let pod = OomCounts { own_limit: pod, killed };
         let limits = (Some(16 << 20), Some(64 << 20));
-        let main = Main { pid: Some(77), signal };
-        watch().judge(container, pod, limits, Some(15 << 20), main)
+        let main = Main { run: 3, pid: Some(77), signal };
+        watch().judge(container, pod, limits, Some(15 << 20), main, victim)
     }
 
     #[test]
@@ -154,6 +186,29 @@ mod tests {
             oom.message,
             "the pod met its memory limit of 64Mi (the container's peak was 15Mi); the kernel \
              killed some of its processes, not the main process \"app\" (pid 77)"
+        );
+    }
+
+    #[test]
+    fn the_largest_victim_is_named_if_it_is_another_one() {
+        let pages = (14 << 20) / rustix::param::page_size() as u64;
+        let mut name = [0; pod_ebpf::process::NAME_BYTES];
+        name[..6].copy_from_slice(b"worker");
+        let worker = Victim { run: 3, tgid: 80, peak: pages, name };
+        let message = |signal, victim| judge_with(2, 6, 3, signal, Some(victim)).unwrap().message;
+        let end = |message: String| message.split_once("; ").unwrap().1.to_owned();
+        assert_eq!(
+            end(message(None, worker)),
+            "the kernel killed \"worker\" (pid 80, with 14Mi), not the main process \"app\" (pid 77)"
+        );
+        assert_eq!(
+            end(message(Some(9), worker)),
+            "the kernel killed all of it, the main process \"app\" (pid 77) and the larger \"worker\" \
+             (pid 80, with 14Mi) included"
+        );
+        assert_eq!(
+            end(message(Some(9), Victim { tgid: 77, ..worker })),
+            "the kernel killed all of it, the main process \"app\" (pid 77) included"
         );
     }
 }

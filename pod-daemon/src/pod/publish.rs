@@ -7,7 +7,7 @@ use crate::node::{PodSnapshot, State};
 
 impl Worker {
     /// Tells the node what has become of the pod.
-    pub(super) fn publish(&self) {
+    pub(super) fn publish(&mut self) {
         self.record();
         let (status, snapshot) = self.status();
         self.shared.publish(&self.about.key, |pod| pod.status = Some(status), snapshot);
@@ -21,7 +21,7 @@ impl Worker {
     }
 
     /// Writes down how far the pod has come, for the next daemon.
-    pub(super) fn record(&self) {
+    pub(super) fn record(&mut self) {
         let record = Record {
             started: self.started,
             counters: self.ground.as_ref().map(|ground| ground.claims()),
@@ -31,7 +31,7 @@ impl Worker {
             ..Record::new()
         };
         let directory = sandbox::directory(&self.shared, &self.about);
-        if let Err(error) = record.write(&directory) {
+        if let Err(error) = self.journal.write(&directory, &record) {
             tracing::error!(pod = %self.about.key, %error, "a later daemon cannot take this pod over as it is");
         }
     }

@@ -1,8 +1,8 @@
 //! What a pod leaves on disk for the next daemon: how far it has come.
 //!
 //! `pod.json` is what was asked for; it is written before anything is made, and made durable.
-//! `state.json` is what has become of it; it is written whenever that changes. It need not outlive a
-//! power cut, after which nothing of what it names is there.
+//! `state.json` is what has become of it: a line is added whenever that changes, and the last one
+//! counts. It need not outlive a power cut, after which nothing of what it names is there.
 
 use std::{
     fs::{self, File},
@@ -31,6 +31,9 @@ const STATE: &str = "state.json";
 
 /// Version of what is in `state.json`. Another version's is not read: the pod starts anew.
 const VERSION: u32 = 1;
+
+/// Bytes of `state.json` at which it is written anew, with its last line alone.
+const MOST_BYTES: usize = 32 << 10;
 
 /// How far a pod has come.
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -117,8 +120,11 @@ impl Record {
         Self { version: VERSION, ..Self::default() }
     }
 
-    /// Reads what [`Record::write`] wrote.
+    /// Reads the last line that a [`Journal`] has wholly written.
     pub fn parse(text: &[u8]) -> Result<Self, serde_json::Error> {
+        let is_end = |byte: &u8| *byte == b'\n';
+        let whole = text.iter().rposition(is_end).map_or(text, |end| &text[..end]);
+        let text = whole.rsplit(is_end).next().unwrap_or(whole);
         #[derive(Deserialize)]
         struct Version {
             version: u32,
@@ -140,9 +146,40 @@ impl Record {
             Err(error) => Err(error),
         }
     }
+}
 
-    pub(super) fn write(&self, directory: &Path) -> io::Result<()> {
-        replace(&directory.join(STATE), self, Durability::Cache)
+/// Writes the `state.json` of one pod.
+///
+/// By adding to it: a file that takes the place of another one has to be on the disk first (as ext4
+/// sees it, for the sake of power cuts), for which a restart should not wait.
+#[derive(Debug, Default)]
+pub(super) struct Journal {
+    last: Vec<u8>,
+    /// Bytes in the file; `None` if what it ends with is not known to be a whole line.
+    length: Option<usize>,
+}
+
+impl Journal {
+    /// Writes `record` to the pod's directory, unless that would change nothing.
+    pub(super) fn write(&mut self, directory: &Path, record: &Record) -> io::Result<()> {
+        let line = line(record)?;
+        if line == self.last {
+            return Ok(());
+        }
+        let path = directory.join(STATE);
+        let length = self.length.take().map(|length| length + line.len());
+        self.length = match length.filter(|length| *length <= MOST_BYTES) {
+            Some(length) => {
+                File::options().append(true).open(&path)?.write_all(&line)?;
+                Some(length)
+            }
+            None => {
+                replace(&path, record, Durability::Cache)?;
+                Some(line.len())
+            }
+        };
+        self.last = line;
+        Ok(())
     }
 }
 
@@ -182,8 +219,7 @@ pub(crate) fn replace<T: Serialize>(
     value: &T,
     durability: Durability,
 ) -> io::Result<()> {
-    let mut text = serde_json::to_vec(value)?;
-    text.push(b'\n');
+    let text = line(value)?;
     let new = path.with_extension("new");
     let mut file = File::create(&new)?;
     file.write_all(&text)?;
@@ -195,6 +231,13 @@ pub(crate) fn replace<T: Serialize>(
         Some(directory) if durability == Durability::Disk => sync(directory),
         _ => Ok(()),
     }
+}
+
+/// `value` as a line of JSON.
+fn line<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    Ok(line)
 }
 
 /// Reads a file of JSON.
@@ -239,7 +282,51 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert!(Record::read(dir.path()).unwrap().is_none());
         let record = record();
-        record.write(dir.path()).unwrap();
+        Journal::default().write(dir.path(), &record).unwrap();
+        let read = Record::read(dir.path()).unwrap().unwrap();
+        assert_eq!(format!("{record:?}"), format!("{read:?}"));
+    }
+
+    #[test]
+    fn the_last_line_counts_and_the_file_stays_small() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(STATE);
+        let restarts = || Record::read(dir.path()).unwrap().unwrap().containers[0].restarts;
+        let (mut journal, mut record) = (Journal::default(), record());
+        let mut lengths = Vec::new();
+        for restart in 0..1000 {
+            record.containers[0].restarts = restart;
+            for _ in 0..2 {
+                journal.write(dir.path(), &record).unwrap();
+            }
+            assert_eq!(restarts(), restart);
+            lengths.push(fs::metadata(&file).unwrap().len());
+        }
+        assert!(lengths.iter().all(|length| *length <= MOST_BYTES as u64), "{lengths:?}");
+        let anew = lengths.windows(2).filter(|pair| pair[1] < pair[0]).count();
+        assert!((1..100).contains(&anew), "written anew {anew} times of 1000");
+
+        // The daemon is killed while it adds a line; the next one leaves no half of it.
+        record.containers[0].restarts = 5000;
+        let added = line(&record).unwrap();
+        let before = fs::read(&file).unwrap();
+        for end in 1..added.len() {
+            fs::write(&file, [&before, &added[..end]].concat()).unwrap();
+            assert_eq!(restarts(), 999, "{end}");
+        }
+        Journal::default().write(dir.path(), &record).unwrap();
+        assert_eq!(fs::read(&file).unwrap(), added);
+    }
+
+    #[test]
+    fn a_line_that_could_not_be_added_is_not_in_the_way_of_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut journal, mut record) = (Journal::default(), record());
+        journal.write(dir.path(), &record).unwrap();
+        fs::remove_file(dir.path().join(STATE)).unwrap();
+        record.containers[0].restarts += 1;
+        journal.write(dir.path(), &record).unwrap_err();
+        journal.write(dir.path(), &record).unwrap();
         let read = Record::read(dir.path()).unwrap().unwrap();
         assert_eq!(format!("{record:?}"), format!("{read:?}"));
     }

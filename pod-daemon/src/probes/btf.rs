@@ -191,6 +191,10 @@ pub fn offsets(btf: &Btf) -> Result<Offsets, Error> {
         task_pid: btf.offset("task_struct", "pid")?,
         task_tgid: btf.offset("task_struct", "tgid")?,
         task_signal: btf.offset("task_struct", "signal")?,
+        task_leader: btf.offset("task_struct", "group_leader")?,
+        task_name: btf.offset("task_struct", "comm")?,
+        signal_oom_mm: btf.offset("signal_struct", "oom_mm")?,
+        signal_peak: btf.offset("signal_struct", "maxrss")?,
         signal_exec_task: btf
             .offset("signal_struct", "group_exec_task")
             .or_else(|_renamed| btf.offset("signal_struct", "group_exit_task"))?,

@@ -59,6 +59,12 @@ impl ContainerProbe {
         self.counters.run(self.slot)
     }
 
+    /// The largest process of run `number` that the kernel killed for want of memory.
+    #[must_use]
+    pub fn victim(&self, number: u32) -> Option<pod_ebpf::process::Victim> {
+        self.counters.victim(self.slot, number)
+    }
+
     /// Gives the counters back. Nothing may count there any more.
     pub fn release(mut self) {
         let mounts = self.mounts.get_mut().unwrap_or_else(PoisonError::into_inner);

@@ -4,8 +4,12 @@ mod devices;
 
 use std::{
     ffi::CString,
+    fs::{self, File},
     io,
-    os::fd::{AsFd, AsRawFd as _, OwnedFd},
+    os::{
+        fd::{AsFd, AsRawFd as _, OwnedFd},
+        unix::fs::PermissionsExt as _,
+    },
     path::{Path, PathBuf},
 };
 
@@ -56,7 +60,7 @@ const MASKED_SYS: [&str; 3] = ["/sys/firmware", "/sys/devices/virtual/powercap",
 /// The parts of /sys to cover that this node has: what is not there need not be looked for at every
 /// start.
 pub(super) fn masked_sys() -> Vec<PathBuf> {
-    let processors = std::fs::read_dir("/sys/devices/system/cpu").into_iter().flatten().flatten();
+    let processors = fs::read_dir("/sys/devices/system/cpu").into_iter().flatten().flatten();
     MASKED_SYS
         .iter()
         .map(PathBuf::from)
@@ -93,6 +97,26 @@ pub(super) const LOWER: &str = "/lower";
 pub(super) const STAGING: &str = "/root";
 /// Where the pod's shared memory is.
 pub(super) const SHARED_MEMORY: &str = "/shm";
+
+/// What lies below every image, in the data directory.
+const SKELETON: &str = "skeleton";
+
+/// Makes the mount points that every container has, for those images that are without, so that
+/// containers need not each make their own.
+pub(super) fn make_skeleton(data: &Path) -> io::Result<()> {
+    let skeleton = data.join(SKELETON);
+    for directory in ["dev", "etc", "proc", "sys"] {
+        let directory = skeleton.join(directory);
+        fs::create_dir_all(&directory)?;
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o755))?;
+    }
+    for file in ["hostname", "hosts", "resolv.conf"] {
+        let file = skeleton.join("etc").join(file);
+        File::create(&file)?;
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644))?;
+    }
+    Ok(())
+}
 
 /// A root that is ready to be entered.
 #[derive(Debug)]
@@ -165,9 +189,11 @@ pub(super) fn stage(
         });
     }
     lower.reverse();
-    let scratch = escaped(scratch);
+    lower.push(SKELETON.to_owned());
+    let (lower, scratch) = (lower.join(":"), escaped(scratch));
+    // Nobody sees what a run has changed when it is over, so nothing of it need be on the disk by then.
     let options =
-        format!("lowerdir={},upperdir={scratch}/upper,workdir={scratch}/work", lower.join(":"));
+        format!("volatile,lowerdir={lower},upperdir={scratch}/upper,workdir={scratch}/work");
     let options = CString::new(options).map_err(|error| fail()(error.into()))?;
     let staging = CString::new(STAGING).map_err(|error| fail()(error.into()))?;
     // Relative paths keep the options short: all layers must fit in one page. And by mount(2): the

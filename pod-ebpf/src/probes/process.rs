@@ -6,14 +6,14 @@ use aya_ebpf::{
     EbpfContext as _,
     helpers::generated::bpf_ktime_get_boot_ns,
     macros::{btf_tracepoint, map},
-    maps::Array,
+    maps::{Array, PerCpuArray},
     programs::BtfTracePointContext,
 };
 use aya_log_ebpf::debug;
 use pod_ebpf::{
     MAX_SLOTS, NO_SLOT,
     lost::Lost,
-    process::{EXIT_CLASSES, ExitClass, ProcessStats, Run, RunState, SIGNALS},
+    process::{EXIT_CLASSES, ExitClass, ProcessStats, Run, RunState, SIGNALS, Victim},
 };
 
 use crate::{
@@ -29,6 +29,11 @@ static PROCESS: Array<ProcessStats> = Array::with_max_entries(MAX_SLOTS, 0);
 /// The current or last run of each slot's container.
 #[map]
 static RUNS: Array<Run> = Array::with_max_entries(MAX_SLOTS, 0);
+
+/// Whom the kernel killed for want of memory, by slot. Per CPU, so that two that end at the same time
+/// do not mix.
+#[map]
+static VICTIMS: PerCpuArray<Victim> = PerCpuArray::with_max_entries(MAX_SLOTS, 0);
 
 #[btf_tracepoint(function = "sched_process_exec")]
 fn exec(ctx: BtfTracePointContext) -> i32 {
@@ -83,6 +88,28 @@ fn end_run(slot: u32, exit: &Exit) {
     }
 }
 
+/// Takes note of a task that the kernel killed for want of memory, if its process is the largest of
+/// those so far. Its last thread to end knows how large it was.
+#[inline(always)]
+fn end_victim(slot: u32, task: u64, exit: &Exit) -> Option<()> {
+    if read::<u64>(exit.signal, offset!(signal_oom_mm))? == 0 {
+        return Some(());
+    }
+    let peak = read::<u64>(exit.signal, offset!(signal_peak))?;
+    let leader = read::<u64>(task, offset!(task_leader))?;
+    let name = read(leader, offset!(task_name))?;
+    // SAFETY: the value is read whole at once, and the daemon alone writes the number.
+    let run = unsafe { (*RUNS.get_ptr(slot)?).number };
+    let victim = VICTIMS.get_ptr_mut(slot)?;
+    // SAFETY: `victim` points into this CPU's part of the map's storage, which outlives this program.
+    unsafe {
+        if (*victim).tgid == 0 || (*victim).run != run || (*victim).peak <= peak {
+            *victim = Victim { run, tgid: exit.tgid, peak, name };
+        }
+    }
+    Some(())
+}
+
 /// Arguments: the parent, which is the current task, and the child.
 #[btf_tracepoint(function = "sched_process_fork")]
 fn fork(ctx: BtfTracePointContext) -> i32 {
@@ -112,13 +139,17 @@ fn fork(ctx: BtfTracePointContext) -> i32 {
 /// is an exec by another thread than the leader: the old leader exits and the process lives on.
 #[btf_tracepoint(function = "sched_process_exit")]
 fn exit(ctx: BtfTracePointContext) -> i32 {
-    let Some(exit) = read_exit(ctx.arg(0)) else {
+    let task = ctx.arg(0);
+    let Some(exit) = read_exit(task) else {
         counter::lose(Lost::Task);
         return 0;
     };
     let slot = slot::of_current();
     if slot != NO_SLOT {
         end_run(slot, &exit);
+        if end_victim(slot, task, &exit).is_none() {
+            counter::lose(Lost::Task);
+        }
     }
     let Exit { tgid, is_process, status, .. } = exit;
     if !is_process {
@@ -148,6 +179,8 @@ fn exit(ctx: BtfTracePointContext) -> i32 {
 /// What the exit of a task means.
 struct Exit {
     tgid: u32,
+    /// The address of what its threads share.
+    signal: u64,
     is_leader: bool,
     /// Whether it is the end of the process, and not of a thread.
     is_process: bool,
@@ -162,5 +195,5 @@ fn read_exit(task: u64) -> Option<Exit> {
     let is_leader = read::<u32>(task, offset!(task_pid))? == tgid;
     let replaced = read::<u64>(signal, offset!(signal_exec_task))? != 0;
     let status = read::<u32>(task, offset!(task_exit_code))?;
-    Some(Exit { tgid, is_leader, is_process: is_leader && !replaced, status })
+    Some(Exit { tgid, signal, is_leader, is_process: is_leader && !replaced, status })
 }

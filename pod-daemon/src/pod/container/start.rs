@@ -40,6 +40,11 @@ pub(super) fn start(
     let containers = sandbox::directory(shared, about).join("containers").join(&spec.name);
     let scratch = containers.join(run.to_string());
     fault::at("scratch").map_err(|error| failed(&error))?;
+    // A daemon that was killed may have begun this run, and overlayfs takes no used directory.
+    match fs::remove_dir_all(&scratch) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(&error)),
+        _ => {}
+    }
     for name in ["upper", "work"] {
         fs::create_dir_all(scratch.join(name)).map_err(|error| failed(&error))?;
     }
