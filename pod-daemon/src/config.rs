@@ -54,6 +54,10 @@ struct Settings {
     /// IPv4 range of the pods [default: 10.77.0.0/16]
     #[arg(long, value_name = "CIDR")]
     network: Option<Ipv4Net>,
+    /// Connections that a pod may begin and have at a time, 0 for any number [default: a quarter of
+    /// `nf_conntrack_max`]
+    #[arg(long, value_name = "COUNT")]
+    pod_connections: Option<u32>,
     /// Where /metrics is served [default: 127.0.0.1:9464]
     #[arg(long, value_name = "ADDR")]
     metrics_address: Option<SocketAddr>,
@@ -170,6 +174,9 @@ pub struct Config {
     pub bpffs_dir: PathBuf,
     /// IPv4 range of the pods.
     pub network: Ipv4Net,
+    /// Connections that a pod may begin and have at a time; 0 is any number, `None` a share of the
+    /// node's.
+    pub pod_connections: Option<u32>,
     /// Where /metrics is served.
     pub metrics_address: SocketAddr,
     /// This node's name.
@@ -268,6 +275,7 @@ impl Settings {
             cgroup_root: self.cgroup_root.or(other.cgroup_root),
             bpffs_dir: self.bpffs_dir.or(other.bpffs_dir),
             network: self.network.or(other.network),
+            pod_connections: self.pod_connections.or(other.pod_connections),
             metrics_address: self.metrics_address.or(other.metrics_address),
             node_name: self.node_name.or(other.node_name),
             first_user_id: self.first_user_id.or(other.first_user_id),
@@ -407,6 +415,7 @@ impl Settings {
             log_dir: absolute("log-dir", self.log_dir, "/var/log/pods")?,
             cgroup_root,
             network: network.trunc(),
+            pod_connections: self.pod_connections,
             metrics_address: self
                 .metrics_address
                 .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 9464))),

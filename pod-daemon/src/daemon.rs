@@ -97,7 +97,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
 
     let hierarchy = Hierarchy::prepare(&config.cgroup_root)?;
-    let network = Network::prepare(config.network, &config.instance())?;
+    let network = Network::prepare(config.network, &config.instance(), config.pod_connections)?;
     let memory = Memory::open(&config.run_dir)?;
     let node = make_node(&config, hierarchy.clone(), network, memory)?;
     let pods = node.adopt();

@@ -3,13 +3,15 @@
 //! IPv4 for now. Everything that is made carries the daemon's own names, so that several daemons
 //! can live on one node and a later start finds what a crash left behind.
 
+mod connections;
 mod netlink;
 mod pool;
 mod ports;
 
 use std::{
     collections::HashMap,
-    fs, io,
+    fs,
+    io::{self, Write as _},
     net::Ipv4Addr,
     os::fd::BorrowedFd,
     path::Path,
@@ -20,7 +22,7 @@ use std::{
 use ipnet::Ipv4Net;
 
 pub use self::ports::{Port, Protocol};
-use self::{netlink::Netlink, pool::Pool, ports::Published};
+use self::{connections::Refused, netlink::Netlink, pool::Pool, ports::Published};
 use crate::fault;
 
 /// The bridge of a daemon with the default run directory.
@@ -38,6 +40,8 @@ pub struct Network {
     state: Mutex<State>,
     /// Also keeps one change of the nftables maps from meeting another.
     published: Mutex<Published>,
+    connection_limit: u32,
+    refused: Mutex<Refused>,
 }
 
 #[derive(Debug)]
@@ -62,7 +66,12 @@ impl Network {
     /// Makes the bridge and the masquerading for pods with addresses in `range`.
     ///
     /// `instance` tells this daemon's names from another's on the same node; empty for the default.
-    pub fn prepare(range: Ipv4Net, instance: &str) -> Result<Self, Error> {
+    /// Every pod may have `connections` at most: 0 is any number, `None` a share of the node's.
+    pub fn prepare(
+        range: Ipv4Net,
+        instance: &str,
+        connections: Option<u32>,
+    ) -> Result<Self, Error> {
         let bridge =
             if instance.is_empty() { DEFAULT_BRIDGE.to_owned() } else { format!("ps-{instance}") };
         let table = if instance.is_empty() {
@@ -75,14 +84,17 @@ impl Network {
         let bridge_index = host
             .ensure_bridge(&bridge, pool.gateway(), range.prefix_len())
             .map_err(failed_to(format!("set up the bridge `{bridge}`")))?;
-        let network = Self {
+        let mut network = Self {
             range,
             bridge,
             table,
             state: Mutex::new(State { host, bridge_index, pool, leases: HashMap::new() }),
             published: Mutex::default(),
+            connection_limit: 0,
+            refused: Mutex::default(),
         };
         network.forward();
+        network.connection_limit = network.limit_connections(connections);
         Ok(network)
     }
 
@@ -225,20 +237,27 @@ fn host_interface(uid: &str) -> String {
 
 /// Gives rules to nftables.
 fn nft(rules: &str) -> io::Result<()> {
-    use std::io::Write as _;
+    run_nft(&["-f", "-"], rules).map(drop)
+}
 
+/// What nftables answers to a command, as JSON.
+fn nft_json(command: &[&str]) -> io::Result<Vec<u8>> {
+    run_nft(&[&["-j"], command].concat(), "")
+}
+
+fn run_nft(arguments: &[&str], input: &str) -> io::Result<Vec<u8>> {
     let mut child = Command::new("nft")
-        .args(["-f", "-"])
+        .args(arguments)
         .stdin(Stdio::piped())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
-    if let Some(mut input) = child.stdin.take() {
-        input.write_all(rules.as_bytes())?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(input.as_bytes())?;
     }
     let output = child.wait_with_output()?;
     if output.status.success() {
-        return Ok(());
+        return Ok(output.stdout);
     }
     let message = String::from_utf8_lossy(&output.stderr);
     Err(io::Error::other(format!("nft: {}", message.lines().next().unwrap_or_default())))

@@ -41,6 +41,7 @@ pub use self::snapshot::{
 };
 use crate::{
     image::{Images, Reference},
+    network::Network,
     pod::{self, Adopted, Key, record},
     probes::Probes,
 };
@@ -352,6 +353,12 @@ impl Node {
     #[must_use]
     pub fn admission(&self) -> &Admission {
         &self.shared.admission
+    }
+
+    /// The pods' network.
+    #[must_use]
+    pub fn network(&self) -> &Network {
+        &self.shared.network
     }
 
     /// How many processes have the daemon's `oom_score_adj` since the kernel refused theirs.

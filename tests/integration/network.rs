@@ -1,6 +1,12 @@
 //! Pods on the network.
 
-use std::{io::Read as _, net::TcpStream, time::Duration};
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    thread,
+    time::Duration,
+};
 
 use pod_tests::{Daemon, eventually, manifest::pod, seconds};
 
@@ -57,5 +63,39 @@ fn a_pod_on_the_hosts_network_is_the_host() {
         let accepts = daemon.metrics().one("podscope_tcp_accepts_total", &[("pod", "host")]);
         (accepts == 1.0).then_some(())
     });
+    daemon.stop();
+}
+
+/// Connections that the kernel keeps track of in this network namespace.
+fn tracked() -> u64 {
+    let count = fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count").unwrap();
+    count.trim().parse().unwrap()
+}
+
+#[test]
+fn a_pod_does_not_take_all_connections_of_the_node() {
+    let daemon = Daemon::start(&["--pod-connections=100"]);
+    assert_eq!(daemon.metrics().one("podscope_pod_connections_limit", &[]), 100.0);
+    let before = tracked();
+    daemon.run(pod("greedy").container("app", "flows 10.77.0.1 20000 300 , print done , pause"));
+    daemon.wait_logged("greedy", "", "done");
+    let taken = tracked().saturating_sub(before);
+    // With the few that the test itself has.
+    assert!((90..150).contains(&taken), "{taken} connections");
+
+    let listener = TcpListener::bind("10.77.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || listener.accept().unwrap().0.write_all(b"welcome").unwrap());
+    let modest = pod("modest").container("app", &format!("fetch 10.77.0.1:{port}"));
+    assert_eq!(daemon.output_of(modest, "modest"), "fetch: welcome\n");
+
+    let refused =
+        |pod| daemon.metrics().one("podscope_pod_connections_refused_total", &[("pod", pod)]);
+    let refused_to_greedy = eventually("what was refused is counted", seconds(20), || {
+        let refused = refused("greedy");
+        (refused > 0.0).then_some(refused)
+    });
+    assert_eq!(refused_to_greedy, 200.0);
+    assert_eq!(refused("modest"), 0.0);
     daemon.stop();
 }

@@ -6,7 +6,10 @@ use pod_ebpf::{
 };
 
 use super::{
-    family::{Domain, Family, Label, Source::Container},
+    family::{
+        Domain, Family, Label,
+        Source::{Container, Node, Pod},
+    },
     sheet::Sheet,
 };
 
@@ -55,6 +58,26 @@ pub(super) const NETWORK: Domain = Domain {
         )
         .by(&[DIRECTION])
         .counted_by(PROBES),
+        Family::gauge(
+            "podscope_pod_connections_limit",
+            "Connections that a pod may begin and have at a time (`--pod-connections`); absent \
+             where there is no limit.",
+            Node(|reading, sheet| {
+                if reading.node.connection_limit > 0 {
+                    sheet.count(&[], reading.node.connection_limit.into());
+                }
+            }),
+        ),
+        Family::counter(
+            "podscope_pod_connections_refused_total",
+            "First packets of connections that were dropped, since the pod had as many as it may; \
+             whoever tries again counts again. Read every few seconds.",
+            Pod(|pod, sheet| {
+                if !pod.about.host_network {
+                    sheet.count(&[], pod.refused_connections);
+                }
+            }),
+        ),
     ],
 };
 

@@ -60,6 +60,8 @@ pub(super) struct Node {
     pub(super) is_full: bool,
     /// Processes whose `oom_score_adj` the kernel refused.
     pub(super) oom_scores_refused: u64,
+    /// Connections that a pod may have; 0 is any number.
+    pub(super) connection_limit: u32,
 }
 
 /// The scrapes before this one.
@@ -77,6 +79,8 @@ pub(super) struct Pod {
     pub(super) containers: Vec<Container>,
     /// Controllers of its limits that the node cannot enforce.
     pub(super) unenforced: Vec<String>,
+    /// Connections that it was refused, having as many as it may.
+    pub(super) refused_connections: u64,
 }
 
 /// One container and all that was counted for it.
@@ -102,9 +106,11 @@ impl Reading {
         for (namespace, pod, controller) in node.unenforced_limits() {
             unenforced.entry((namespace, pod)).or_default().push(controller);
         }
+        let mut refused = node.network().refused_connections();
         let pods = node.snapshot().into_iter().map(|about| {
             let key = (about.namespace.clone(), about.name.clone());
             Pod {
+                refused_connections: refused.remove(&about.uid).unwrap_or(0),
                 about,
                 containers: Vec::new(),
                 unenforced: unenforced.remove(&key).unwrap_or_default(),
@@ -135,6 +141,7 @@ impl Reading {
                 disruptions: node.admission().disruptions(),
                 is_full: node.admission().pressure().is_some(),
                 oom_scores_refused: node.oom_scores_refused(),
+                connection_limit: node.network().connection_limit(),
             },
             own,
             scrapes,

@@ -71,6 +71,7 @@ fn node() -> super::reading::Node {
         disruptions: vec![("Preempted", 1)],
         is_full: false,
         oom_scores_refused: 0,
+        connection_limit: 4096,
     }
 }
 
@@ -102,7 +103,7 @@ fn pod(index: usize) -> Pod {
     let running = container("app", State::Running { started: at }, Some(exit.clone()));
     let ended = container("job", State::Terminated(exit), None);
     let unenforced = ["cpu", "memory", "pids", "io", "hugetlb"].map(str::to_owned).to_vec();
-    Pod { about, containers: vec![running, ended], unenforced }
+    Pod { about, containers: vec![running, ended], unenforced, refused_connections: 0 }
 }
 
 fn container(name: &str, state: State, last_exit: Option<Exit>) -> Container {

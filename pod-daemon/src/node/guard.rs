@@ -2,6 +2,7 @@
 //! that use more disk than they may.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Weak},
     time::{Duration, Instant},
 };
@@ -22,6 +23,9 @@ use crate::pod::{self, Disruption, Key};
 /// Walking pods' files may take this share of one CPU's time, and no more.
 const SHARE: u32 = 10;
 
+/// How often it is looked for pods with too many connections.
+const CONNECTIONS_INTERVAL: Duration = Duration::from_secs(5);
+
 /// As much as a thread can give way.
 const NICE: i32 = 19;
 
@@ -29,6 +33,7 @@ const NICE: i32 = 19;
 pub(super) fn start(shared: &Arc<Shared>, preemptions: mpsc::UnboundedReceiver<Preemption>) {
     tokio::spawn(preempt(Arc::downgrade(shared), preemptions));
     tokio::spawn(watch_disk(Arc::downgrade(shared)));
+    tokio::spawn(watch_connections(Arc::downgrade(shared)));
 }
 
 /// Ends pods that have to leave for others, with the grace that they have.
@@ -43,6 +48,30 @@ async fn preempt(shared: Weak<Shared>, mut preemptions: mpsc::UnboundedReceiver<
         if let Err(error) = node.delete_pod(&victim.namespace, &victim.name, None).await {
             tracing::warn!(pod = %victim, %error, "a pod that has to leave stays");
         }
+    }
+}
+
+/// Reads what connections pods were refused, again and again, and says whose.
+async fn watch_connections(shared: Weak<Shared>) {
+    let mut known = BTreeMap::new();
+    loop {
+        let Some(node) = shared.upgrade() else { return };
+        let limit = node.network.connection_limit();
+        if limit == 0 {
+            return;
+        }
+        let reader = Arc::clone(&node);
+        let read = tokio::task::spawn_blocking(move || reader.network.count_refused());
+        if let Ok(Err(error)) = read.await {
+            tracing::debug!(%error, "refused connections are not counted");
+        }
+        let refused = node.network.refused_connections();
+        for (uid, count) in refused.iter().filter(|(uid, count)| known.get(*uid) != Some(*count)) {
+            tracing::warn!(uid, count, limit, "a pod has as many connections as it may");
+        }
+        known = refused;
+        drop(node);
+        sleep(CONNECTIONS_INTERVAL).await;
     }
 }
 

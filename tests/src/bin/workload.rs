@@ -112,6 +112,9 @@ fn do_step(words: &[&str]) -> anyhow::Result<()> {
             }
         }
         ["udp-echo", port] => udp_echo(port.parse()?)?,
+        ["flows", address, first_port, count] => {
+            flows(address, first_port.parse()?, count.parse()?)?;
+        }
         ["fetch", address] => fetch(address),
         ["look", path] => look(path),
         ["touch", path] => touch(path),
@@ -429,6 +432,15 @@ fn fetch(address: &str) {
         Ok(_) => println!("fetch: {text}"),
         Err(error) => println!("fetch: {}", name_of(&error)),
     }
+}
+
+/// Begins as many connections as that, one to each port: with a datagram that nobody answers.
+fn flows(address: &str, first_port: u16, count: u16) -> io::Result<()> {
+    for port in first_port..first_port + count {
+        UdpSocket::bind(("0.0.0.0", 0))?.send_to(b"x", (address, port))?;
+    }
+    println!("flows: {count}");
+    Ok(())
 }
 
 /// Sends every datagram back.

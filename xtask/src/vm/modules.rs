@@ -26,6 +26,7 @@ const WANTED: &[&str] = &[
     "nft_masq",
     "nft_redir",
     "nft_ct",
+    "nft_connlimit",
     "nft_counter",
     "nft_reject_inet",
     "nft_fib_inet",
