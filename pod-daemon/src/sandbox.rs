@@ -320,6 +320,11 @@ impl Sandboxes {
         self.capabilities
     }
 
+    /// Whether processes can be started with this seccomp profile.
+    pub fn check_profile(&self, profile: &seccomp::Profile) -> Result<(), seccomp::Error> {
+        self.filters.of(profile, Capabilities::NONE).map(drop)
+    }
+
     fn enter_template(&self) -> Result<(), Error> {
         unshare(CloneFlags::CLONE_FS)
             .and_then(|()| setns(&self.template, CloneFlags::CLONE_NEWNS))

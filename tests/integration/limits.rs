@@ -143,27 +143,86 @@ fn the_pods_own_limit_is_not_the_containers() {
 }
 
 #[test]
-fn block_devices_are_limited_where_there_is_one() {
+fn a_disk_is_written_to_at_the_pace_that_is_allowed() {
+    if !enforceable() {
+        return skip("cgroup v2 has no cpu, memory and pids controllers here");
+    }
+    let Some(disk) = state::disk() else { return skip("there is no disk for the tests alone") };
+    let data = disk.join("paced");
+    let daemon = Daemon::start(&[&format!("--data-dir={}", data.display())]);
+    // 4 MiB.
+    let milliseconds = |name: &str, limit: Value| -> f64 {
+        let more = json!({
+            "resources": limits(limit)["resources"],
+            "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+        });
+        let pod = pod(name).volume("data", "emptyDir", json!({}));
+        let pod = pod.container_with("app", "write-direct /data/file 64", more);
+        let output = daemon.output_of(pod, name);
+        let time = output.strip_prefix("written in ").and_then(|rest| rest.strip_suffix(" ms\n"));
+        time.unwrap_or_else(|| panic!("{output}")).parse().unwrap()
+    };
+    let free = milliseconds("free", json!({}));
+    let paced = milliseconds("paced", json!({"podscope.dev/io-write-bps": "1Mi"}));
+    // The kernel lets a little through at once.
+    assert!(
+        paced > 2500.0 && paced > 2.0 * free,
+        "{paced} ms at 1 MiB/s, {free} ms without a limit"
+    );
+
+    let cgroup = daemon.cgroup(&daemon.pod("paced"), "app");
+    let line = fs::read_to_string(cgroup.join("io.max")).unwrap();
+    assert!(line.contains("wbps=1048576"), "{line}");
+    let counted = fs::read_to_string(cgroup.join("io.stat")).unwrap();
+    let written = counted.split_once("wbytes=").and_then(|(_, rest)| rest.split(' ').next());
+    let written: u64 = written.unwrap_or_else(|| panic!("{counted}")).parse().unwrap();
+    assert!(written >= 4 << 20, "{counted}");
+    daemon.stop();
+    fs::remove_dir_all(data).unwrap();
+}
+
+#[test]
+fn limits_of_a_disk_that_is_none_are_refused() {
     if !enforceable() {
         return skip("cgroup v2 has no cpu, memory and pids controllers here");
     }
     let daemon = Daemon::start(&[]);
-    let fields = limits(json!({
-        "podscope.dev/io-write-bps": "1Mi", "podscope.dev/io-read-iops": "100",
-    }));
-    let limited = pod("slow").container_with("app", "pause", fields);
-    let manifest = limited.clone().into_value(&daemon.image());
+    let fields = limits(json!({"podscope.dev/io-read-iops": "100"}));
+    let manifest = pod("slow").container_with("app", "pause", fields).into_value(&daemon.image());
     let answer = daemon.api("POST", "/api/v1/namespaces/default/pods", Some(&manifest));
-    if answer.status == 201 {
-        let cgroup = daemon.cgroup(&daemon.wait_ready("slow"), "app");
-        let line = fs::read_to_string(cgroup.join("io.max")).unwrap();
-        assert!(line.contains("wbps=1048576 riops=100"), "{line}");
-    } else {
+    // A temporary directory may be on a disk, too.
+    if answer.status != 201 {
         let message = answer.json()["message"].to_string();
         let without_device = message.contains("is not on a block device");
         assert!(without_device || message.contains("controller `io`"), "{message}");
-        println!("{message}");
     }
+    daemon.stop();
+}
+
+#[test]
+fn huge_pages_are_for_who_asks_for_them() {
+    let there = fs::read_to_string("/proc/sys/vm/nr_hugepages").unwrap_or_default();
+    let controllers = fs::read_to_string(state::cgroup_mount().join("cgroup.controllers"));
+    if there.trim() == "0" || !controllers.unwrap_or_default().contains("hugetlb") {
+        return skip("no huge pages are set aside here, or cgroup v2 cannot limit them");
+    }
+    let daemon = Daemon::start(&[]);
+    let has =
+        |pages: u64| limits(json!({"hugepages-2Mi": format!("{}Mi", 2 * pages), "memory": "32Mi"}));
+    let steps = "huge-pages 3 , huge-pages 2";
+    let two = pod("two-pages").container_with("app", steps, has(2));
+    assert_eq!(daemon.output_of(two, "two-pages"), "3 huge pages: ENOMEM\n2 huge pages: ok\n");
+    let none = pod("no-page").container("app", "huge-pages 1");
+    assert_eq!(daemon.output_of(none, "no-page"), "1 huge pages: ENOMEM\n");
+
+    // More than the node has.
+    let most: u64 = there.trim().parse().unwrap();
+    daemon.run(pod("greedy").container_with("app", "pause", has(most + 1)));
+    let pod = daemon.wait_for("greedy", "waiting for room", |pod| {
+        pod["status"]["conditions"][0]["reason"] == "Unschedulable"
+    });
+    let message = pod["status"]["conditions"][0]["message"].as_str().unwrap_or_default();
+    assert!(message.contains("hugepages-2Mi"), "{message}");
     daemon.stop();
 }
 
@@ -209,7 +268,7 @@ fn a_limit_that_cannot_be_enforced_is_refused() {
 /// What the kernel has logged since it booted.
 fn kernel_log() -> Vec<String> {
     let mut options = File::options();
-    options.read(true).custom_flags(nix::libc::O_NONBLOCK);
+    options.read(true).custom_flags(libc::O_NONBLOCK);
     let mut log = options.open("/dev/kmsg").expect("the kernel's log");
     let mut lines = Vec::new();
     let mut record = [0; 8192];

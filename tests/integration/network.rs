@@ -52,7 +52,7 @@ fn a_pod_is_reached_by_its_address() {
 #[test]
 fn a_pod_on_the_hosts_network_is_the_host() {
     let daemon = Daemon::start(&[]);
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let host = pod("host").with("hostNetwork", true);
     daemon.run(host.container("app", &format!("greet {port} host")));
     daemon.wait_logged("host", "", "listening");

@@ -85,21 +85,20 @@ impl Daemon {
         let metrics = listener.local_addr().expect("ask for the free port");
         drop(listener);
         let cgroups = state::cgroup_mount().join(&name);
-        let mut all = vec![
+        let usual = [
             format!("--data-dir={}", folder.join("data").display()),
             format!("--run-dir={}", folder.join("run").display()),
             format!("--log-dir={}", folder.join("logs").display()),
             format!("--bpffs-dir={}", folder.join("bpf").display()),
             format!("--cgroup-root={}", cgroups.display()),
             format!("--metrics-address={metrics}"),
+            format!("--restart-backoff-ms={BACKOFF_MS}"),
+            "--on-stop=end".to_owned(),
         ];
-        all.extend(options.iter().map(|&option| option.to_owned()));
-        if !options.iter().any(|option| option.starts_with("--restart-backoff-ms")) {
-            all.push(format!("--restart-backoff-ms={BACKOFF_MS}"));
-        }
-        if !options.iter().any(|option| option.starts_with("--on-stop")) {
-            all.push("--on-stop=end".to_owned());
-        }
+        let name = |option: &str| option.split('=').next().map(str::to_owned);
+        let is_given = |usual: &String| options.iter().any(|option| name(option) == name(usual));
+        let mut all: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
+        all.extend(usual.into_iter().filter(|usual| !is_given(usual)));
         let began = Instant::now();
         let child = spawn(&all, &folder);
         let idle = None;

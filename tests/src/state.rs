@@ -29,6 +29,12 @@ pub struct State {
     pub pins: BTreeSet<PathBuf>,
 }
 
+/// An ext4 file system on a disk, for the tests alone, where there is one.
+#[must_use]
+pub fn disk() -> Option<PathBuf> {
+    std::env::var_os("PODSCOPE_DISK").map(PathBuf::from)
+}
+
 impl State {
     /// Looks around.
     #[must_use]

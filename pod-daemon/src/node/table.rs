@@ -209,14 +209,16 @@ impl Contents {
 
 impl Completed {
     pub(super) fn add(&mut self, other: &Self) {
-        self.pods += other.pods;
-        self.restarts += other.restarts;
-        self.execs += other.execs;
-        self.exits += other.exits;
-        self.received_bytes += other.received_bytes;
-        self.transmitted_bytes += other.transmitted_bytes;
-        self.read_bytes += other.read_bytes;
-        self.written_bytes += other.written_bytes;
+        // What was stored may be anything.
+        let add = |sum: &mut u64, more: u64| *sum = sum.saturating_add(more);
+        add(&mut self.pods, other.pods);
+        add(&mut self.restarts, other.restarts);
+        add(&mut self.execs, other.execs);
+        add(&mut self.exits, other.exits);
+        add(&mut self.received_bytes, other.received_bytes);
+        add(&mut self.transmitted_bytes, other.transmitted_bytes);
+        add(&mut self.read_bytes, other.read_bytes);
+        add(&mut self.written_bytes, other.written_bytes);
     }
 }
 

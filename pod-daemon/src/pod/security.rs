@@ -230,9 +230,12 @@ fn profile(shared: &Shared, wanted: Option<&SeccompProfile>) -> Result<Profile, 
             let folder = shared.settings.data_dir.join("seccomp");
             let text = read_below(&folder, Path::new(name))
                 .map_err(|source| Error::ReadProfile { path: folder.join(name), source })?;
-            seccomp::check(&text)
+            let profile = Profile::Localhost(text.into());
+            shared
+                .sandboxes
+                .check_profile(&profile)
                 .map_err(|source| Error::Profile { name: name.to_owned(), source })?;
-            Ok(Profile::Localhost(text.into()))
+            Ok(profile)
         }
         _ => Ok(Profile::RuntimeDefault),
     }

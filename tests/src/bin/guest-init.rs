@@ -44,6 +44,12 @@ const MOUNTS: &[(&str, &str)] = &[
     ("securityfs", "/sys/kernel/security"),
 ];
 
+/// The VM's disk, and where it is mounted.
+const DISK: (&str, &str) = ("/dev/vda", "/disk");
+
+/// Pages of 2 MiB that are set aside.
+const HUGE_PAGES: &str = "8";
+
 /// Controllers that the tests may use; those a kernel lacks are left out.
 const CONTROLLERS: [&str; 6] = ["cpu", "cpuset", "io", "memory", "pids", "hugetlb"];
 
@@ -82,6 +88,8 @@ fn run() -> anyhow::Result<bool> {
     writeln!(results, "KERNEL {}", kernel.trim())?;
 
     load_modules(&mut results)?;
+    mount_disk().context("mount the disk")?;
+    fs::write("/proc/sys/vm/nr_hugepages", HUGE_PAGES).context("set huge pages aside")?;
     sethostname("guest").context("set the host name")?;
     delegate_controllers().context("delegate controllers")?;
     let lo = Command::new("/bin/ip").args(["link", "set", "lo", "up"]).status();
@@ -101,6 +109,12 @@ fn leave_rootfs() -> anyhow::Result<()> {
     chroot(".")?;
     chdir("/")?;
     Ok(())
+}
+
+fn mount_disk() -> io::Result<()> {
+    let (device, place) = DISK;
+    fs::create_dir_all(place)?;
+    Ok(mount(Some(device), place, Some("ext4"), MsFlags::empty(), None::<&str>)?)
 }
 
 fn mount_one(kind: &str, place: &str) -> anyhow::Result<()> {
@@ -176,6 +190,7 @@ fn run_tests(results: &mut File) -> anyhow::Result<bool> {
         ("HOME", "/"),
         ("PATH", "/bin"),
         ("PODSCOPE_BIN_DIR", "/bin/podscope"),
+        ("PODSCOPE_DISK", DISK.1),
         ("PODSCOPE_IN_VM", "1"),
         ("RUST_BACKTRACE", "1"),
         ("TMPDIR", "/tmp"),

@@ -8,6 +8,8 @@
 
 #[path = "workload/attack.rs"]
 mod attack;
+#[path = "workload/exhaust.rs"]
+mod exhaust;
 
 use std::{
     env,
@@ -92,13 +94,7 @@ fn do_step(words: &[&str]) -> anyhow::Result<()> {
         ["spawn", count] => spawn(count.parse()?)?,
         ["fork", count] => fork_and_wait(count.parse()?)?,
         ["orphans", count] => orphans(count.parse()?)?,
-        ["fork-bomb"] => fork_bomb(),
         ["exec-nothing", count] => exec_nothing(count.parse()?),
-        ["hold-memory", bytes] => hold_memory(bytes.parse()?),
-        ["child-holds-memory", bytes] => {
-            let bytes = bytes.parse()?;
-            fork(|| hold_memory(bytes))?;
-        }
         ["print", ref text @ ..] => println!("{}", text.join(" ")),
         ["chronicle", path, lines] => chronicle(path, lines.parse()?)?,
         ["log", lines] => (0..lines.parse::<u64>()?).for_each(|line| println!("line {line}")),
@@ -112,9 +108,6 @@ fn do_step(words: &[&str]) -> anyhow::Result<()> {
             }
         }
         ["udp-echo", port] => udp_echo(port.parse()?)?,
-        ["flows", address, first_port, count] => {
-            flows(address, first_port.parse()?, count.parse()?)?;
-        }
         ["fetch", address] => fetch(address),
         ["look", path] => look(path),
         ["touch", path] => touch(path),
@@ -125,14 +118,12 @@ fn do_step(words: &[&str]) -> anyhow::Result<()> {
         ["env"] => env::vars().for_each(|(name, value)| println!("{name}={value}")),
         ["hostname"] => println!("{}", nix::unistd::gethostname()?.to_string_lossy()),
         ["fds"] => fds(),
-        ["open-files", count] => open_files(count.parse()?)?,
-        ["take-ports"] => take_ports()?,
         ["connect", address] => connect(address),
         ["greet", port, text] => greet(port.parse()?, text)?,
         ["serve", port] => serve(port.parse()?)?,
         ["send", address, bytes] => send(address, bytes.parse()?)?,
         [call, ref rest @ ..] => {
-            if !attack::step(words)? {
+            if !attack::step(words)? && !exhaust::step(words)? {
                 return transfer(call, rest);
             }
         }
@@ -271,14 +262,6 @@ fn orphans(count: usize) -> io::Result<()> {
     Ok(())
 }
 
-fn fork_bomb() {
-    let mut children = 0;
-    while fork(|| thread::sleep(Duration::from_secs(3600))).is_ok() {
-        children += 1;
-    }
-    println!("stopped after {children} children");
-}
-
 /// Calls execve for a program that is not there.
 /// Numbers that go on from run to run: each is first written to a file and then to the output.
 fn chronicle(path: &str, lines: u64) -> anyhow::Result<()> {
@@ -304,12 +287,6 @@ fn exec_nothing(count: usize) {
         // empty path does not exist.
         unsafe { libc::execv(path.as_ptr(), arguments.as_ptr()) };
     }
-}
-
-fn hold_memory(bytes: usize) {
-    let memory = vec![1_u8; bytes];
-    println!("holding {}", std::hint::black_box(&memory).len());
-    thread::sleep(Duration::from_secs(3600));
 }
 
 fn list(path: &str) -> io::Result<()> {
@@ -369,51 +346,6 @@ fn fds() {
     println!("fds {}", open.join(" "));
 }
 
-/// Lets this process have as many files as it may.
-fn raise_files() -> io::Result<()> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: both calls get a limit of this function's own.
-    let result = unsafe {
-        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit);
-        limit.rlim_cur = limit.rlim_max;
-        libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit)
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-/// Leaves a descriptor open for as long as the program runs.
-fn keep(descriptor: impl std::os::fd::IntoRawFd) {
-    let _kept: std::os::fd::RawFd = descriptor.into_raw_fd();
-}
-
-/// Opens files for good, as many as it can, and says how many.
-fn open_files(count: usize) -> anyhow::Result<()> {
-    raise_files()?;
-    let mut open = 0;
-    while open < count {
-        let Ok(file) = File::open("/dev/null") else { break };
-        keep(file);
-        open += 1;
-    }
-    println!("{open} files are open");
-    Ok(())
-}
-
-/// Takes every port that the kernel gives away, and says how many.
-fn take_ports() -> anyhow::Result<()> {
-    raise_files()?;
-    let mut taken = 0;
-    let error = loop {
-        match UdpSocket::bind("0.0.0.0:0") {
-            Ok(socket) => keep(socket),
-            Err(error) => break error,
-        }
-        taken += 1;
-    };
-    println!("{taken} ports are taken: {}", name_of(&error));
-    Ok(())
-}
-
 fn connect(address: &str) {
     match TcpStream::connect(address) {
         Ok(_) => println!("connect: ok"),
@@ -432,15 +364,6 @@ fn fetch(address: &str) {
         Ok(_) => println!("fetch: {text}"),
         Err(error) => println!("fetch: {}", name_of(&error)),
     }
-}
-
-/// Begins as many connections as that, one to each port: with a datagram that nobody answers.
-fn flows(address: &str, first_port: u16, count: u16) -> io::Result<()> {
-    for port in first_port..first_port + count {
-        UdpSocket::bind(("0.0.0.0", 0))?.send_to(b"x", (address, port))?;
-    }
-    println!("flows: {count}");
-    Ok(())
 }
 
 /// Sends every datagram back.

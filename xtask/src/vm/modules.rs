@@ -14,7 +14,8 @@ use anyhow::Context as _;
 
 use crate::process::exec;
 
-/// What pods need of the kernel: their links, their root file systems, their nftables rules.
+/// What pods need of the kernel: their links, their root file systems, their nftables rules; and the
+/// disk of the VM.
 /// A kernel that has one built in, or not at all, does without the module.
 const WANTED: &[&str] = &[
     "veth",
@@ -32,6 +33,8 @@ const WANTED: &[&str] = &[
     "nft_fib_inet",
     "dummy",
     "loop",
+    "virtio_pci",
+    "virtio_blk",
 ];
 
 /// The modules of an unpacked kernel package.

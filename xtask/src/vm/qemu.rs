@@ -12,7 +12,11 @@ use std::{
 use anyhow::Context as _;
 use nix::sys::{prctl::set_pdeathsig, signal::Signal};
 
-use crate::{process::wait_until, report::Tally, vm::fetch::Kernel};
+use crate::{
+    process::{exec, wait_until},
+    report::Tally,
+    vm::fetch::Kernel,
+};
 
 /// The kernel's command line. `lsm=` because 5.10 does not have bpf in its default list.
 const APPEND: &str = "console=ttyS0 quiet panic=-1 oops=panic tsc=reliable no_timer_check \
@@ -23,6 +27,9 @@ const BIG: u64 = 100 << 20;
 
 /// Lines shown of a failed VM's output, and of its console.
 const SHOWN: (usize, usize) = (200, 40);
+
+/// Bytes of the disk, which is a file with holes.
+const DISK: u64 = 512 << 20;
 
 /// A VM that has ended.
 pub(super) struct Boot {
@@ -42,11 +49,14 @@ pub(super) fn boot(
     initramfs_size: u64,
     timeout: Duration,
 ) -> anyhow::Result<Boot> {
-    let [console, results, errors] =
-        ["console.log", "results.log", "qemu.log"].map(|name| dir.join(name));
+    let [console, results, errors, disk] =
+        ["console.log", "results.log", "qemu.log", "disk.img"].map(|name| dir.join(name));
     for log in [&console, &results, &errors] {
         File::create(log).context("empty a log")?;
     }
+
+    File::create(&disk).and_then(|disk| disk.set_len(DISK)).context("make a disk")?;
+    exec(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&disk))?;
 
     let mut qemu = Command::new("qemu-system-x86_64");
     qemu.args(accelerator()).args(["-smp", "2"]);
@@ -55,6 +65,8 @@ pub(super) fn boot(
     qemu.arg("-no-reboot");
     qemu.arg("-serial").arg(format!("file:{}", console.display()));
     qemu.arg("-serial").arg(format!("file:{}", results.display()));
+    qemu.arg("-drive").arg(format!("file={},if=none,id=disk,format=raw", disk.display()));
+    qemu.args(["-device", "virtio-blk-pci,drive=disk"]);
     qemu.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x4"]);
     qemu.arg("-kernel").arg(kernel.dir.join("vmlinuz")).arg("-initrd").arg(initramfs);
     qemu.args(["-append", APPEND]);
@@ -69,6 +81,7 @@ pub(super) fn boot(
     let began = Instant::now();
     let mut child = qemu.spawn().context("start QEMU")?;
     let status = wait_until(&mut child, began + timeout).context("wait for QEMU")?;
+    fs::remove_file(&disk).context("remove the disk")?;
     let read =
         |path: &Path| fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     Ok(Boot {
