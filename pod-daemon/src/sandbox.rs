@@ -16,6 +16,7 @@ mod rootfs;
 mod seal;
 pub mod seccomp;
 pub mod sysctl;
+mod template;
 mod userns;
 
 use std::{
@@ -36,7 +37,7 @@ use nix::{
     sched::{CloneFlags, setns, unshare},
     sys::memfd::{MFdFlags, memfd_create},
 };
-use rustix::{fs::Uid, mount::MountAttrFlags, process::Rlimit};
+use rustix::{fs::Uid, process::Rlimit};
 
 pub use self::{
     capabilities::{Capabilities, DEFAULT as DEFAULT_CAPABILITIES},
@@ -216,7 +217,7 @@ impl Sandboxes {
         let limits = rustix::process::getrlimit(rustix::process::Resource::Nofile);
         rootfs::make_skeleton(data).map_err(failed_to("make mount points in", data))?;
         let (data, run) = (data.to_path_buf(), run.to_path_buf());
-        let template = on_thread("template", || make_template(&data, &run))?;
+        let template = on_thread("template", || template::make(&data, &run))?;
         Ok(Self {
             template,
             data,
@@ -405,36 +406,6 @@ fn candidates(program: &str, environment: &[String]) -> Vec<String> {
 
 /// PATH of containers whose image does not set one.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// Makes the mount namespace that pods' are copies of, and returns a descriptor of it.
-fn make_template(data: &Path, run: &Path) -> Result<OwnedFd, Error> {
-    unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS)
-        .map_err(|errno| failed_to("unshare", Path::new("mnt"))(errno.into()))?;
-    mount::make_private().map_err(failed_to("make private", Path::new("/")))?;
-    let make = || -> io::Result<()> {
-        // Opened first: the new root may cover them.
-        let (data, proc) = (open_path(data)?, open_path(Path::new("/proc"))?);
-        let root = mount::new("tmpfs", &[("mode", "700")], MountAttrFlags::MOUNT_ATTR_NOSUID)?;
-        mount::attach(&root, open_path(run)?)?;
-        for name in [
-            rootfs::DATA,
-            rootfs::MAPPED_DATA,
-            rootfs::LOWER,
-            rootfs::STAGING,
-            rootfs::SHARED_MEMORY,
-            "/proc",
-        ] {
-            let mode = rustix::fs::Mode::from_raw_mode(0o700);
-            rustix::fs::mkdirat(&root, name.trim_start_matches('/'), mode)?;
-        }
-        let target = |name: &str| mount::open_in(&root, Path::new(name));
-        mount::attach(mount::copy(&data)?, target(rootfs::DATA)?)?;
-        mount::attach(mount::copy(&proc)?, target("/proc")?)?;
-        mount::pivot(&root)
-    };
-    make().map_err(failed_to("make the template of mount namespaces in", run))?;
-    own_namespace("mnt")
-}
 
 fn open_path(path: &Path) -> io::Result<OwnedFd> {
     let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;

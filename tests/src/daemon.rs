@@ -1,7 +1,6 @@
 //! A daemon of the test's own, and what can be asked of it.
 
 use std::{
-    collections::BTreeSet,
     fs::{self, File},
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
@@ -138,23 +137,8 @@ impl Daemon {
     /// folders only those that are on disk survive.
     #[track_caller]
     pub fn reboot(&mut self) {
-        remove(&self.cgroups);
-        self.unmount();
+        self.before.restore(&self.cgroups);
         fs::remove_dir_all(self.folder.join("run")).expect("empty /run");
-        let network = State::capture();
-        for link in network.links.difference(&self.before.links) {
-            drop(Command::new("ip").args(["link", "delete", link]).output());
-        }
-    }
-
-    /// Unmounts what the daemon has mounted, the innermost first.
-    fn unmount(&self) {
-        let mounts = State::capture().mounts;
-        let new: Vec<_> = mounts.difference(&self.before.mounts).collect();
-        for mount in new.iter().rev() {
-            let path = mount.split_whitespace().nth(2).unwrap_or_default();
-            nix::mount::umount2(path, nix::mount::MntFlags::MNT_DETACH).ok();
-        }
     }
 
     #[track_caller]
@@ -473,35 +457,8 @@ impl Drop for Daemon {
             return;
         }
         println!("the daemon's log:\n{}", self.log());
-        remove(&self.cgroups);
-        for link in State::capture().links.difference(&self.before.links) {
-            drop(Command::new("ip").args(["link", "delete", link]).output());
-        }
-        for table in State::capture().tables.difference(&self.before.tables) {
-            let words = table.split_whitespace();
-            drop(Command::new("nft").arg("delete").args(words).output());
-        }
-        self.unmount();
+        self.before.restore(&self.cgroups);
         drop(fs::remove_dir_all(&self.folder));
-    }
-}
-
-/// Kills what is in the cgroups below `root`, and removes them.
-fn remove(root: &Path) {
-    for _ in 0..200 {
-        for pid in state::processes_below(root) {
-            // It may be gone by now.
-            kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
-        }
-        let mut paths = BTreeSet::new();
-        state::walk(root, &mut paths);
-        for path in paths.iter().rev().filter(|path| path.is_dir()) {
-            fs::remove_dir(path).ok();
-        }
-        if !root.exists() {
-            return;
-        }
-        thread::sleep(Duration::from_millis(10));
     }
 }
 

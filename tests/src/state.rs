@@ -5,6 +5,14 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    thread,
+    time::Duration,
+};
+
+use nix::{
+    mount::{MntFlags, umount2},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
 };
 
 use crate::{program, seconds};
@@ -57,6 +65,26 @@ impl State {
             links: links(),
             tables: tables(),
             pins,
+        }
+    }
+
+    /// Takes the node back to this state, as far as a daemon below the cgroup `root` can have changed
+    /// it, without complaint.
+    pub fn restore(&self, root: &Path) {
+        remove_cgroups(root);
+        let now = Self::capture();
+        for link in now.links.difference(&self.links) {
+            drop(Command::new("ip").args(["link", "delete", link]).output());
+        }
+        for table in now.tables.difference(&self.tables) {
+            let words = table.split_whitespace();
+            drop(Command::new("nft").arg("delete").args(words).output());
+        }
+        // The innermost first.
+        let new: Vec<_> = now.mounts.difference(&self.mounts).collect();
+        for mount in new.iter().rev() {
+            let path = mount.split_whitespace().nth(2).unwrap_or_default();
+            umount2(path, MntFlags::MNT_DETACH).ok();
         }
     }
 
@@ -187,4 +215,23 @@ fn tables() -> BTreeSet<String> {
 
 fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// Kills what is in the cgroups below `root`, and removes them.
+fn remove_cgroups(root: &Path) {
+    for _ in 0..200 {
+        for pid in processes_below(root) {
+            // It may be gone by now.
+            kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
+        }
+        let mut paths = BTreeSet::new();
+        walk(root, &mut paths);
+        for path in paths.iter().rev().filter(|path| path.is_dir()) {
+            fs::remove_dir(path).ok();
+        }
+        if !root.exists() {
+            return;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
 }

@@ -66,7 +66,7 @@ const SYSCALL_PREFIX: &str = "__arm64_sys_";
 const SYSCALL_PREFIX: &str = "__x64_sys_";
 
 /// An object that is being loaded, and where its programs and links are kept.
-pub(super) struct Installation<'a> {
+pub(super) struct Attachment<'a> {
     pub(super) ebpf: &'a mut Ebpf,
     pub(super) kernel: &'a Btf,
     pub(super) btf: &'a aya::Btf,
@@ -74,7 +74,7 @@ pub(super) struct Installation<'a> {
     pub(super) id: &'a str,
 }
 
-impl Installation<'_> {
+impl Attachment<'_> {
     /// Attaches everything that is attached once per node, and loads what is attached per pod.
     pub(super) fn attach(&mut self) -> Vec<ProbeStatus> {
         let mut status = Vec::new();

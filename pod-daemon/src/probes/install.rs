@@ -1,0 +1,119 @@
+//! Loading the object, or finding that an earlier daemon has: what is attached once per node.
+
+use std::{fs, io};
+
+use aya::EbpfLoader;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    Error, Floor, LogLevel, Origin, ProbeStatus, Settings, btf, counters,
+    pins::Pins,
+    plan::{self, Attachment},
+};
+
+/// The object, built by the build script.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/probes"));
+
+/// In the run directory: how the probes were attached.
+const INSTALLED: &str = "probes.json";
+
+/// The object that runs on this node.
+pub(super) struct Installation {
+    pub(super) pins: Pins,
+    /// What tells it from another one.
+    pub(super) id: String,
+    pub(super) status: Vec<ProbeStatus>,
+    pub(super) origin: Origin,
+}
+
+/// What a daemon leaves to the next one.
+#[derive(Deserialize, Serialize)]
+pub(crate) struct Installed {
+    id: String,
+    status: Vec<ProbeStatus>,
+}
+
+impl Installed {
+    pub(crate) fn parse(text: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(text)
+    }
+}
+
+/// Takes over what an earlier daemon has left running, or loads the object.
+pub(super) fn take_over(settings: &Settings<'_>) -> Result<Installation, Error> {
+    let kernel = btf::Btf::from_kernel()?;
+    let offsets = btf::offsets(&kernel)?;
+    let pins = Pins::open(settings.bpffs)?;
+    let id = object_id(&offsets, settings);
+    let record = settings.run.join(INSTALLED);
+    let earlier = fs::read(&record).ok();
+    let earlier = earlier.and_then(|text| Installed::parse(&text).ok());
+    let (status, origin) = match earlier.filter(|earlier| earlier.id == id) {
+        Some(earlier) if pins.object(&id).is_dir() => (earlier.status, Origin::Adopted),
+        _ => {
+            let origin = match pins.earlier_maps() {
+                (true, _) => Origin::Migrated,
+                (false, true) => Origin::Replaced,
+                (false, false) => Origin::New,
+            };
+            fs::remove_file(&record).ok();
+            let status = install(settings, &kernel, &offsets, &pins, &id)?;
+            let installed = Installed { id: id.clone(), status };
+            serde_json::to_vec(&installed)
+                .map_err(io::Error::from)
+                .and_then(|text| fs::write(&record, text))
+                .map_err(|source| Error::Pin { action: "write", path: record, source })?;
+            (installed.status, origin)
+        }
+    };
+    for probe in status.iter().filter(|probe| probe.mode == plan::OFF) {
+        tracing::warn!(probe = %probe.probe, reason = %probe.reason, "probe is off");
+    }
+    Ok(Installation { pins, id, status, origin })
+}
+
+/// Loads the object with the maps that are there, and attaches what is attached once per node in
+/// place of what another object has attached.
+fn install(
+    settings: &Settings<'_>,
+    kernel: &btf::Btf,
+    offsets: &pod_ebpf::file::Offsets,
+    pins: &Pins,
+    id: &str,
+) -> Result<Vec<ProbeStatus>, Error> {
+    pins.make_object(id)?;
+    let btf = aya::Btf::from_sys_fs().map_err(Error::KernelBtf)?;
+    let log_level: u8 = match settings.log {
+        LogLevel::Off => 0,
+        LogLevel::Warn => aya_log::Level::Warn as u8,
+        LogLevel::Debug => aya_log::Level::Debug as u8,
+    };
+    let mut loader = EbpfLoader::new();
+    for name in counters::NAMES {
+        loader.map_pin_path(name, pins.maps().join(name));
+    }
+    let mut ebpf = loader
+        .btf(&btf)
+        .override_global("CONTAINER_LEVEL", &settings.container_level, true)
+        .override_global("OFFSETS", offsets, true)
+        .override_global(aya_log::LEVEL, &log_level, true)
+        .load(OBJECT)
+        .map_err(Error::Load)?;
+    let mut attachment = Attachment { ebpf: &mut ebpf, kernel, btf: &btf, pins, id };
+    let mut status = attachment.attach();
+    if settings.floor == Floor::On {
+        status.push(attachment.attach_floor());
+    }
+    attachment.pin_programs()?;
+    Ok(status)
+}
+
+/// What tells one object on this kernel from another: the code, and what it was told at the start.
+fn object_id(offsets: &pod_ebpf::file::Offsets, settings: &Settings<'_>) -> String {
+    let mut hash = Sha256::new();
+    hash.update(OBJECT);
+    let Settings { container_level, log, floor, .. } = settings;
+    hash.update(format!("{offsets:?} {container_level} {log:?} {floor:?}"));
+    hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
