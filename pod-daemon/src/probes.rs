@@ -25,6 +25,7 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 
+#[cfg(feature = "fuzzing")]
 pub(crate) use self::install::Installed;
 pub use self::{
     container::{Claim, ContainerProbe},
