@@ -75,10 +75,6 @@ pub struct Offsets {
     pub task_leader: u32,
     /// `task_struct.comm`
     pub task_name: u32,
-    /// `signal_struct.oom_mm`
-    pub signal_oom_mm: u32,
-    /// `signal_struct.maxrss`
-    pub signal_peak: u32,
     /// `signal_struct.group_exec_task` (`group_exit_task` before Linux 5.17)
     pub signal_exec_task: u32,
     /// `files_struct.fdt`
@@ -103,11 +99,17 @@ pub struct Offsets {
     pub css_set_cgroup: u32,
     /// `cgroup.level`
     pub cgroup_level: u32,
+    /// `cgroup.ancestors`, from Linux 6.1 on; 0 before.
+    pub cgroup_ancestors: u32,
+    /// `cgroup.kn`
+    pub cgroup_node: u32,
+    /// `kernfs_node.id`
+    pub node_id: u32,
     /// `cgroup.ancestor_ids`, up to Linux 6.0; 0 from then on, where a helper takes its place.
     pub cgroup_ancestor_ids: u32,
 }
 
-const _: () = assert!(size_of::<Offsets>() == 22 * 4);
+const _: () = assert!(size_of::<Offsets>() == 23 * 4);
 
 #[cfg(feature = "user")]
 mod user {

@@ -50,7 +50,7 @@ pub struct Run {
     pub ended: u64,
 }
 
-/// The largest process of a run that the kernel killed for want of memory, as one CPU saw it.
+/// The process of a run that the kernel chose to kill for want of memory, the first if there were more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Victim {
@@ -58,20 +58,18 @@ pub struct Victim {
     pub run: u32,
     /// Process id in the initial PID namespace; 0 if there was none.
     pub tgid: u32,
-    /// The most memory that it ever had resident, in pages.
-    pub peak: u64,
-    /// Its name, as the kernel knows it: 15 bytes and a zero at most.
+    /// Its name, as the kernel knows it, with a zero behind it; empty before it has ended.
     pub name: [u8; NAME_BYTES],
 }
 
-const _: () = assert!(size_of::<Victim>() == 16 + NAME_BYTES);
+const _: () = assert!(size_of::<Victim>() == 8 + NAME_BYTES);
 
 /// `TASK_COMM_LEN` of the kernel.
 pub const NAME_BYTES: usize = 16;
 
 impl Victim {
     /// Nobody.
-    pub const NONE: Self = Self { run: 0, tgid: 0, peak: 0, name: [0; NAME_BYTES] };
+    pub const NONE: Self = Self { run: 0, tgid: 0, name: [0; NAME_BYTES] };
 }
 
 /// How far a [`Run`] has come.

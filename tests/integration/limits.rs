@@ -97,7 +97,7 @@ fn a_child_that_takes_too_much_memory_ends_the_whole_container() {
         digits.collect::<String>().parse().unwrap_or_else(|_error| panic!("{message}"))
     };
     let (main, victim) =
-        (pid("the main process \"workload\" (pid "), pid("the larger \"workload\" (pid "));
+        (pid("the main process \"workload\" (pid "), pid("the kernel chose \"workload\" (pid "));
     // The kernel says whom it chose, and then of whom it killed the rest.
     let killed: Vec<String> = kernel_log()
         .iter()

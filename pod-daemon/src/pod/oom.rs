@@ -100,17 +100,15 @@ impl Watch {
         });
         let pid = main.pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
         let name = format!("the main process {:?}{pid}", self.program);
-        let is_main = |victim: &Victim| i32::try_from(victim.tgid).ok() == main.pid;
         let was_killed = main.signal == Some(libc::SIGKILL);
-        let victim = match (was_killed, victim) {
-            (true, Some(victim)) if !is_main(&victim) => {
-                let victim = describe(&victim);
-                format!("the kernel killed all of it, {name} and the larger {victim} included")
+        let chosen = victim.filter(|victim| i32::try_from(victim.tgid).ok() != main.pid);
+        let chosen = chosen.as_ref().map(describe);
+        let victim = match (was_killed, chosen) {
+            (true, Some(chosen)) => {
+                format!("the kernel chose {chosen}, and killed all of it, {name} included")
             }
-            (true, _) => format!("the kernel killed all of it, {name} included"),
-            (false, Some(victim)) => {
-                format!("the kernel killed {}, not {name}", describe(&victim))
-            }
+            (true, None) => format!("the kernel killed all of it, {name} included"),
+            (false, Some(chosen)) => format!("the kernel killed {chosen}, not {name}"),
             (false, None) => {
                 format!("the kernel killed some of its processes, not {name}")
             }
@@ -119,12 +117,10 @@ impl Watch {
     }
 }
 
-/// A process with its size, which is what the kernel chose it for.
+/// A process by name and pid.
 fn describe(victim: &Victim) -> String {
     let name = victim.name.split(|byte| *byte == 0).next().unwrap_or_default();
-    let peak = victim.peak.saturating_mul(rustix::param::page_size() as u64);
-    let (name, pid) = (String::from_utf8_lossy(name), victim.tgid);
-    format!("{name:?} (pid {pid}, with {})", display(peak, Unit::Bytes))
+    format!("{:?} (pid {})", String::from_utf8_lossy(name), victim.tgid)
 }
 
 #[cfg(test)]
@@ -190,21 +186,20 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_victim_is_named_if_it_is_another_one() {
-        let pages = (14 << 20) / rustix::param::page_size() as u64;
+    fn whom_the_kernel_chose_is_named_if_it_is_another_one() {
         let mut name = [0; pod_ebpf::process::NAME_BYTES];
         name[..6].copy_from_slice(b"worker");
-        let worker = Victim { run: 3, tgid: 80, peak: pages, name };
+        let worker = Victim { run: 3, tgid: 80, name };
         let message = |signal, victim| judge_with(2, 6, 3, signal, Some(victim)).unwrap().message;
         let end = |message: String| message.split_once("; ").unwrap().1.to_owned();
         assert_eq!(
             end(message(None, worker)),
-            "the kernel killed \"worker\" (pid 80, with 14Mi), not the main process \"app\" (pid 77)"
+            "the kernel killed \"worker\" (pid 80), not the main process \"app\" (pid 77)"
         );
         assert_eq!(
             end(message(Some(9), worker)),
-            "the kernel killed all of it, the main process \"app\" (pid 77) and the larger \"worker\" \
-             (pid 80, with 14Mi) included"
+            "the kernel chose \"worker\" (pid 80), and killed all of it, the main process \"app\" \
+             (pid 77) included"
         );
         assert_eq!(
             end(message(Some(9), Victim { tgid: 77, ..worker })),

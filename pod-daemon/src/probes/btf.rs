@@ -193,8 +193,6 @@ pub fn offsets(btf: &Btf) -> Result<Offsets, Error> {
         task_signal: btf.offset("task_struct", "signal")?,
         task_leader: btf.offset("task_struct", "group_leader")?,
         task_name: btf.offset("task_struct", "comm")?,
-        signal_oom_mm: btf.offset("signal_struct", "oom_mm")?,
-        signal_peak: btf.offset("signal_struct", "maxrss")?,
         signal_exec_task: btf
             .offset("signal_struct", "group_exec_task")
             .or_else(|_renamed| btf.offset("signal_struct", "group_exit_task"))?,
@@ -212,6 +210,9 @@ pub fn offsets(btf: &Btf) -> Result<Offsets, Error> {
         task_cgroups: btf.offset("task_struct", "cgroups")?,
         css_set_cgroup: btf.offset("css_set", "dfl_cgrp")?,
         cgroup_level: btf.offset("cgroup", "level")?,
+        cgroup_ancestors: btf.offset("cgroup", "ancestors").unwrap_or(0),
+        cgroup_node: btf.offset("cgroup", "kn")?,
+        node_id: btf.offset("kernfs_node", "id")?,
         cgroup_ancestor_ids: btf.offset("cgroup", "ancestor_ids").unwrap_or(0),
     })
 }

@@ -59,7 +59,7 @@ impl ContainerProbe {
         self.counters.run(self.slot)
     }
 
-    /// The largest process of run `number` that the kernel killed for want of memory.
+    /// The process of run `number` that the kernel chose to kill for want of memory, once it has ended.
     #[must_use]
     pub fn victim(&self, number: u32) -> Option<pod_ebpf::process::Victim> {
         self.counters.victim(self.slot, number)

@@ -54,7 +54,7 @@ pub struct Counters {
 struct Values {
     process: Array<Data, ProcessStats>,
     runs: Array<Data, Run>,
-    victims: PerCpuArray<Data, Victim>,
+    victims: Array<Data, Victim>,
     net: PerCpuArray<Data, NetStats>,
     tcp: Array<Data, TcpStats>,
     files: PerCpuArray<Data, FileStats>,
@@ -102,7 +102,7 @@ impl Counters {
             values: RwLock::new(Values {
                 process: open(folder, "PROCESS", aya::maps::Map::Array)?,
                 runs: open(folder, "RUNS", aya::maps::Map::Array)?,
-                victims: open(folder, "VICTIMS", aya::maps::Map::PerCpuArray)?,
+                victims: open(folder, "VICTIMS", aya::maps::Map::Array)?,
                 net: open(folder, "NET", aya::maps::Map::PerCpuArray)?,
                 tcp: open(folder, "TCP", aya::maps::Map::Array)?,
                 files: open(folder, "FILES", aya::maps::Map::PerCpuArray)?,
@@ -230,7 +230,7 @@ impl Counters {
         let mut values = self.values.write().unwrap_or_else(PoisonError::into_inner);
         values.process.set(slot, &ProcessStats::ZERO, 0)?;
         values.runs.set(slot, &Run::NONE, 0)?;
-        values.victims.set(slot, PerCpuValues::try_from(vec![Victim::NONE; self.cpus])?, 0)?;
+        values.victims.set(slot, &Victim::NONE, 0)?;
         values.tcp.set(slot, &TcpStats::ZERO, 0)?;
         values.net.set(slot, PerCpuValues::try_from(vec![NetStats::ZERO; self.cpus])?, 0)?;
         for cell in cells.iter().chain([&slot]) {
@@ -252,12 +252,11 @@ impl Counters {
         self.values().runs.get(&slot, 0).unwrap_or(Run::NONE)
     }
 
-    /// The largest process of run `number` that the kernel killed for want of memory.
+    /// The process of run `number` that the kernel chose to kill for want of memory, once it has ended.
     #[must_use]
     pub fn victim(&self, slot: u32, number: u32) -> Option<Victim> {
-        let values = self.values().victims.get(&slot, 0).ok()?;
-        let of_run = values.iter().filter(|victim| victim.tgid != 0 && victim.run == number);
-        of_run.max_by_key(|victim| victim.peak).copied()
+        let victim = self.values().victims.get(&slot, 0).ok()?;
+        (victim.tgid != 0 && victim.run == number && victim.name[0] != 0).then_some(victim)
     }
 
     /// Makes the next exec in a slot's container that of the first process of run `number`.

@@ -30,11 +30,12 @@ pub struct ProbeStatus {
     pub reason: String,
 }
 
-/// Probe, program, scheduler tracepoint.
-const TRACEPOINTS: [(&str, &str, &str); 3] = [
+/// Probe, program, tracepoint.
+const TRACEPOINTS: [(&str, &str, &str); 4] = [
     ("exec", "exec", "sched_process_exec"),
     ("fork", "fork", "sched_process_fork"),
     ("exit", "exit", "sched_process_exit"),
+    ("oom_victim", "oom_victim", "mark_victim"),
 ];
 
 /// Probe, program, function of the kernel whose return is hooked.

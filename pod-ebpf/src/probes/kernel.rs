@@ -12,8 +12,6 @@ static OFFSETS: Global<Offsets> = Global::new(Offsets {
     task_signal: 0,
     task_leader: 0,
     task_name: 0,
-    signal_oom_mm: 0,
-    signal_peak: 0,
     signal_exec_task: 0,
     files_fdt: 0,
     fdt_max_fds: 0,
@@ -26,6 +24,9 @@ static OFFSETS: Global<Offsets> = Global::new(Offsets {
     task_cgroups: 0,
     css_set_cgroup: 0,
     cgroup_level: 0,
+    cgroup_ancestors: 0,
+    cgroup_node: 0,
+    node_id: 0,
     cgroup_ancestor_ids: 0,
 });
 

@@ -6,7 +6,7 @@ use aya_ebpf::{
     EbpfContext as _,
     helpers::generated::bpf_ktime_get_boot_ns,
     macros::{btf_tracepoint, map},
-    maps::{Array, PerCpuArray},
+    maps::Array,
     programs::BtfTracePointContext,
 };
 use aya_log_ebpf::debug;
@@ -30,10 +30,9 @@ static PROCESS: Array<ProcessStats> = Array::with_max_entries(MAX_SLOTS, 0);
 #[map]
 static RUNS: Array<Run> = Array::with_max_entries(MAX_SLOTS, 0);
 
-/// Whom the kernel killed for want of memory, by slot. Per CPU, so that two that end at the same time
-/// do not mix.
+/// Whom the kernel killed for want of memory, by slot.
 #[map]
-static VICTIMS: PerCpuArray<Victim> = PerCpuArray::with_max_entries(MAX_SLOTS, 0);
+static VICTIMS: Array<Victim> = Array::with_max_entries(MAX_SLOTS, 0);
 
 #[btf_tracepoint(function = "sched_process_exec")]
 fn exec(ctx: BtfTracePointContext) -> i32 {
@@ -88,26 +87,49 @@ fn end_run(slot: u32, exit: &Exit) {
     }
 }
 
-/// Takes note of a task that the kernel killed for want of memory, if its process is the largest of
-/// those so far. Its last thread to end knows how large it was.
+/// Takes note of the name of the process that was chosen, which ends here.
 #[inline(always)]
-fn end_victim(slot: u32, task: u64, exit: &Exit) -> Option<()> {
-    if read::<u64>(exit.signal, offset!(signal_oom_mm))? == 0 {
-        return Some(());
-    }
-    let peak = read::<u64>(exit.signal, offset!(signal_peak))?;
-    let leader = read::<u64>(task, offset!(task_leader))?;
-    let name = read(leader, offset!(task_name))?;
-    // SAFETY: the value is read whole at once, and the daemon alone writes the number.
-    let run = unsafe { (*RUNS.get_ptr(slot)?).number };
+fn name_victim(slot: u32, task: u64, tgid: u32) -> Option<()> {
     let victim = VICTIMS.get_ptr_mut(slot)?;
-    // SAFETY: `victim` points into this CPU's part of the map's storage, which outlives this program.
+    // SAFETY: `victim` points into the map's storage, which outlives this program. All threads of the
+    // process write the same name.
     unsafe {
-        if (*victim).tgid == 0 || (*victim).run != run || (*victim).peak <= peak {
-            *victim = Victim { run, tgid: exit.tgid, peak, name };
+        if (*victim).tgid == tgid {
+            let leader = read::<u64>(task, offset!(task_leader))?;
+            (*victim).name = read(leader, offset!(task_name))?;
         }
     }
     Some(())
+}
+
+/// Argument: the task that the OOM killer chose, or before Linux 6.8 its pid, which no address is as
+/// small as; of that the slot is not known, but who asks for too much is mostly of the same container.
+/// Then come all others of the container, if it dies as one. The kernel holds a lock meanwhile.
+#[btf_tracepoint(function = "mark_victim")]
+fn oom_victim(ctx: BtfTracePointContext) -> i32 {
+    let chosen = ctx.arg::<u64>(0);
+    let (slot, tgid) = match u32::try_from(chosen) {
+        Ok(pid) => (slot::of_current(), Some(pid)),
+        Err(_address) => (slot::of_task(chosen), read::<u32>(chosen, offset!(task_tgid))),
+    };
+    let Some(tgid) = tgid else {
+        counter::lose(Lost::Task);
+        return 0;
+    };
+    if slot == NO_SLOT {
+        return 0;
+    }
+    let (Some(run), Some(victim)) = (RUNS.get_ptr(slot), VICTIMS.get_ptr_mut(slot)) else {
+        return 0;
+    };
+    // SAFETY: both point into their map's storage, which outlives this program.
+    unsafe {
+        let run = (*run).number;
+        if (*victim).tgid == 0 || (*victim).run != run {
+            *victim = Victim { run, tgid, ..Victim::NONE };
+        }
+    }
+    0
 }
 
 /// Arguments: the parent, which is the current task, and the child.
@@ -147,7 +169,7 @@ fn exit(ctx: BtfTracePointContext) -> i32 {
     let slot = slot::of_current();
     if slot != NO_SLOT {
         end_run(slot, &exit);
-        if end_victim(slot, task, &exit).is_none() {
+        if name_victim(slot, task, exit.tgid).is_none() {
             counter::lose(Lost::Task);
         }
     }
@@ -179,8 +201,6 @@ fn exit(ctx: BtfTracePointContext) -> i32 {
 /// What the exit of a task means.
 struct Exit {
     tgid: u32,
-    /// The address of what its threads share.
-    signal: u64,
     is_leader: bool,
     /// Whether it is the end of the process, and not of a thread.
     is_process: bool,
@@ -195,5 +215,5 @@ fn read_exit(task: u64) -> Option<Exit> {
     let is_leader = read::<u32>(task, offset!(task_pid))? == tgid;
     let replaced = read::<u64>(signal, offset!(signal_exec_task))? != 0;
     let status = read::<u32>(task, offset!(task_exit_code))?;
-    Some(Exit { tgid, signal, is_leader, is_process: is_leader && !replaced, status })
+    Some(Exit { tgid, is_leader, is_process: is_leader && !replaced, status })
 }

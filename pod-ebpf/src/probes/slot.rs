@@ -49,23 +49,38 @@ pub(crate) fn of_current() -> u32 {
 #[inline(always)]
 fn current_ancestor() -> u64 {
     let level = container_level();
-    let ancestor_ids = offset!(cgroup_ancestor_ids);
-    if ancestor_ids == 0 {
+    if offset!(cgroup_ancestor_ids) == 0 {
         // SAFETY: the helper has no preconditions.
         return unsafe { bpf_get_current_ancestor_cgroup_id(level) };
     }
     // Old kernels do not let tracing programs call the helper, but keep the ids at hand.
-    ancestor_of_task(level, ancestor_ids).unwrap_or(0)
+    // SAFETY: the helper has no preconditions.
+    ancestor_of_task(unsafe { bpf_get_current_task() }, level).unwrap_or(0)
+}
+
+/// The slot of a task that need not be the running one.
+#[inline(always)]
+pub(crate) fn of_task(task: u64) -> u32 {
+    match ancestor_of_task(task, container_level()) {
+        Some(id) => of_cgroup(id),
+        None => NO_SLOT,
+    }
 }
 
 #[inline(always)]
-fn ancestor_of_task(level: i32, ancestor_ids: u64) -> Option<u64> {
-    // SAFETY: the helper has no preconditions.
-    let task = unsafe { bpf_get_current_task() };
+fn ancestor_of_task(task: u64, level: i32) -> Option<u64> {
     let set = read::<u64>(task, offset!(task_cgroups))?;
     let cgroup = read::<u64>(set, offset!(css_set_cgroup))?;
     if read::<i32>(cgroup, offset!(cgroup_level))? < level {
         return None;
     }
-    read::<u64>(cgroup, ancestor_ids + 8 * u64::from(level.cast_unsigned()))
+    let at = 8 * u64::from(level.cast_unsigned());
+    match offset!(cgroup_ancestor_ids) {
+        0 => {
+            let ancestor = read::<u64>(cgroup, offset!(cgroup_ancestors) + at)?;
+            let node = read::<u64>(ancestor, offset!(cgroup_node))?;
+            read::<u64>(node, offset!(node_id))
+        }
+        ids => read::<u64>(cgroup, ids + at),
+    }
 }

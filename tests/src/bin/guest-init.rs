@@ -11,7 +11,7 @@ use std::{
     process::{self, Command},
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail};
@@ -114,6 +114,11 @@ fn leave_rootfs() -> anyhow::Result<()> {
 fn mount_disk() -> io::Result<()> {
     let (device, place) = DISK;
     fs::create_dir_all(place)?;
+    let began = Instant::now();
+    // Its driver may still be at it.
+    while !Path::new(device).exists() && began.elapsed() < Duration::from_secs(10) {
+        thread::sleep(Duration::from_millis(10));
+    }
     Ok(mount(Some(device), place, Some("ext4"), MsFlags::empty(), None::<&str>)?)
 }
 

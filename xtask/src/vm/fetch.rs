@@ -11,7 +11,10 @@ use anyhow::{Context as _, bail};
 
 use crate::{
     process::exec,
-    vm::{apt::Index, modules::Tree},
+    vm::{
+        apt::Index,
+        modules::{self, Tree},
+    },
 };
 
 /// The series whose newest release is meant by that name.
@@ -74,7 +77,7 @@ pub(super) fn kernels(series: &[String], offline: bool) -> anyhow::Result<Vec<Ke
             Some(release) => {
                 let dir = cache.join(release);
                 if let Some(index) = &index
-                    && !dir.exists()
+                    && !modules::are_unpacked(&dir)
                 {
                     fetch(index, &packages, release, &cache)?;
                 }
@@ -100,7 +103,9 @@ fn cached(cache: &Path) -> anyhow::Result<Vec<String>> {
     let mut releases = Vec::new();
     for entry in fs::read_dir(cache).context("list the cache")? {
         let name = entry.context("list the cache")?.file_name();
-        releases.extend(name.into_string().ok().filter(|name| name.ends_with(FLAVOUR)));
+        let is_whole =
+            |name: &String| name.ends_with(FLAVOUR) && modules::are_unpacked(&cache.join(name));
+        releases.extend(name.into_string().ok().filter(is_whole));
     }
     Ok(releases)
 }
@@ -168,10 +173,13 @@ fn fetch(index: &Index, packages: &[String], release: &str, cache: &Path) -> any
     let in_boot = tree.join(format!("boot/vmlinuz-{release}"));
     let vmlinuz = if in_modules.exists() { in_modules } else { in_boot };
     fs::copy(vmlinuz, done.join("vmlinuz")).context("copy the kernel")?;
-    let order = Tree::find(&tree)?.copy_wanted(&done.join("modules"))?;
-    fs::write(done.join("modules.load"), order.join("\n") + "\n").context("write modules.load")?;
+    Tree::find(&tree)?.unpack_wanted(&done)?;
 
-    fs::rename(&done, cache.join(release)).context("put the kernel into the cache")?;
+    let place = cache.join(release);
+    if place.exists() {
+        fs::remove_dir_all(&place).context("remove a kernel with other modules")?;
+    }
+    fs::rename(&done, place).context("put the kernel into the cache")?;
     fs::remove_dir_all(&work).context("remove the unpacked packages")
 }
 

@@ -37,6 +37,14 @@ const WANTED: &[&str] = &[
     "virtio_blk",
 ];
 
+/// In a kernel's folder: [`WANTED`] as it was when the modules were unpacked.
+const LIST: &str = "modules.wanted";
+
+/// Whether a kernel's folder has the modules that are wanted now.
+pub(super) fn are_unpacked(kernel: &Path) -> bool {
+    fs::read_to_string(kernel.join(LIST)).is_ok_and(|list| list == WANTED.join("\n"))
+}
+
 /// The modules of an unpacked kernel package.
 pub(super) struct Tree {
     files: BTreeMap<String, PathBuf>,
@@ -60,15 +68,18 @@ impl Tree {
         Ok(Self { files })
     }
 
-    /// Puts the wanted modules into `to`, and returns their names in the order to load them.
-    pub(super) fn copy_wanted(&self, to: &Path) -> anyhow::Result<Vec<String>> {
-        fs::create_dir_all(to).context("create the modules' folder")?;
+    /// Puts the wanted modules into a kernel's folder, with the order to load them in.
+    pub(super) fn unpack_wanted(&self, kernel: &Path) -> anyhow::Result<()> {
+        let to = kernel.join("modules");
+        fs::create_dir_all(&to).context("create the modules' folder")?;
         let mut order = Vec::new();
         let mut seen = BTreeSet::new();
         for name in WANTED {
-            self.copy(name, to, &mut seen, &mut order)?;
+            self.copy(name, &to, &mut seen, &mut order)?;
         }
-        Ok(order)
+        fs::write(kernel.join("modules.load"), order.join("\n") + "\n")
+            .and_then(|()| fs::write(kernel.join(LIST), WANTED.join("\n")))
+            .context("write which modules there are")
     }
 
     fn copy(
