@@ -12,6 +12,7 @@ mod images;
 mod log;
 mod nodes;
 mod objects;
+mod observed;
 mod operations;
 mod params;
 mod pods;
@@ -27,7 +28,7 @@ use axum::{
     extract::DefaultBodyLimit,
     routing::{get, post},
 };
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Pod, Secret};
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
@@ -58,7 +59,7 @@ pub async fn serve<N: Operations>(
 }
 
 fn router<N: Operations>(api: Api<N>) -> Router {
-    let pod = get(pods::read::<N>).delete(pods::delete::<N>);
+    let pod = get(observed::read::<N, Pod>).delete(pods::delete::<N>);
     let map = get(objects::read::<N, ConfigMap>)
         .put(objects::replace::<N, ConfigMap>)
         .delete(objects::delete::<N, ConfigMap>);
@@ -66,7 +67,7 @@ fn router<N: Operations>(api: Api<N>) -> Router {
         .put(objects::replace::<N, Secret>)
         .delete(objects::delete::<N, Secret>);
     let namespaced = Router::new()
-        .route("/pods", get(pods::list::<N>).post(pods::create::<N>))
+        .route("/pods", get(observed::list::<N, Pod>).post(pods::create::<N>))
         .route("/pods/{name}", pod)
         .route("/pods/{name}/log", get(log::read::<N>))
         .route("/pods/{name}/exec", get(exec::upgrade::<N>).merge(post(exec::refuse::<N>)))
@@ -75,6 +76,8 @@ fn router<N: Operations>(api: Api<N>) -> Router {
             get(objects::list::<N, ConfigMap>).post(objects::create::<N, ConfigMap>),
         )
         .route("/configmaps/{name}", map)
+        .route("/events", get(observed::list::<N, Event>))
+        .route("/events/{name}", get(observed::read::<N, Event>))
         .route("/secrets", get(objects::list::<N, Secret>).post(objects::create::<N, Secret>))
         .route("/secrets/{name}", secret);
     let metrics = Router::new()
@@ -95,7 +98,8 @@ fn router<N: Operations>(api: Api<N>) -> Router {
         .route("/version", get(discovery::version))
         .route("/api", get(discovery::core_versions))
         .route("/api/v1", get(discovery::core_resources))
-        .route("/api/v1/pods", get(pods::list_all::<N>))
+        .route("/api/v1/pods", get(observed::list_all::<N, Pod>))
+        .route("/api/v1/events", get(observed::list_all::<N, Event>))
         .route("/api/v1/nodes", get(nodes::list::<N>))
         .route("/api/v1/nodes/{name}", get(nodes::read::<N>))
         .route("/api/v1/configmaps", get(objects::list_all::<N, ConfigMap>))

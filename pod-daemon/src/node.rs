@@ -5,6 +5,7 @@
 
 pub mod admission;
 mod disk;
+mod events;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -34,6 +35,7 @@ use tokio::{
 };
 
 pub use self::admission::{Admission, Ask, Occupancy, Reserve, Ticket, Verdict, capacity};
+pub(crate) use self::events::EventType;
 pub use self::guard::USAGE_INTERVAL;
 pub use self::shared::{Settings, Shared, UnenforcedLimits};
 pub use self::snapshot::{
@@ -52,20 +54,20 @@ pub struct Node {
     shared: Arc<Shared>,
 }
 
-/// A change of a pod.
+/// A change of an object.
 #[derive(Clone, Debug)]
-pub struct Event {
+pub struct Change<T> {
     /// What happened.
-    pub kind: EventKind,
-    /// The pod after it.
-    pub pod: Arc<Pod>,
+    pub kind: ChangeKind,
+    /// The object after it.
+    pub object: Arc<T>,
     /// The node's version after it; grows with every change.
     pub resource_version: u64,
 }
 
-/// What happened to a pod.
+/// What happened to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EventKind {
+pub enum ChangeKind {
     /// It is new.
     Added,
     /// It changed.
@@ -277,7 +279,7 @@ impl Node {
 
     /// Changes of pods from now on.
     #[must_use]
-    pub fn watch(&self) -> broadcast::Receiver<Arc<Event>> {
+    pub fn watch(&self) -> broadcast::Receiver<Arc<Change<Pod>>> {
         self.shared.table.watch()
     }
 
@@ -397,7 +399,7 @@ impl Node {
 
     /// Deletes every pod, giving each at most `grace_seconds`, and waits until they are gone.
     pub async fn shut_down(&self, grace_seconds: u32) {
-        let mut events = self.watch();
+        let mut changes = self.watch();
         let (pods, _) = self.pods(None);
         for pod in pods {
             let key = Key::of(&*pod);
@@ -407,7 +409,7 @@ impl Node {
         }
         while !self.pods(None).0.is_empty() {
             // A lagging receiver is no harm: the table is what counts.
-            tokio::time::timeout(Duration::from_millis(200), events.recv()).await.ok();
+            tokio::time::timeout(Duration::from_millis(200), changes.recv()).await.ok();
         }
         if let Err(error) = self.shared.network.remove() {
             tracing::warn!(%error, "the pods' network is not removed");

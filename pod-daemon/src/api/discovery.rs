@@ -51,6 +51,7 @@ pub(super) async fn core_resources() -> Json<Value> {
             resource("pods/exec", "PodExecOptions", &["create", "get"], &[]),
             resource("pods/log", "Pod", &["get"], &[]),
             resource("configmaps", "ConfigMap", &maps, &["cm"]),
+            resource("events", "Event", &["get", "list", "watch"], &["ev"]),
             json!({
                 "name": "nodes",
                 "singularName": "node",

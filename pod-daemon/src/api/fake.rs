@@ -10,7 +10,7 @@ use std::{
 
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::core::v1::{ConfigMap, NodeStatus, Pod, PodStatus, Secret},
+    api::core::v1::{ConfigMap, Event, NodeStatus, Pod, PodStatus, Secret},
     apimachinery::pkg::{
         api::resource::Quantity,
         apis::meta::v1::{ObjectMeta, Time},
@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::Operations;
 use crate::{
     manifest::Unsupported,
-    node::{ContainerUsage, Error, Event, EventKind, Exec, LogSource, PodUsage},
+    node::{Change, ChangeKind, ContainerUsage, Error, Exec, LogSource, PodUsage},
 };
 
 type Key = (String, String);
@@ -61,7 +61,9 @@ struct State {
     pods: BTreeMap<Key, Arc<Pod>>,
     maps: BTreeMap<Key, ConfigMap>,
     secrets: BTreeMap<Key, Secret>,
-    events: broadcast::Sender<Arc<Event>>,
+    changes: broadcast::Sender<Arc<Change<Pod>>>,
+    events: BTreeMap<Key, Arc<Event>>,
+    event_changes: broadcast::Sender<Arc<Change<Event>>>,
     logs: (Vec<PathBuf>, bool),
 }
 
@@ -86,7 +88,9 @@ pub(crate) fn serve() -> Served {
         pods: BTreeMap::new(),
         maps: BTreeMap::new(),
         secrets: BTreeMap::new(),
-        events: broadcast::channel(64).0,
+        changes: broadcast::channel(64).0,
+        events: BTreeMap::new(),
+        event_changes: broadcast::channel(64).0,
         logs: (Vec::new(), false),
     };
     let node = Fake(Arc::new(Mutex::new(state)), images);
@@ -110,7 +114,7 @@ impl Fake {
         state.version += 1;
         let version = state.version;
         let old = state.pods.get(&key(namespace, name));
-        let kind = if old.is_some() { EventKind::Modified } else { EventKind::Added };
+        let kind = if old.is_some() { ChangeKind::Modified } else { ChangeKind::Added };
         let mut pod = old.map(|pod| Pod::clone(pod)).unwrap_or_default();
         pod.metadata.namespace = Some(namespace.to_owned());
         pod.metadata.name = Some(name.to_owned());
@@ -119,7 +123,7 @@ impl Fake {
         change(&mut pod);
         let pod = Arc::new(pod);
         state.pods.insert(key(namespace, name), Arc::clone(&pod));
-        state.events.send(Arc::new(Event { kind, pod, resource_version: version })).ok();
+        state.changes.send(Arc::new(Change { kind, object: pod, resource_version: version })).ok();
     }
 
     /// Removes a pod and tells about it.
@@ -128,8 +132,23 @@ impl Fake {
         state.version += 1;
         let resource_version = state.version;
         let pod = state.pods.remove(&key(namespace, name)).unwrap();
-        let event = Event { kind: EventKind::Deleted, pod, resource_version };
-        state.events.send(Arc::new(event)).ok();
+        let change = Change { kind: ChangeKind::Deleted, object: pod, resource_version };
+        state.changes.send(Arc::new(change)).ok();
+    }
+
+    /// Adds an event, or puts it in the place of one, and tells about it.
+    pub(crate) fn happen(&self, namespace: &str, name: &str, event: serde_json::Value) {
+        let mut state = self.0.lock().unwrap();
+        state.version += 1;
+        let resource_version = state.version;
+        let mut event: Event = serde_json::from_value(event).unwrap();
+        event.metadata.namespace = Some(namespace.to_owned());
+        event.metadata.name = Some(name.to_owned());
+        event.metadata.resource_version = Some(resource_version.to_string());
+        let object = Arc::new(event);
+        let old = state.events.insert(key(namespace, name), Arc::clone(&object));
+        let kind = if old.is_some() { ChangeKind::Modified } else { ChangeKind::Added };
+        state.event_changes.send(Arc::new(Change { kind, object, resource_version })).ok();
     }
 
     /// Sets the files of every log, and whether more may come.
@@ -235,8 +254,24 @@ impl Operations for Fake {
         state.secrets.remove(&key(namespace, name)).ok_or_else(|| not_found("secrets", name))
     }
 
-    fn watch(&self) -> broadcast::Receiver<Arc<Event>> {
-        self.0.lock().unwrap().events.subscribe()
+    fn watch(&self) -> broadcast::Receiver<Arc<Change<Pod>>> {
+        self.0.lock().unwrap().changes.subscribe()
+    }
+
+    fn event(&self, namespace: &str, name: &str) -> Result<Arc<Event>, Error> {
+        let state = self.0.lock().unwrap();
+        state.events.get(&key(namespace, name)).cloned().ok_or_else(|| not_found("events", name))
+    }
+
+    fn events(&self, namespace: Option<&str>) -> (Vec<Arc<Event>>, u64) {
+        let state = self.0.lock().unwrap();
+        let wanted = |key: &Key| namespace.is_none_or(|namespace| key.0 == namespace);
+        let events = state.events.iter().filter(|(key, _)| wanted(key));
+        (events.map(|(_, event)| Arc::clone(event)).collect(), state.version)
+    }
+
+    fn watch_events(&self) -> broadcast::Receiver<Arc<Change<Event>>> {
+        self.0.lock().unwrap().event_changes.subscribe()
     }
 
     async fn exec(

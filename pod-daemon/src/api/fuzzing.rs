@@ -10,7 +10,7 @@ use axum::{
     body::{Body, to_bytes},
     http::{Request, StatusCode, header},
 };
-use k8s_openapi::api::core::v1::{ConfigMap, Node as NodeObject, Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Node as NodeObject, Pod, Secret};
 use tempfile::TempDir;
 use tokio::{
     runtime::{Builder, Runtime},
@@ -30,7 +30,7 @@ use super::{
 use crate::{
     image::{Images, Settings, Store},
     manifest::Unsupported,
-    node::{Error, Event, Exec, LogSource, PodUsage},
+    node::{Change, Error, Exec, LogSource, PodUsage},
 };
 
 /// Largest answer that is looked at.
@@ -228,7 +228,19 @@ impl Operations for Few {
         self.secret(namespace, name)
     }
 
-    fn watch(&self) -> broadcast::Receiver<Arc<Event>> {
+    fn watch(&self) -> broadcast::Receiver<Arc<Change<Pod>>> {
+        broadcast::channel(1).1
+    }
+
+    fn event(&self, _namespace: &str, name: &str) -> Result<Arc<Event>, Error> {
+        Err(not_found("events", name))
+    }
+
+    fn events(&self, _namespace: Option<&str>) -> (Vec<Arc<Event>>, u64) {
+        (vec![Arc::default()], 1)
+    }
+
+    fn watch_events(&self) -> broadcast::Receiver<Arc<Change<Event>>> {
         broadcast::channel(1).1
     }
 

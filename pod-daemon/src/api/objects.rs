@@ -7,9 +7,8 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use k8s_openapi::{
-    ListableResource, Metadata,
+    ListableResource,
     api::core::v1::{ConfigMap, Secret},
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -18,7 +17,7 @@ use super::{
     Api, Failure, Operations,
     params::{Document, Names, Params},
     pods::{List, in_namespace, warning_headers},
-    selector::Selector,
+    selector::{Selectable, Selector},
 };
 use crate::{
     manifest::{self, Unsupported},
@@ -26,9 +25,7 @@ use crate::{
 };
 
 /// An object that the node keeps for pods, and does nothing with by itself.
-pub(super) trait Stored:
-    ListableResource + Metadata<Ty = ObjectMeta> + Serialize + Sized
-{
+pub(super) trait Stored: ListableResource + Selectable + Serialize + Sized {
     fn parse(value: Value, policy: Unsupported) -> Result<(Self, Vec<String>), manifest::Error>;
     /// Refuses to become this if it must stay as `old`.
     fn check_change(&self, old: &Self) -> Result<(), Failure>;
@@ -182,9 +179,9 @@ fn list_in<N: Operations, T: Stored>(
     if params.flag("watch")? {
         return Err(Failure::bad_request(format!("{} cannot be watched yet", T::URL_PATH_SEGMENT)));
     }
-    let selector = Selector::from_params(params)?;
+    let selector = Selector::of::<T>(params)?;
     let mut objects = T::all(&api.node, namespace);
-    objects.retain(|object| selector.accepts_metadata(object.metadata()));
+    objects.retain(|object| selector.accepts(object));
     Ok(Json(List::new(T::LIST_KIND, "v1", objects)).into_response())
 }
 

@@ -4,11 +4,11 @@
 
 use std::{future::Future, sync::Arc};
 
-use k8s_openapi::api::core::v1::{ConfigMap, Node as NodeObject, Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Node as NodeObject, Pod, Secret};
 use tokio::sync::broadcast;
 
 use super::ImageOperations;
-use crate::node::{Error, Event, Exec, LogSource, Node, PodUsage};
+use crate::node::{Change, Error, Exec, LogSource, Node, PodUsage};
 
 /// A node, as the API sees it; see the methods of [`Node`].
 #[expect(missing_docs, reason = "the methods are those of `Node` and documented there")]
@@ -30,7 +30,10 @@ pub trait Operations: ImageOperations + Clone + Send + Sync + 'static {
     fn secret(&self, namespace: &str, name: &str) -> Result<Secret, Error>;
     fn secrets(&self, namespace: Option<&str>) -> Vec<Secret>;
     fn delete_secret(&self, namespace: &str, name: &str) -> Result<Secret, Error>;
-    fn watch(&self) -> broadcast::Receiver<Arc<Event>>;
+    fn watch(&self) -> broadcast::Receiver<Arc<Change<Pod>>>;
+    fn event(&self, namespace: &str, name: &str) -> Result<Arc<Event>, Error>;
+    fn events(&self, namespace: Option<&str>) -> (Vec<Arc<Event>>, u64);
+    fn watch_events(&self) -> broadcast::Receiver<Arc<Change<Event>>>;
     fn exec(
         &self,
         namespace: &str,
@@ -104,8 +107,20 @@ impl Operations for Node {
         self.delete_secret(namespace, name)
     }
 
-    fn watch(&self) -> broadcast::Receiver<Arc<Event>> {
+    fn watch(&self) -> broadcast::Receiver<Arc<Change<Pod>>> {
         self.watch()
+    }
+
+    fn event(&self, namespace: &str, name: &str) -> Result<Arc<Event>, Error> {
+        self.event(namespace, name)
+    }
+
+    fn events(&self, namespace: Option<&str>) -> (Vec<Arc<Event>>, u64) {
+        self.events(namespace)
+    }
+
+    fn watch_events(&self) -> broadcast::Receiver<Arc<Change<Event>>> {
+        self.watch_events()
     }
 
     async fn exec(

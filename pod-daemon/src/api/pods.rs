@@ -1,6 +1,4 @@
-//! Pods: create, read, list, watch, delete.
-
-use std::sync::Arc;
+//! Pods: create and delete. They are read like everything that is [`super::observed`].
 
 use axum::{
     Json,
@@ -8,37 +6,14 @@ use axum::{
     http::{HeaderValue, StatusCode, header::WARNING},
     response::{AppendHeaders, IntoResponse, Response},
 };
-use k8s_openapi::api::core::v1::Pod;
 use serde::Serialize;
 use serde_json::Value;
 
 use super::{
     Api, Failure, Operations,
     params::{Document, Names, Params},
-    selector::Selector,
-    watch,
 };
 use crate::manifest;
-
-/// Which pods a list or a watch is about.
-pub(super) struct Scope {
-    namespace: Option<String>,
-    selector: Selector,
-}
-
-impl Scope {
-    /// The namespace, if it is about one only.
-    pub(super) fn namespace(&self) -> Option<&str> {
-        self.namespace.as_deref()
-    }
-
-    pub(super) fn contains(&self, pod: &Pod) -> bool {
-        self.namespace
-            .as_deref()
-            .is_none_or(|namespace| pod.metadata.namespace.as_deref() == Some(namespace))
-            && self.selector.accepts(pod)
-    }
-}
 
 /// A Kubernetes list.
 #[derive(Serialize)]
@@ -72,43 +47,6 @@ pub(super) async fn create<N: Operations>(
     let (pod, warnings) = manifest::parse_pod(value, params.policy(api.policy)?)?;
     let pod = api.node.create_pod(pod).await?;
     Ok((StatusCode::CREATED, warning_headers(&warnings), Json(pod)).into_response())
-}
-
-pub(super) async fn read<N: Operations>(
-    State(api): State<Api<N>>,
-    names: Names,
-) -> Result<Response, Failure> {
-    let pod = api.node.pod(&names.namespace, &names.name)?;
-    Ok(Json(&*pod).into_response())
-}
-
-pub(super) async fn list_all<N: Operations>(
-    State(api): State<Api<N>>,
-    params: Params,
-) -> Result<Response, Failure> {
-    list_or_watch(&api, None, &params)
-}
-
-pub(super) async fn list<N: Operations>(
-    State(api): State<Api<N>>,
-    names: Names,
-    params: Params,
-) -> Result<Response, Failure> {
-    list_or_watch(&api, Some(names.namespace), &params)
-}
-
-fn list_or_watch<N: Operations>(
-    api: &Api<N>,
-    namespace: Option<String>,
-    params: &Params,
-) -> Result<Response, Failure> {
-    let scope = Scope { namespace, selector: Selector::from_params(params)? };
-    if params.flag("watch")? {
-        return watch::pods(api, scope, params);
-    }
-    let (pods, version) = api.node.pods(scope.namespace());
-    let items: Vec<&Pod> = pods.iter().map(Arc::as_ref).filter(|pod| scope.contains(pod)).collect();
-    Ok(Json(List::new("PodList", "v1", items).at(version)).into_response())
 }
 
 pub(super) async fn delete<N: Operations>(

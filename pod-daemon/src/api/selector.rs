@@ -2,15 +2,85 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use k8s_openapi::{
+    Metadata,
+    api::core::v1::{ConfigMap, Event, Pod, Secret},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
 
 use super::{Failure, params::Params};
 
-/// Which pods are meant.
+/// The fields that every object can be selected by.
+const METADATA: [&str; 2] = ["metadata.name", "metadata.namespace"];
+
+/// What can be selected.
+pub(super) trait Selectable: Metadata<Ty = ObjectMeta> {
+    /// Its fields beside those of every object.
+    const FIELDS: &'static [&'static str] = &[];
+
+    /// The value of one of them.
+    fn field(&self, _name: &str) -> Option<&str> {
+        None
+    }
+}
+
+impl Selectable for ConfigMap {}
+
+impl Selectable for Secret {
+    const FIELDS: &'static [&'static str] = &["type"];
+
+    fn field(&self, _name: &str) -> Option<&str> {
+        self.type_.as_deref()
+    }
+}
+
+impl Selectable for Pod {
+    const FIELDS: &'static [&'static str] = &["status.phase"];
+
+    fn field(&self, _name: &str) -> Option<&str> {
+        self.status.as_ref()?.phase.as_deref()
+    }
+}
+
+impl Selectable for Event {
+    const FIELDS: &'static [&'static str] = &[
+        "involvedObject.apiVersion",
+        "involvedObject.fieldPath",
+        "involvedObject.kind",
+        "involvedObject.name",
+        "involvedObject.namespace",
+        "involvedObject.uid",
+        "reason",
+        "reportingComponent",
+        "source",
+        "type",
+    ];
+
+    fn field(&self, name: &str) -> Option<&str> {
+        let about = &self.involved_object;
+        let value = match name {
+            "involvedObject.apiVersion" => &about.api_version,
+            "involvedObject.fieldPath" => &about.field_path,
+            "involvedObject.kind" => &about.kind,
+            "involvedObject.name" => &about.name,
+            "involvedObject.namespace" => &about.namespace,
+            "involvedObject.uid" => &about.uid,
+            "reason" => &self.reason,
+            "reportingComponent" => &self.reporting_component,
+            "source" => &self.source.as_ref()?.component,
+            "type" => &self.type_,
+            _ => &None,
+        };
+        value.as_deref()
+    }
+}
+
+/// Which objects are meant.
 #[derive(Debug, Default)]
 pub(super) struct Selector {
     labels: Vec<Requirement>,
-    fields: Vec<(Field, bool, String)>,
+    /// Names, whether the value is to be this one, and the value.
+    fields: Vec<(&'static str, bool, String)>,
 }
 
 #[derive(Debug)]
@@ -27,39 +97,24 @@ enum Test {
     NotIn(Vec<String>),
 }
 
-#[derive(Debug)]
-enum Field {
-    Name,
-    Namespace,
-    Phase,
-}
-
 impl Selector {
-    pub(super) fn from_params(params: &Params) -> Result<Self, Failure> {
+    /// The objects of the type `T` that a request is about.
+    pub(super) fn of<T: Selectable>(params: &Params) -> Result<Self, Failure> {
         let labels = split(params.text("labelSelector").unwrap_or_default());
         let fields = split(params.text("fieldSelector").unwrap_or_default());
         Ok(Self {
             labels: labels.into_iter().map(requirement).collect::<Result<_, _>>()?,
-            fields: fields.into_iter().map(field).collect::<Result<_, _>>()?,
+            fields: fields.into_iter().map(field::<T>).collect::<Result<_, _>>()?,
         })
     }
 
-    pub(super) fn accepts(&self, pod: &Pod) -> bool {
-        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-        self.accepts_object(&pod.metadata, phase)
-    }
-
-    /// For objects that have metadata and nothing else to select by.
-    pub(super) fn accepts_metadata(&self, metadata: &ObjectMeta) -> bool {
-        self.accepts_object(metadata, None)
-    }
-
-    fn accepts_object(&self, metadata: &ObjectMeta, phase: Option<&str>) -> bool {
-        let fields = self.fields.iter().all(|(field, equal, expected)| {
-            let value = match field {
-                Field::Name => metadata.name.as_deref(),
-                Field::Namespace => metadata.namespace.as_deref(),
-                Field::Phase => phase,
+    pub(super) fn accepts<T: Selectable>(&self, object: &T) -> bool {
+        let metadata = object.metadata();
+        let fields = self.fields.iter().all(|(name, equal, expected)| {
+            let value = match *name {
+                "metadata.name" => metadata.name.as_deref(),
+                "metadata.namespace" => metadata.namespace.as_deref(),
+                name => object.field(name),
             };
             (value.unwrap_or_default() == expected) == *equal
         });
@@ -116,7 +171,7 @@ fn requirement(text: &str) -> Result<Requirement, Failure> {
     Ok(Requirement { key: key.to_owned(), test })
 }
 
-fn field(text: &str) -> Result<(Field, bool, String), Failure> {
+fn field<T: Selectable>(text: &str) -> Result<(&'static str, bool, String), Failure> {
     let (name, equal, value) = if let Some((name, value)) = text.split_once("!=") {
         (name, false, value)
     } else {
@@ -125,18 +180,16 @@ fn field(text: &str) -> Result<(Field, bool, String), Failure> {
         })?;
         (name, true, value.trim_start_matches('='))
     };
-    let field = match name.trim() {
-        "metadata.name" => Field::Name,
-        "metadata.namespace" => Field::Namespace,
-        "status.phase" => Field::Phase,
-        other => {
-            return Err(Failure::bad_request(format!(
-                "fieldSelector: `{other}` is not one of `metadata.name`, `metadata.namespace`, \
-                 `status.phase`"
-            )));
-        }
+    let known = METADATA.iter().chain(T::FIELDS);
+    let Some(name) = known.clone().find(|known| **known == name.trim()) else {
+        let known: Vec<_> = known.map(|name| format!("`{name}`")).collect();
+        return Err(Failure::bad_request(format!(
+            "fieldSelector: `{}` is not one of {}",
+            name.trim(),
+            known.join(", ")
+        )));
     };
-    Ok((field, equal, value.trim().to_owned()))
+    Ok((name, equal, value.trim().to_owned()))
 }
 
 #[cfg(test)]
@@ -186,10 +239,12 @@ mod tests {
             );
         }
         for selector in ["metadata.name", "spec.nodeName=a", "=a"] {
-            assert!(field(selector).is_err(), "{selector}");
+            assert!(field::<Pod>(selector).is_err(), "{selector}");
         }
-        assert!(
-            matches!(field("metadata.name!=a"), Ok((Field::Name, false, value)) if value == "a")
-        );
+        assert!(matches!(
+            field::<Pod>("metadata.name!=a"),
+            Ok(("metadata.name", false, value)) if value == "a"
+        ));
+        assert!(field::<Event>("status.phase=a").is_err());
     }
 }

@@ -5,6 +5,7 @@
 
 use axum::{Json, extract::State};
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
 use super::{
@@ -50,11 +51,11 @@ async fn list_in<N: Operations>(
     namespace: Option<&str>,
     params: &Params,
 ) -> Result<Json<List<Value>>, Failure> {
-    let selector = Selector::from_params(params)?;
+    let selector = Selector::of::<Pod>(params)?;
     let usage = api.node.usage(namespace).await;
     let now = Timestamp::now();
     let selected = usage.iter().filter(|usage| {
-        api.node.pod(&usage.namespace, &usage.name).is_ok_and(|pod| selector.accepts(&pod))
+        api.node.pod(&usage.namespace, &usage.name).is_ok_and(|pod| selector.accepts(&*pod))
     });
     let items = selected.map(|pod| pod_metrics(pod, now)).collect();
     Ok(Json(List::new("PodMetricsList", VERSION, items)))

@@ -1,4 +1,4 @@
-//! Watching pods: one JSON object per line, from a known state on without a gap.
+//! Watching: one JSON object per line, from a known state on without a gap.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -8,7 +8,6 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use futures_util::{StreamExt as _, stream};
-use k8s_openapi::api::core::v1::Pod;
 use serde::Serialize;
 use serde_json::json;
 use tokio::{
@@ -17,27 +16,31 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Api, Failure, Operations, params::Params, pods::Scope};
-use crate::node::{Event, EventKind};
+use super::{
+    Api, Failure, Operations,
+    observed::{Observed, Scope},
+    params::Params,
+};
+use crate::node::{Change, ChangeKind};
 
 /// Stands for "no time limit"; about a century.
 const FOREVER: Duration = Duration::from_secs(3_000_000_000);
 
 /// Answers a watch.
 ///
-/// Without a `resourceVersion` it begins with an `ADDED` event for each pod that exists; with
+/// Without a `resourceVersion` it begins with an `ADDED` event for each object that exists; with
 /// `sendInitialEvents=true` a `BOOKMARK` tells where those end. With the version of a list it
 /// continues from that list, if nothing happened meanwhile; otherwise the list has expired, since
-/// past events are not kept.
-pub(super) fn pods<N: Operations>(
+/// past changes are not kept.
+pub(super) fn answer<N: Operations, T: Observed>(
     api: &Api<N>,
     scope: Scope,
     params: &Params,
 ) -> Result<Response, Failure> {
     // First the subscription, then the list: what happens in between is in both, and the version
     // tells so. The other way round it would be in neither.
-    let events = api.node.watch();
-    let (pods, version) = api.node.pods(scope.namespace());
+    let changes = T::changes(&api.node);
+    let (objects, version) = T::all(&api.node, scope.namespace());
     let bookmark = params.flag("sendInitialEvents")?;
     let mut first = Vec::new();
     match params.text("resourceVersion") {
@@ -49,17 +52,17 @@ pub(super) fn pods<N: Operations>(
             }
         }
         _ => {
-            for pod in pods.iter().filter(|pod| scope.contains(pod)) {
-                push_line(&mut first, "ADDED", &**pod);
+            for object in objects.iter().filter(|object| scope.contains(&***object)) {
+                push_line(&mut first, "ADDED", &**object);
             }
             if bookmark {
-                push_line(&mut first, "BOOKMARK", &bookmark_at(version));
+                push_line(&mut first, "BOOKMARK", &bookmark_at::<T>(version));
             }
         }
     }
     let limit = params.parsed("timeoutSeconds")?.map_or(FOREVER, Duration::from_secs);
     let watch = Watch {
-        events,
+        changes,
         scope,
         seen: version,
         deadline: Instant::now() + limit.min(FOREVER),
@@ -76,8 +79,8 @@ pub(super) fn pods<N: Operations>(
     Ok(([(CONTENT_TYPE, "application/json;stream=watch")], body).into_response())
 }
 
-struct Watch {
-    events: broadcast::Receiver<Arc<Event>>,
+struct Watch<T> {
+    changes: broadcast::Receiver<Arc<Change<T>>>,
     scope: Scope,
     /// Version of the last change that the client knows.
     seen: u64,
@@ -87,29 +90,29 @@ struct Watch {
     failed: bool,
 }
 
-impl Watch {
-    /// The next event that is news to the client.
+impl<T: Observed> Watch<T> {
+    /// The next change that is news to the client.
     async fn next(&mut self) -> Option<Bytes> {
         while !self.failed {
-            let event = tokio::select! {
-                event = self.events.recv() => event,
+            let change = tokio::select! {
+                change = self.changes.recv() => change,
                 () = self.shutdown.cancelled() => return None,
                 () = tokio::time::sleep_until(self.deadline) => return None,
             };
             let mut line = Vec::new();
-            match event {
-                Ok(event) if event.resource_version <= self.seen => continue,
-                Ok(event) => {
-                    self.seen = event.resource_version;
-                    if !self.scope.contains(&event.pod) {
+            match change {
+                Ok(change) if change.resource_version <= self.seen => continue,
+                Ok(change) => {
+                    self.seen = change.resource_version;
+                    if !self.scope.contains(&*change.object) {
                         continue;
                     }
-                    push_line(&mut line, name(event.kind), &*event.pod);
+                    push_line(&mut line, name(change.kind), &*change.object);
                 }
                 Err(RecvError::Lagged(missed)) => {
                     self.failed = true;
                     let failure =
-                        Failure::expired(format!("{missed} events were missed; list again"));
+                        Failure::expired(format!("{missed} changes were missed; list again"));
                     push_line(&mut line, "ERROR", &failure.into_status());
                 }
                 Err(RecvError::Closed) => return None,
@@ -120,21 +123,22 @@ impl Watch {
     }
 }
 
-fn name(kind: EventKind) -> &'static str {
+fn name(kind: ChangeKind) -> &'static str {
     match kind {
-        EventKind::Added => "ADDED",
-        EventKind::Modified => "MODIFIED",
-        EventKind::Deleted => "DELETED",
+        ChangeKind::Added => "ADDED",
+        ChangeKind::Modified => "MODIFIED",
+        ChangeKind::Deleted => "DELETED",
     }
 }
 
-/// Tells that all pods which existed at the beginning have been sent.
-fn bookmark_at(version: u64) -> Pod {
-    let mut pod = Pod::default();
-    pod.metadata.resource_version = Some(version.to_string());
+/// Tells that all objects which existed at the beginning have been sent.
+fn bookmark_at<T: Observed>(version: u64) -> T {
+    let mut object = T::default();
+    let metadata = object.metadata_mut();
+    metadata.resource_version = Some(version.to_string());
     let end = ("k8s.io/initial-events-end".to_owned(), "true".to_owned());
-    pod.metadata.annotations = Some([end].into());
-    pod
+    metadata.annotations = Some([end].into());
+    object
 }
 
 fn push_line(buffer: &mut Vec<u8>, kind: &str, object: &impl Serialize) {

@@ -101,7 +101,7 @@ impl Shared {
         memory: Memory,
     ) -> Self {
         let files = Files::new(&settings.data_dir);
-        let table = Table::new(files.config_maps(), files.completed());
+        let table = Table::new(&settings.name, files.config_maps(), files.completed());
         let io_device = Device::below(&settings.data_dir)
             .inspect_err(|error| tracing::debug!(%error, "no limits of block devices"))
             .ok();

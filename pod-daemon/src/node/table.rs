@@ -10,7 +10,10 @@ use k8s_openapi::{
 };
 use tokio::sync::broadcast;
 
-use super::{ByKey, Commands, Completed, Error, Event, EventKind, PodSnapshot};
+use super::{
+    ByKey, Change, ChangeKind, Commands, Completed, Error, PodSnapshot,
+    events::{Events, Seen},
+};
 use crate::pod::Key;
 
 /// Changes that a slow watcher may be behind before it has to list again.
@@ -19,7 +22,8 @@ const BACKLOG: usize = 4096;
 #[derive(Debug)]
 pub(super) struct Table {
     contents: Mutex<Contents>,
-    events: broadcast::Sender<Arc<Event>>,
+    changes: broadcast::Sender<Arc<Change<Pod>>>,
+    events: Events,
 }
 
 #[derive(Debug)]
@@ -38,8 +42,9 @@ struct Entry {
 }
 
 impl Table {
-    /// A table without pods.
+    /// A table without pods, on the node `node`.
     pub(super) fn new(
+        node: &str,
         config_maps: Vec<ConfigMap>,
         completed: std::collections::BTreeMap<String, Completed>,
     ) -> Self {
@@ -47,7 +52,11 @@ impl Table {
         // Versions grow from one daemon to the next, too.
         let version = u64::try_from(Timestamp::now().as_microsecond()).unwrap_or(0);
         let contents = Contents { version, pods: ByKey::new(), config_maps, completed };
-        Self { contents: Mutex::new(contents), events: broadcast::channel(BACKLOG).0 }
+        Self {
+            contents: Mutex::new(contents),
+            changes: broadcast::channel(BACKLOG).0,
+            events: Events::new(node),
+        }
     }
 
     /// Never held across an await: every operation here is a few map accesses.
@@ -55,14 +64,19 @@ impl Table {
         self.contents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells watchers. Under the table's lock, so that events come in the order of their versions.
-    fn tell(&self, kind: EventKind, pod: Arc<Pod>, resource_version: u64) {
+    /// Tells watchers. Under the table's lock, so that changes come in the order of their versions.
+    fn tell(&self, kind: ChangeKind, object: Arc<Pod>, resource_version: u64) {
         // Nobody watching is fine.
-        self.events.send(Arc::new(Event { kind, pod, resource_version })).ok();
+        self.changes.send(Arc::new(Change { kind, object, resource_version })).ok();
     }
 
-    pub(super) fn watch(&self) -> broadcast::Receiver<Arc<Event>> {
-        self.events.subscribe()
+    /// What has happened to the pods.
+    pub(super) fn events(&self) -> &Events {
+        &self.events
+    }
+
+    pub(super) fn watch(&self) -> broadcast::Receiver<Arc<Change<Pod>>> {
+        self.changes.subscribe()
     }
 
     pub(super) fn insert(
@@ -80,7 +94,7 @@ impl Table {
         pod.metadata.resource_version = Some(version.to_string());
         let pod = Arc::new(pod);
         contents.pods.insert(key.clone(), Entry { pod: Arc::clone(&pod), snapshot, commands });
-        self.tell(EventKind::Added, Arc::clone(&pod), version);
+        self.tell(ChangeKind::Added, Arc::clone(&pod), version);
         Ok(pod)
     }
 
@@ -91,10 +105,11 @@ impl Table {
         let mut pod = Pod::clone(&entry.pod);
         change(&mut pod);
         pod.metadata.resource_version = Some(version.to_string());
+        let new = Seen { pod: &pod, containers: &snapshot.containers };
+        self.events.observe(entry.seen(), new);
         entry.pod = Arc::new(pod);
         entry.snapshot = snapshot;
-        let pod = Arc::clone(&entry.pod);
-        self.tell(EventKind::Modified, pod, version);
+        self.tell(ChangeKind::Modified, Arc::clone(&entry.pod), version);
     }
 
     /// Sets the time by which the pod is to be gone. A second request may only bring it forward.
@@ -116,9 +131,10 @@ impl Table {
             pod.metadata.deletion_grace_period_seconds = Some(seconds);
         }
         pod.metadata.resource_version = Some(version.to_string());
+        self.events.observe(entry.seen(), Seen { pod: &pod, ..entry.seen() });
         entry.pod = Arc::new(pod);
         let pod = Arc::clone(&entry.pod);
-        self.tell(EventKind::Modified, Arc::clone(&pod), version);
+        self.tell(ChangeKind::Modified, Arc::clone(&pod), version);
         Ok(pod)
     }
 
@@ -129,7 +145,7 @@ impl Table {
         contents.completed.entry(key.namespace.clone()).or_default().add(totals);
         let mut pod = Pod::clone(&entry.pod);
         pod.metadata.resource_version = Some(version.to_string());
-        self.tell(EventKind::Deleted, Arc::new(pod), version);
+        self.tell(ChangeKind::Deleted, Arc::new(pod), version);
     }
 
     pub(super) fn pod(&self, key: &Key) -> Result<Arc<Pod>, Error> {
@@ -197,6 +213,12 @@ impl Table {
 
     pub(super) fn delete_config_map(&self, key: &Key) -> Result<ConfigMap, Error> {
         self.contents().config_maps.remove(key).ok_or_else(|| key.not_found::<ConfigMap>())
+    }
+}
+
+impl Entry {
+    fn seen(&self) -> Seen<'_> {
+        Seen { pod: &self.pod, containers: &self.snapshot.containers }
     }
 }
 

@@ -320,19 +320,19 @@ impl Container {
             "OnFailure" => exit.code != 0,
             _ => false,
         };
-        let message = format!(
-            "back-off {}s restarting failed container={}",
-            pause.as_secs_f64(),
-            self.spec.name
-        );
         self.last_exit = Some(exit.clone());
-        if again {
-            self.wait("CrashLoopBackOff", &message);
-            Some(self.set_due(pause))
-        } else {
+        if !again {
             self.state = State::Terminated(exit);
-            None
+            return None;
         }
+        if pause.is_zero() {
+            self.wait("ContainerCreating", "");
+        } else {
+            let (seconds, name) = (pause.as_secs_f64(), &self.spec.name);
+            let message = format!("back-off {seconds}s restarting failed container={name}");
+            self.wait("CrashLoopBackOff", &message);
+        }
+        Some(self.set_due(pause))
     }
 
     fn set_due(&mut self, pause: Duration) -> Duration {
