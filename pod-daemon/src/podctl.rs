@@ -9,6 +9,7 @@ mod columns;
 mod delete;
 mod describe;
 mod error;
+mod event;
 mod exec;
 mod get;
 mod human;

@@ -213,7 +213,7 @@ async fn apply(
         Kind::Pod => pod_stays(document, existing),
         Kind::ConfigMap if config_map_stays(value.clone(), &existing) => Ok(Outcome::Unchanged),
         Kind::Secret if secret_stays(value.clone(), &existing) => Ok(Outcome::Unchanged),
-        Kind::ConfigMap | Kind::Secret => {
+        Kind::ConfigMap | Kind::Secret | Kind::Event => {
             let (_, warnings) =
                 client.call::<Value>(Method::PUT, &strict(path), Some(value)).await?;
             warn(document, &warnings, output)?;

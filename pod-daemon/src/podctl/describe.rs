@@ -5,8 +5,8 @@ mod sheet;
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{
-        Container, ContainerState, ContainerStatus, EnvVar, Pod, ResourceRequirements, Secret,
-        Volume,
+        Container, ContainerState, ContainerStatus, EnvVar, Event, Pod, ResourceRequirements,
+        Secret, Volume,
     },
     apimachinery::pkg::api::resource::Quantity,
 };
@@ -16,6 +16,7 @@ use self::sheet::Sheet;
 use super::{
     Error, Global, Output,
     client::Client,
+    event,
     get::typed,
     human, node,
     resource::{self, Kind},
@@ -43,14 +44,15 @@ pub(super) async fn run(
     let mut failed = false;
     for resources in resource::parse(&options.what)? {
         let kind = resources.kind;
-        if kind == Kind::ConfigMap {
+        if matches!(kind, Kind::ConfigMap | Kind::Event) {
             return Err(Error::Usage(
                 "only pods, secrets and the node can be described; try get -o yaml".to_owned(),
             ));
         }
+        let events = if kind == Kind::Pod { events(client, global).await? } else { Vec::new() };
         let sheet = |object: &Value| match kind {
             Kind::Secret => typed(object).map(|object| secret(&object)),
-            _ => typed(object).map(|object| describe(&object, now)),
+            _ => typed(object).map(|object| describe(&object, &events, now)),
         };
         if resources.names.is_empty() {
             let list: Value = client.get(&kind.list_path(Some(global.namespace()))).await?;
@@ -74,7 +76,14 @@ pub(super) async fn run(
     Ok(u8::from(failed))
 }
 
-fn describe(pod: &Pod, now: Timestamp) -> String {
+/// What has happened in the namespace.
+async fn events(client: &Client, global: &Global) -> Result<Vec<Event>, Error> {
+    let list: Value = client.get(&Kind::Event.list_path(Some(global.namespace()))).await?;
+    let items = list.get("items").and_then(Value::as_array);
+    items.into_iter().flatten().map(typed).collect()
+}
+
+fn describe(pod: &Pod, events: &[Event], now: Timestamp) -> String {
     let mut sheet = Sheet::default();
     let metadata = &pod.metadata;
     let spec = pod.spec.clone().unwrap_or_default();
@@ -138,7 +147,13 @@ fn describe(pod: &Pod, now: Timestamp) -> String {
         }),
         None => sheet.field("Volumes", "<none>"),
     }
-    sheet.finish()
+    let events = event::of_pod(pod, events);
+    if events.is_empty() {
+        sheet.field("Events", "<none>");
+        return sheet.finish();
+    }
+    sheet.section("Events", |_| {});
+    sheet.finish() + &event::table(&events, now)
 }
 
 /// The sizes of a secret's entries: what they say is for those who ask for it with `get -o yaml`.
@@ -318,7 +333,7 @@ mod tests {
                 }],
             },
         }));
-        let text = describe(&pod.unwrap(), Timestamp::UNIX_EPOCH);
+        let text = describe(&pod.unwrap(), &[], Timestamp::UNIX_EPOCH);
         assert_eq!(
             text,
             "\
@@ -356,6 +371,7 @@ Volumes:
     Type:      ConfigMap
     Name:      nginx
     Optional:  false
+Events:          <none>
 "
         );
     }

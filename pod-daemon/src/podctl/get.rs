@@ -9,14 +9,15 @@ use super::{
     Error, Global, Output,
     client::Client,
     columns::{Cell, Columns},
-    human,
+    event, human,
     resource::{self, Kind, Resources},
     status,
 };
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Options {
-    /// KIND [NAME...] or KIND/NAME...; kinds are pods (po), configmaps (cm) and secrets
+    /// KIND [NAME...] or KIND/NAME...; kinds are pods (po), configmaps (cm), secrets
+    /// and events (ev)
     #[arg(required = true, value_name = "RESOURCE")]
     what: Vec<String>,
     /// In all namespaces
@@ -31,6 +32,9 @@ pub(super) struct Options {
     /// Only what has these labels, like app=web,tier!=test
     #[arg(short = 'l', long)]
     selector: Option<String>,
+    /// Only what has these fields, like involvedObject.name=web,type!=Normal
+    #[arg(long)]
+    field_selector: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
@@ -52,8 +56,8 @@ pub(super) async fn run(
     if named && options.all_namespaces {
         return Err(Error::Usage("names are of one namespace, -A is all of them".to_owned()));
     }
-    if named && options.selector.is_some() {
-        return Err(Error::Usage("choose either by name or with -l".to_owned()));
+    if named && (options.selector.is_some() || options.field_selector.is_some()) {
+        return Err(Error::Usage("choose either by name or with a selector".to_owned()));
     }
     let namespace = (!options.all_namespaces).then(|| global.namespace());
     if options.watch {
@@ -87,7 +91,9 @@ async fn fetch(
     let (mut objects, mut errors) = (Vec::new(), Vec::new());
     if names.is_empty() {
         let path = kind.list_path(namespace);
-        let path = path.with_some("labelSelector", options.selector.as_ref());
+        let path = path
+            .with_some("labelSelector", options.selector.as_ref())
+            .with_some("fieldSelector", options.field_selector.as_ref());
         let mut list: Value = client.get(&path).await?;
         if let Some(Value::Array(items)) = list.get_mut("items").map(Value::take) {
             objects = items;
@@ -175,6 +181,7 @@ fn titles(kind: Kind, format: Option<Format>) -> &'static [&'static str] {
         (Kind::Pod, _) => &["NAMESPACE", "NAME", "READY", "STATUS", "RESTARTS", "AGE", "IP"],
         (Kind::ConfigMap, _) => &["NAMESPACE", "NAME", "DATA", "AGE"],
         (Kind::Secret, _) => &["NAMESPACE", "NAME", "TYPE", "DATA", "AGE"],
+        (Kind::Event, format) => event::titles(format == Some(Format::Wide)),
     }
 }
 
@@ -184,6 +191,7 @@ fn rows(kind: Kind, objects: &[Value], format: Option<Format>) -> Result<Vec<Vec
         Kind::Pod => Ok(pod_row(&typed(object)?, format, now)),
         Kind::ConfigMap => Ok(config_map_row(&typed(object)?, now)),
         Kind::Secret => Ok(secret_row(&typed(object)?, now)),
+        Kind::Event => Ok(event::row(&typed(object)?, format == Some(Format::Wide), now)),
     };
     objects.iter().map(row).collect()
 }
@@ -255,7 +263,7 @@ pub(super) fn typed<T: DeserializeOwned>(object: &Value) -> Result<T, Error> {
     })
 }
 
-/// Shows pods and then every change, until interrupted or until the daemon ends.
+/// Shows pods or events and then every change, until interrupted or until the daemon ends.
 async fn watch(
     client: &Client,
     namespace: Option<&str>,
@@ -263,24 +271,28 @@ async fn watch(
     options: &Options,
     output: &mut Output,
 ) -> Result<u8, Error> {
-    let [Resources { kind: Kind::Pod, names }] = resources else {
-        return Err(Error::Usage("only pods can be watched".to_owned()));
+    let [Resources { kind: kind @ (Kind::Pod | Kind::Event), names }] = resources else {
+        return Err(Error::Usage("pods can be watched, or events; nothing else".to_owned()));
     };
+    let kind = *kind;
     if names.len() > 1 {
-        return Err(Error::Usage("one pod can be watched, or all; not several by name".to_owned()));
+        return Err(Error::Usage(format!(
+            "one {kind} can be watched, or all; not several by name"
+        )));
     }
-    let field = names.first().map(|name| format!("metadata.name={name}"));
+    let named = names.first().map(|name| format!("metadata.name={name}"));
+    let fields = named.as_ref().or(options.field_selector.as_ref());
     if let Some(name) = names.first() {
         // Says so if there is none.
-        client.get::<Value>(&Kind::Pod.path(namespace.unwrap_or_default(), name)).await?;
+        client.get::<Value>(&kind.path(namespace.unwrap_or_default(), name)).await?;
     }
-    let path = Kind::Pod
+    let path = kind
         .list_path(namespace)
         .with("watch", true)
         .with("sendInitialEvents", true)
         .with_some("labelSelector", options.selector.as_ref())
-        .with_some("fieldSelector", field);
-    let mut columns = Columns::new(titles(Kind::Pod, options.output));
+        .with_some("fieldSelector", fields);
+    let mut columns = Columns::new(titles(kind, options.output));
     let mut known = false;
     // After a restart of the daemon or a fall behind, the state is shown again.
     let mut initial = Vec::new();
@@ -291,14 +303,16 @@ async fn watch(
             Some("BOOKMARK") => {
                 known = true;
                 let initial = std::mem::take(&mut initial);
-                changed(initial, options.output, &mut columns, output)?;
+                changed(kind, initial, options.output, &mut columns, output)?;
             }
             Some("ERROR") => {
                 // Too slow: what was missed is in the state that a new watch begins with.
                 events = client.stream(&path).await?;
                 known = false;
             }
-            _ if known => changed(vec![object], options.output, &mut columns, output)?,
+            // An event that is forgotten has not happened again.
+            Some("DELETED") if kind == Kind::Event => {}
+            _ if known => changed(kind, vec![object], options.output, &mut columns, output)?,
             _ => initial.push(object),
         }
     }
@@ -306,6 +320,7 @@ async fn watch(
 }
 
 fn changed(
+    kind: Kind,
     objects: Vec<Value>,
     format: Option<Format>,
     columns: &mut Columns,
@@ -313,10 +328,10 @@ fn changed(
 ) -> Result<(), Error> {
     match format {
         None | Some(Format::Wide) if objects.is_empty() => Ok(()),
-        None | Some(Format::Wide) => columns.print(rows(Kind::Pod, &objects, format)?, output),
-        Some(Format::Name) => {
-            objects.iter().try_for_each(|object| output.line(format_args!("pod/{}", name(object))))
-        }
+        None | Some(Format::Wide) => columns.print(rows(kind, &objects, format)?, output),
+        Some(Format::Name) => objects
+            .iter()
+            .try_for_each(|object| output.line(format_args!("{kind}/{}", name(object)))),
         Some(Format::Json) => objects.iter().try_for_each(|object| whole(object, format, output)),
         Some(Format::Yaml) => objects.iter().try_for_each(|object| {
             output.line("---")?;

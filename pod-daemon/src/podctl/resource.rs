@@ -10,6 +10,7 @@ pub(super) enum Kind {
     Pod,
     ConfigMap,
     Secret,
+    Event,
 }
 
 impl Kind {
@@ -19,8 +20,10 @@ impl Kind {
             "pod" | "pods" | "po" => Ok(Self::Pod),
             "configmap" | "configmaps" | "cm" => Ok(Self::ConfigMap),
             "secret" | "secrets" => Ok(Self::Secret),
+            "event" | "events" | "ev" => Ok(Self::Event),
             _ => Err(Error::Usage(format!(
-                "there is no kind `{word}`; there are pods (po), configmaps (cm) and secrets"
+                "there is no kind `{word}`; there are pods (po), configmaps (cm), secrets and \
+                 events (ev)"
             ))),
         }
     }
@@ -31,6 +34,7 @@ impl Kind {
             Self::Pod => "pods",
             Self::ConfigMap => "configmaps",
             Self::Secret => "secrets",
+            Self::Event => "events",
         }
     }
 
@@ -54,6 +58,7 @@ impl fmt::Display for Kind {
             Self::Pod => "pod",
             Self::ConfigMap => "configmap",
             Self::Secret => "secret",
+            Self::Event => "event",
         })
     }
 }
@@ -121,6 +126,7 @@ mod tests {
             ("pod/web cm/a po/db", Some("pod web,db; configmap a")),
             ("cm", Some("configmap ")),
             ("secrets", Some("secret ")),
+            ("ev", Some("event ")),
             ("", None),
             ("services", None),
             ("pod/web db", None),
