@@ -131,6 +131,12 @@ pub struct Pressure {
     pub full_us: Option<u64>,
 }
 
+/// Reads what the kernel accounts for the tasks of `cgroup`.
+#[must_use]
+pub fn pids(cgroup: &Path) -> Option<Pids> {
+    Files::open(cgroup)?.pids()
+}
+
 /// Reads what the kernel accounts for `cgroup`; nothing of one that does not exist.
 #[must_use]
 pub fn read(cgroup: &Path) -> Stats {

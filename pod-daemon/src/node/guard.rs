@@ -1,12 +1,14 @@
-//! What the node does to pods on its own: it ends those that have to leave for others, and those
-//! that use more disk than they may.
+//! What the node does on its own: it ends pods that have to leave for others, and those that use more
+//! disk than they may; and it tells about limits that hinder without ending anything.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
     sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -14,11 +16,14 @@ use tokio::{
 };
 
 use super::{
-    Node, Shared,
+    EventType, Node, Shared,
     admission::Preemption,
     disk::{self, Budget},
 };
-use crate::pod::{self, Disruption, Key};
+use crate::{
+    cgroup::stats,
+    pod::{self, Disruption, Key},
+};
 
 /// Walking pods' files may take this share of one CPU's time, and no more.
 const SHARE: u32 = 10;
@@ -29,11 +34,15 @@ const CONNECTIONS_INTERVAL: Duration = Duration::from_secs(5);
 /// As much as a thread can give way.
 const NICE: i32 = 19;
 
+/// How often it is looked for refused forks.
+const LIMITS_INTERVAL: Duration = Duration::from_secs(5);
+
 /// Runs until the node is gone.
 pub(super) fn start(shared: &Arc<Shared>, preemptions: mpsc::UnboundedReceiver<Preemption>) {
     tokio::spawn(preempt(Arc::downgrade(shared), preemptions));
     tokio::spawn(watch_disk(Arc::downgrade(shared)));
     tokio::spawn(watch_connections(Arc::downgrade(shared)));
+    tokio::spawn(watch_limits(Arc::downgrade(shared)));
 }
 
 /// Ends pods that have to leave for others, with the grace that they have.
@@ -138,6 +147,46 @@ async fn evict(shared: &Shared, key: &Key, message: String) {
     if commands.send(pod::Command::Disrupt(why)).await.is_ok() {
         shared.admission.count_disruption("Evicted");
     }
+}
+
+/// Tells about containers that have met their limit of processes: the program sees an error like any
+/// other, and nobody else sees anything.
+async fn watch_limits(shared: Weak<Shared>) {
+    let began = Timestamp::now();
+    let mut refused = HashMap::new();
+    loop {
+        sleep(LIMITS_INTERVAL).await;
+        let Some(node) = shared.upgrade() else { return };
+        refused = refusals(&node, &refused, began);
+    }
+}
+
+/// How many forks each container was refused so far, by cgroup; tells what is more than `before`.
+fn refusals(
+    node: &Shared,
+    before: &HashMap<PathBuf, u64>,
+    began: Timestamp,
+) -> HashMap<PathBuf, u64> {
+    let mut all = HashMap::new();
+    for pod in node.table.snapshots() {
+        for container in pod.containers {
+            let (Some(cgroup), Some(limit)) = (container.cgroup, container.limits.pids) else {
+                continue;
+            };
+            let Some(stats::Pids { refused, .. }) = stats::pids(&cgroup) else { continue };
+            // An earlier daemon has told what it saw of the pods that this one took over.
+            let known = if pod.created < began { refused } else { 0 };
+            if refused > before.get(&cgroup).copied().unwrap_or(known) {
+                let (key, name) = (Key::new(&pod.namespace, &pod.name), container.name);
+                let message = format!(
+                    "Container {name} met its limit of {limit} processes and threads; forks are refused"
+                );
+                node.event(&key, Some(&name), EventType::Warning, "PidsLimit", message);
+            }
+            all.insert(cgroup, refused);
+        }
+    }
+    all
 }
 
 /// How often pods' use of the disk is measured unless the node's owner says otherwise.
