@@ -239,6 +239,10 @@ fn a_fork_bomb_is_stopped() {
         let refused = daemon.metrics().sum("podscope_pids_refused_total", &[("pod", "bomb")]);
         (refused >= 1.0).then_some(())
     });
+    eventually("the limit is told of", seconds(15), || {
+        let shown = daemon.podctl(&["describe", "pod", "bomb"]).stdout;
+        shown.contains("Container app met its limit of 10 processes").then_some(())
+    });
     daemon.stop();
 }
 

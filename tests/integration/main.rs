@@ -10,6 +10,7 @@ mod adoption;
 mod chaos;
 mod churn;
 mod cost;
+mod events;
 mod exactness;
 mod files;
 mod hostports;

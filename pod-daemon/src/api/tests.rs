@@ -1,5 +1,6 @@
 //! The API over a real socket, with a node that is none behind it.
 
+mod events;
 mod exec;
 
 use std::{fs, io::Write as _, path::Path, time::Duration};

@@ -1,5 +1,6 @@
 //! Whole command lines against the API of a node that is none.
 
+mod event;
 mod image;
 
 use std::{
