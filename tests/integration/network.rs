@@ -97,5 +97,9 @@ fn a_pod_does_not_take_all_connections_of_the_node() {
     });
     assert_eq!(refused_to_greedy, 200.0);
     assert_eq!(refused("modest"), 0.0);
+    for (name, told) in [("greedy", true), ("modest", false)] {
+        let shown = daemon.podctl(&["describe", "pod", name]).stdout;
+        assert_eq!(shown.contains("The pod has 100 connections"), told, "{shown}");
+    }
     daemon.stop();
 }

@@ -77,6 +77,13 @@ async fn watch_connections(shared: Weak<Shared>) {
         let refused = node.network.refused_connections();
         for (uid, count) in refused.iter().filter(|(uid, count)| known.get(*uid) != Some(*count)) {
             tracing::warn!(uid, count, limit, "a pod has as many connections as it may");
+            let pods = node.table.snapshots();
+            if let Some(pod) = pods.iter().find(|pod| pod.uid == *uid) {
+                let key = Key::new(&pod.namespace, &pod.name);
+                let message =
+                    format!("The pod has {limit} connections, as many as it may; more are dropped");
+                node.event(&key, None, EventType::Warning, "ConnectionsLimit", message);
+            }
         }
         known = refused;
         drop(node);
