@@ -24,9 +24,11 @@ pub(in super::super) struct Seen<'a> {
 /// What has happened, in the order in which it did.
 pub(in super::super) fn between(old: Seen<'_>, new: Seen<'_>) -> Vec<Draft> {
     let mut drafts: Vec<_> = scheduled(old.pod, new.pod).into_iter().collect();
+    if let (None, Some((reason, message))) = (disruption(old.pod), disruption(new.pod)) {
+        drafts.push(Draft::new(None, Warning, reason, message));
+    }
     let stopping = is_stopping(new.pod);
     if stopping && !is_stopping(old.pod) {
-        drafts.extend(disrupted(new.pod));
         drafts.extend(new.containers.iter().filter_map(killed));
     }
     for (old, new) in old.containers.iter().zip(new.containers) {
@@ -78,13 +80,10 @@ fn is_stopping(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_some() || disruption(pod).is_some()
 }
 
+/// Why the pod ends against its will.
 fn disruption(pod: &Pod) -> Option<(&str, &str)> {
     let status = pod.status.as_ref()?;
     Some((status.reason.as_deref()?, status.message.as_deref().unwrap_or_default()))
-}
-
-fn disrupted(pod: &Pod) -> Option<Draft> {
-    disruption(pod).map(|(reason, message)| Draft::new(None, Warning, reason, message))
 }
 
 fn killed(container: &ContainerSnapshot) -> Option<Draft> {

@@ -112,6 +112,8 @@ fn what_ends_a_pod_is_told_with_the_containers_that_are_stopped() {
         ["Warning Evicted: too much", killing]
     );
     assert_eq!(lines(between(seen(&evicted), seen(&deleted))), [""; 0]);
+    // Whoever pushes a pod out deletes it, and the worker may learn why only then.
+    assert_eq!(lines(between(seen(&deleted), seen(&evicted))), ["Warning Evicted: too much"]);
 
     // An end that was to be is no failure.
     let ended = ContainerSnapshot {
