@@ -16,6 +16,7 @@ use std::{
     os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use aya::{
@@ -180,6 +181,9 @@ pub struct ProgramCost {
     pub runs: u64,
     /// How long it ran, in seconds, by the kernel's own statistics.
     pub seconds: f64,
+    /// How often it did not run, since it was running on that CPU already: where tasks are preempted
+    /// at any time, one may be within it while another comes (counted since Linux 5.12).
+    pub missed: u64,
 }
 
 /// How full a map is.
@@ -363,11 +367,12 @@ impl Probes {
     pub fn costs(&self) -> Vec<ProgramCost> {
         let mut costs: Vec<_> = pins::entries(&self.pins.object(&self.id).join("programs"))
             .filter_map(|path| {
-                let info = ProgramInfo::from_pin(&path).ok()?;
+                let info = sys::program_info(sys::get(&path).ok()?.as_fd()).ok()?;
                 Some(ProgramCost {
                     program: path.file_name()?.to_str()?.to_owned(),
-                    runs: info.run_count(),
-                    seconds: info.run_time().as_secs_f64(),
+                    runs: info.runs,
+                    seconds: Duration::from_nanos(info.run_time_ns).as_secs_f64(),
+                    missed: info.missed,
                 })
             })
             .collect();

@@ -36,6 +36,7 @@ use nix::{
     fcntl::{FcntlArg, SealFlag, fcntl},
     sched::{CloneFlags, setns, unshare},
     sys::memfd::{MFdFlags, memfd_create},
+    unistd::Pid,
 };
 use rustix::{fs::Uid, process::Rlimit};
 
@@ -187,10 +188,15 @@ pub struct ContainerSpec<'a> {
     pub stdio: &'a Stdio,
     /// Is told where the volumes are mounted, before the exec.
     pub announce: Announce<'a>,
+    /// Is told the process, before the exec.
+    pub introduce: Introduce<'a>,
 }
 
 /// Takes volume indexes and the ids of their mounts.
 pub type Announce<'a> = &'a (dyn Fn(&[(usize, u32)]) + Sync);
+
+/// Takes a process of the daemon's PID namespace.
+pub type Introduce<'a> = &'a (dyn Fn(Pid) + Sync);
 
 impl Sandboxes {
     /// Prepares what every start shares. `data` holds all scratch directories, `run` any directory.
@@ -243,7 +249,7 @@ impl Sandboxes {
         cgroup: BorrowedFd<'_>,
         spec: &ContainerSpec<'_>,
     ) -> Result<Process, Error> {
-        let ContainerSpec { rootfs, binds, command, stdio, announce } = spec;
+        let ContainerSpec { rootfs, binds, command, stdio, announce, introduce } = spec;
         on_thread("container", || {
             let users = infra.users.as_ref();
             let sources = rootfs::Sources::open(rootfs, binds, &self.data, users)?;
@@ -266,7 +272,7 @@ impl Sandboxes {
             plan.user_namespace = userns::descriptor(users);
             plan.mounts = Some(prepared.child_mounts());
             fault::at("container process").map_err(failed_to("start", scratch))?;
-            let process = self.spawn(&mut plan, cgroup, infra.pid.is_none())?;
+            let process = self.spawn(&mut plan, cgroup, infra.pid.is_none(), introduce)?;
             Ok(Process { _mounts: Some(mounts), ..process })
         })
     }
@@ -294,7 +300,7 @@ impl Sandboxes {
             if command.identity.base != 0 {
                 plan.user_namespace = Some(container.pidfd.as_raw_fd());
             }
-            self.spawn(&mut plan, cgroup, false)
+            self.spawn(&mut plan, cgroup, false, &|_pid| {})
         })
     }
 
@@ -309,10 +315,11 @@ impl Sandboxes {
         plan: &mut Plan,
         cgroup: BorrowedFd<'_>,
         new_pid_namespace: bool,
+        introduce: Introduce<'_>,
     ) -> Result<Process, Error> {
         let score = plan.oom_score.clone();
         let start = || clone::spawn(plan, cgroup, new_pid_namespace);
-        Ok(self.oom_scores.around(score, start)?)
+        Ok(self.oom_scores.around(score, introduce, start)?)
     }
 
     /// The capabilities that a container can have at most.
@@ -418,7 +425,7 @@ fn own_namespace(kind: &str) -> Result<OwnedFd, Error> {
 }
 
 /// A namespace of a process.
-fn namespace_of(pid: nix::unistd::Pid, kind: &str) -> Result<OwnedFd, Error> {
+fn namespace_of(pid: Pid, kind: &str) -> Result<OwnedFd, Error> {
     open_namespace(PathBuf::from(format!("/proc/{pid}/ns/{kind}")))
 }
 

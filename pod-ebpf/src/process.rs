@@ -33,8 +33,8 @@ impl ProcessStats {
 
 /// A container's run, as its first process lived it: how a daemon that was away learns the exit code.
 ///
-/// The daemon writes it whole before it starts the process ([`RunState::Awaited`]), and after that only
-/// the probes do.
+/// The daemon writes it whole before it starts the process ([`RunState::Awaited`]), once more with the
+/// process before that execs, and after that only the probes do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Run {

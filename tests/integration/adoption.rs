@@ -142,7 +142,9 @@ fn exits_while_the_daemon_is_away_are_known() {
 
 #[test]
 fn the_pause_before_a_restart_goes_on() {
-    let mut daemon = Daemon::start(&["--restart-backoff-ms=8000"]);
+    // Longer than a daemon takes to start.
+    let pause = seconds(8);
+    let mut daemon = Daemon::start(&[&format!("--restart-backoff-ms={}", pause.as_millis())]);
     daemon.run(pod("crashing").with("restartPolicy", "Always").container("app", "exit 1"));
     let waits = |pod: &Value| {
         status(pod)["state"]["waiting"]["reason"] == "CrashLoopBackOff"
@@ -157,7 +159,8 @@ fn the_pause_before_a_restart_goes_on() {
     let next = daemon.wait_for("crashing", "restarted", |pod| status(pod)["restartCount"] == 2);
     let message = &status(&next)["state"]["waiting"]["message"];
     if let Some(message) = message.as_str() {
-        assert!(message.contains("back-off 16s"), "{message}");
+        let next = format!("back-off {}s", 2 * pause.as_secs());
+        assert!(message.contains(&next), "{message}");
     }
     daemon.stop();
 }

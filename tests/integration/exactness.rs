@@ -10,7 +10,7 @@ use std::{
 use pod_tests::{
     Daemon, Metrics, binary, eventually,
     manifest::{mounts, pod},
-    program, seconds, state,
+    program, seconds, skip, state,
 };
 use serde_json::json;
 
@@ -97,6 +97,12 @@ fn a_short_life_is_counted_exactly() {
     daemon.stop();
 }
 
+/// Why a number may be too small, on a kernel that preempts tasks within the probes.
+fn missed(metrics: &Metrics) -> Option<String> {
+    let missed = metrics.sum("podscope_events_lost_total", &[("kind", "missed")]);
+    (missed > 0.0).then(|| format!("the kernel skipped the probes {missed} times"))
+}
+
 #[test]
 fn every_call_that_moves_bytes_is_counted_exactly() {
     let daemon = Daemon::start(&[]);
@@ -131,6 +137,10 @@ fn every_call_that_moves_bytes_is_counted_exactly() {
         assert_eq!(over["status"]["phase"], "Succeeded", "{name}: {}", daemon.logs(name, ""));
         let counted = file(&daemon.metrics(), name, "data");
         if counted != expected {
+            if let Some(missed) = missed(&daemon.metrics()) {
+                daemon.stop();
+                return skip(&missed);
+            }
             wrong.push(format!("{name}: {counted:?} and not {expected:?}"));
         }
     }
@@ -280,6 +290,10 @@ fn no_exit_of_many_is_lost() {
         daemon.logs("many", "")
     );
     let metrics = daemon.metrics();
+    if let Some(missed) = missed(&metrics) {
+        daemon.stop();
+        return skip(&missed);
+    }
     let expected = f64::from(count) + 1.0;
     assert_eq!(metrics.one("podscope_exec_total", &app("many")), expected);
     assert_eq!(value(&metrics, "podscope_process_exits_total", "many", ("code", "0")), expected);

@@ -82,6 +82,18 @@ pub(super) const DOMAIN: Domain = Domain {
             }),
         )
         .by(&[PROGRAM]),
+        Family::counter(
+            "podscope_bpf_program_missed_total",
+            "Times that an eBPF program should have run and did not, since it was running on that \
+             CPU already: on kernels that preempt at any time, a task may be stopped within it \
+             (counted from Linux 5.12 on).",
+            Node(|reading, sheet| {
+                for cost in &reading.costs {
+                    sheet.count(&[&cost.program], cost.missed);
+                }
+            }),
+        )
+        .by(&[PROGRAM]),
         Family::gauge(
             "podscope_bpf_map_entries",
             "Entries in use of each eBPF map that can run full.",

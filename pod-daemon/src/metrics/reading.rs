@@ -124,6 +124,8 @@ impl Reading {
                 scope.spawn(move || pods.iter_mut().for_each(|pod| pod.read(probes)));
             }
         });
+        let (costs, mut lost) = (probes.costs(), probes.lost());
+        lost.push(("missed", costs.iter().map(|cost| cost.missed).sum()));
         Self {
             pods,
             completed: node.completed(),
@@ -132,9 +134,9 @@ impl Reading {
             origin: probes.origin(),
             layout: LAYOUT.to_string(),
             adopted: node.adopted_pods(),
-            costs: probes.costs(),
+            costs,
             maps: probes.maps(),
-            lost: probes.lost(),
+            lost,
             build,
             node: Node {
                 occupancy: node.admission().occupancy(),

@@ -47,7 +47,7 @@ pub(super) fn reading(pods: usize) -> Reading {
         origin: Origin::New,
         layout: "1".to_owned(),
         adopted: BTreeMap::from([(Adopted::Kept, 2)]),
-        costs: vec![ProgramCost { program: "exec".to_owned(), runs: 3, seconds: 0.25 }],
+        costs: vec![ProgramCost { program: "exec".to_owned(), runs: 3, seconds: 0.25, missed: 0 }],
         maps: vec![MapFill { map: "SLOTS", entries: 2, capacity: 2048 }],
         lost: vec![("event", 0)],
         build: Build { version: "0.1.0", revision: "abc", rustc: "1.98.0" },

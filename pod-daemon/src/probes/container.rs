@@ -53,6 +53,12 @@ impl ContainerProbe {
         self.counters.await_run(self.slot, number)
     }
 
+    /// Says which process is the first of run `number`, before it executes its program: so the probes
+    /// know it even if the kernel skips them at that moment.
+    pub fn introduce(&self, number: u32, pid: nix::unistd::Pid) -> Result<(), Error> {
+        self.counters.introduce(self.slot, number, pid.as_raw().cast_unsigned())
+    }
+
     /// The current or last run, as the probes saw it.
     #[must_use]
     pub fn run(&self) -> pod_ebpf::process::Run {

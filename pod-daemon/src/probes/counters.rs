@@ -261,10 +261,19 @@ impl Counters {
 
     /// Makes the next exec in a slot's container that of the first process of run `number`.
     pub(super) fn await_run(&self, slot: u32, number: u32) -> Result<(), Error> {
+        self.set_run(slot, Run::awaited(number))
+    }
+
+    /// Says which process that is, which has not exec'ed yet.
+    pub(super) fn introduce(&self, slot: u32, number: u32, tgid: u32) -> Result<(), Error> {
+        self.set_run(slot, Run { tgid, ..Run::awaited(number) })
+    }
+
+    fn set_run(&self, slot: u32, run: Run) -> Result<(), Error> {
         let mut values = self.values.write().unwrap_or_else(PoisonError::into_inner);
         values
             .runs
-            .set(slot, &Run::awaited(number), 0)
+            .set(slot, &run, 0)
             .map_err(|source| Error::Map { action: "announce a run", source })
     }
 

@@ -14,6 +14,7 @@ use std::{
 /// Commands of `bpf(2)`.
 const OBJ_PIN: i32 = 6;
 const OBJ_GET: i32 = 7;
+const OBJ_GET_INFO_BY_FD: i32 = 15;
 const LINK_CREATE: i32 = 28;
 const LINK_UPDATE: i32 = 29;
 
@@ -69,6 +70,40 @@ pub(super) fn attach(
     let attributes: Link = [number(program), number(cgroup), attach_type as u32, 0];
     // SAFETY: no pointers are passed; the call returns a new descriptor.
     unsafe { bpf(LINK_CREATE, &attributes).map(|descriptor| OwnedFd::from_raw_fd(descriptor)) }
+}
+
+/// What the kernel says of a program's runs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ProgramInfo {
+    pub(super) runs: u64,
+    pub(super) run_time_ns: u64,
+    pub(super) missed: u64,
+}
+
+/// The members of `union bpf_attr` that `BPF_OBJ_GET_INFO_BY_FD` uses.
+#[repr(C)]
+struct InfoRequest {
+    descriptor: u32,
+    length: u32,
+    info: u64,
+}
+
+/// Words of `struct bpf_prog_info`, up to the last one that is read; older kernels fill in less.
+const INFO_WORDS: usize = 27;
+
+/// Asks how often a program ran.
+pub(super) fn program_info(program: BorrowedFd<'_>) -> io::Result<ProgramInfo> {
+    let mut info = [0_u64; INFO_WORDS];
+    let request = InfoRequest {
+        descriptor: number(program),
+        length: (8 * INFO_WORDS) as u32,
+        info: info.as_mut_ptr().expose_provenance() as u64,
+    };
+    // SAFETY: the kernel writes at most that many bytes there, and reads pointers and lengths from
+    // it, which are zero.
+    unsafe { bpf(OBJ_GET_INFO_BY_FD, &request)? };
+    let [.., run_time_ns, runs, missed] = info;
+    Ok(ProgramInfo { runs, run_time_ns, missed })
 }
 
 /// Makes a link run another program from now on, without a moment in between.

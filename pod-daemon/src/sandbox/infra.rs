@@ -128,7 +128,7 @@ impl Sandboxes {
             plan.kept = kept.iter().map(|descriptor| descriptor.as_raw_fd()).collect();
             plan.user_namespace = userns::descriptor(users.as_ref());
             fault::at("infra process").map_err(failed_to("start", here))?;
-            let process = self.spawn(&mut plan, cgroup, true)?;
+            let process = self.spawn(&mut plan, cgroup, true, &|_pid| {})?;
             let pid = share_pids.then(|| namespace_of(process.pid, "pid")).transpose();
             let pid = pid.inspect_err(|_error| process.abandon())?;
             Ok(Infra { process, mount, network: network_namespace, ipc, uts, pid, users })

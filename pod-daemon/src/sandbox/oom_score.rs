@@ -16,7 +16,10 @@ use std::{
     },
 };
 
+use nix::unistd::Pid;
 use rustix::fs::{Mode, OFlags};
+
+use super::Introduce;
 
 /// Sets the scores of what is started, and counts what the kernel refuses.
 #[derive(Debug)]
@@ -63,11 +66,18 @@ impl OomScores {
 
     /// Starts a process with this score. One with the wrong score runs all the same: it matters only
     /// when the whole node has no memory left.
-    pub(super) fn around<T>(&self, score: Option<Arc<OomScore>>, start: impl FnOnce() -> T) -> T {
+    ///
+    /// `introduce` is told the process before it executes its program.
+    pub(super) fn around<T>(
+        &self,
+        score: Option<Arc<OomScore>>,
+        introduce: Introduce<'_>,
+        start: impl FnOnce() -> T,
+    ) -> T {
         let Some(score) = score else { return start() };
         std::thread::scope(|scope| {
             let setter = std::thread::Builder::new().name("oom-score".to_owned());
-            let setter = setter.spawn_scoped(scope, || score.set());
+            let setter = setter.spawn_scoped(scope, || score.set(introduce));
             if setter.is_err() {
                 score.go_to(OVER);
             }
@@ -113,12 +123,14 @@ impl OomScore {
     }
 
     /// Sets the score once the process waits for that.
-    fn set(&self) -> io::Result<()> {
+    fn set(&self, introduce: Introduce<'_>) -> io::Result<()> {
         while !self.sleep_during(BEGUN, PATIENCE) {}
         if self.step.load(Ordering::SeqCst) != WAITING {
             return Ok(());
         }
-        let path = format!("{}/oom_score_adj", self.pid.load(Ordering::SeqCst));
+        let pid = self.pid.load(Ordering::SeqCst);
+        introduce(Pid::from_raw(pid));
+        let path = format!("{pid}/oom_score_adj");
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&self.proc, path, flags, Mode::empty());
         let set = file

@@ -48,14 +48,16 @@ fn exec(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// Takes note of a container's first process. Nothing else runs in the container yet.
+/// Takes note of a container's first process, which the daemon has named before. Nothing else runs
+/// in the container yet.
 #[inline(always)]
 fn begin_run(slot: u32, tgid: u32) {
     let Some(run) = RUNS.get_ptr_mut(slot) else { return };
     // SAFETY: `run` points into the map's storage, which outlives this program; no other program
     // writes to it before the process has exec'ed.
     unsafe {
-        if (*run).state == RunState::Awaited as u32 {
+        let is_first = (*run).tgid == 0 || (*run).tgid == tgid;
+        if is_first && (*run).state == RunState::Awaited as u32 {
             (*run).tgid = tgid;
             (*run).state = RunState::Running as u32;
         }
@@ -74,7 +76,8 @@ fn end_run(slot: u32, exit: &Exit) {
             return;
         }
         let state = (*run).state;
-        let running = state == RunState::Running as u32;
+        // Awaited still, if the kernel skipped the program at the exec.
+        let running = state == RunState::Running as u32 || state == RunState::Awaited as u32;
         // The leader may have ended before the others.
         let lingers = state == RunState::Ended as u32 && !exit.is_leader;
         if running || lingers {

@@ -66,12 +66,19 @@ pub(super) fn start(
             tracing::error!(error = chain(&error), "file operations count as `other`");
         }
     };
+    let introduce = |pid| {
+        // Then the first exec in the container tells.
+        if let Err(error) = place.probe.introduce(run, pid) {
+            tracing::debug!(error = chain(&error), "the probes do not know the process");
+        }
+    };
     let container = ContainerSpec {
         rootfs: &rootfs,
         binds: &binds,
         command: &command,
         stdio: &stdio,
         announce: &announce,
+        introduce: &introduce,
     };
     match shared.sandboxes.start_container(&infra, place.cgroup.as_fd(), &container) {
         Ok(process) => {
