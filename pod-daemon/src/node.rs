@@ -13,6 +13,7 @@ mod guard;
 mod limits;
 mod object;
 mod objects;
+mod refusals;
 mod sample;
 pub mod secrets;
 mod shared;

@@ -41,6 +41,7 @@ pub use self::{
     adopt::Adopted,
     key::Key,
     resources::{io_limits, unenforceable},
+    status::LimitMet,
 };
 use self::{
     container::{Container, Ended, Started},
@@ -76,6 +77,8 @@ pub enum Command {
     },
     /// End the pod, or let it be known why it is about to end.
     Disrupt(Disruption),
+    /// Let it be known that the pod was refused something.
+    LimitMet(LimitMet),
 }
 
 /// What happens to a pod by itself.
@@ -108,6 +111,8 @@ pub struct Worker {
     unschedulable: Option<String>,
     /// Why the pod ends against its will.
     disruption: Option<Disruption>,
+    /// The last limit that hindered it.
+    limit: Option<LimitMet>,
     journal: Journal,
     /// The pod's place on the node. Declared last: others may have it when the rest is gone.
     ticket: Option<Ticket>,
@@ -154,6 +159,7 @@ impl Worker {
             stop: CancellationToken::new(),
             unschedulable: None,
             disruption: None,
+            limit: None,
             journal: Journal::default(),
             ticket: None,
         }
@@ -256,7 +262,7 @@ impl Worker {
                 }
                 Ok(Some(Command::Disrupt(why))) => self.disrupt(why).await,
                 // The next try will do that.
-                Ok(Some(Command::Refresh)) => {}
+                Ok(Some(Command::Refresh | Command::LimitMet(_))) => {}
                 Ok(None) => return Some(Duration::ZERO),
             }
         }
@@ -273,6 +279,10 @@ impl Worker {
                     }
                     Some(Command::Disrupt(why)) => self.disrupt(why).await,
                     Some(Command::Refresh) => self.refresh().await,
+                    Some(Command::LimitMet(limit)) => {
+                        self.limit = Some(limit);
+                        self.publish();
+                    }
                     None => return Duration::ZERO,
                 },
                 Some(happening) = self.happenings.1.recv() => match happening {

@@ -6,7 +6,7 @@ use std::{
     os::unix::fs::OpenOptionsExt as _,
 };
 
-use pod_tests::{Daemon, eventually, manifest::pod, seconds, skip, state};
+use pod_tests::{Daemon, eventually, manifest::pod, met_limit, seconds, skip, state};
 use serde_json::{Value, json};
 
 /// Whether pods can have limits here.
@@ -243,6 +243,7 @@ fn a_fork_bomb_is_stopped() {
         let shown = daemon.podctl(&["describe", "pod", "bomb"]).stdout;
         shown.contains("Container app met its limit of 10 processes").then_some(())
     });
+    daemon.wait_for("bomb", "told of its limit", |pod| met_limit(pod, "PidsLimit"));
     daemon.stop();
 }
 

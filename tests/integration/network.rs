@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use pod_tests::{Daemon, eventually, manifest::pod, seconds};
+use pod_tests::{Daemon, eventually, manifest::pod, met_limit, seconds};
 
 #[test]
 fn a_pod_is_reached_by_its_address() {
@@ -97,6 +97,9 @@ fn a_pod_does_not_take_all_connections_of_the_node() {
     });
     assert_eq!(refused_to_greedy, 200.0);
     assert_eq!(refused("modest"), 0.0);
+    daemon.wait_for("greedy", "told of its limit", |pod| met_limit(pod, "ConnectionsLimit"));
+    let events = daemon.podctl(&["get", "events"]).stdout;
+    assert!(events.contains("The pod has 100 connections, as many as it may"), "{events}");
     for (name, told) in [("greedy", true), ("modest", false)] {
         let shown = daemon.podctl(&["describe", "pod", name]).stdout;
         assert_eq!(shown.contains("The pod has 100 connections"), told, "{shown}");

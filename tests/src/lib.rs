@@ -19,6 +19,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::Value;
+
 pub use self::{daemon::Daemon, metrics::Metrics};
 
 /// Whether this is a test VM: a machine of our own, slow, with every controller.
@@ -63,4 +65,12 @@ pub fn eventually<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Optio
 pub fn skip(reason: &str) {
     let thread = thread::current();
     println!("SKIP {}: {reason}", thread.name().unwrap_or("?"));
+}
+
+/// Whether a pod's status names this limit as one that hindered it.
+#[must_use]
+pub fn met_limit(pod: &Value, reason: &str) -> bool {
+    let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
+    let mut limits = conditions.filter(|one| one["type"] == "podscope.dev/LimitMet");
+    limits.any(|one| one["status"] == "True" && one["reason"] == reason)
 }

@@ -45,7 +45,7 @@ impl Worker {
                         reply.send(Err(container::not_running(&container))).ok();
                     }
                     // It has nothing that it could be asked to give up, or to bring up to date.
-                    Some(Command::Disrupt(_) | Command::Refresh) => {}
+                    Some(Command::Disrupt(_) | Command::Refresh | Command::LimitMet(_)) => {}
                     None => break Some(Duration::ZERO),
                 },
             }

@@ -63,7 +63,7 @@ impl Worker {
                         reply.send(Err(container::not_running(&container))).ok();
                     }
                     // It ends already.
-                    Command::Disrupt(_) | Command::Refresh => {}
+                    Command::Disrupt(_) | Command::Refresh | Command::LimitMet(_) => {}
                 },
                 Some(happening) = self.happenings.1.recv() => match happening {
                     Happening::Started(index, result) => {

@@ -1,5 +1,6 @@
 //! A pod's status as Kubernetes shows it.
 
+use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{
         ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
@@ -13,6 +14,17 @@ use crate::{
     manifest::qos_class,
     node::{ContainerSnapshot, Exit, PodSnapshot, State},
 };
+
+/// A limit that hindered a pod.
+#[derive(Clone, Debug)]
+pub struct LimitMet {
+    /// Which, as its event says.
+    pub reason: &'static str,
+    /// For people.
+    pub message: String,
+    /// When that was noticed.
+    pub at: Timestamp,
+}
 
 /// The phase of a pod whose sandbox is `started`, by kubelet's rules.
 pub(super) fn phase(containers: &[ContainerSnapshot], policy: &str, started: bool) -> &'static str {
@@ -46,7 +58,11 @@ pub(super) fn of(worker: &Worker, snapshot: &PodSnapshot) -> PodStatus {
     PodStatus {
         phase: Some(snapshot.phase.to_owned()),
         conditions: Some(
-            conditions(snapshot).into_iter().chain(disruption.map(disrupted)).collect(),
+            conditions(snapshot)
+                .into_iter()
+                .chain(disruption.map(disrupted))
+                .chain(worker.limit.as_ref().map(hindered))
+                .collect(),
         ),
         reason: disruption.map(|why| why.reason.clone()),
         message: disruption.map(|why| why.message.clone()),
@@ -84,6 +100,18 @@ fn disrupted(why: &Disruption) -> PodCondition {
             if why.evicted { "TerminationByKubelet" } else { "PreemptionByScheduler" }.to_owned(),
         ),
         message: Some(why.message.clone()),
+        ..PodCondition::default()
+    }
+}
+
+/// The condition that names the last limit that a pod has met.
+fn hindered(limit: &LimitMet) -> PodCondition {
+    PodCondition {
+        type_: "podscope.dev/LimitMet".to_owned(),
+        status: "True".to_owned(),
+        reason: Some(limit.reason.to_owned()),
+        message: Some(limit.message.clone()),
+        last_transition_time: Some(Time(limit.at)),
         ..PodCondition::default()
     }
 }
