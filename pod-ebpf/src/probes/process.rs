@@ -76,8 +76,8 @@ fn end_run(slot: u32, exit: &Exit) {
             return;
         }
         let state = (*run).state;
-        // Awaited still, if the kernel skipped the program at the exec.
-        let running = state == RunState::Running as u32 || state == RunState::Awaited as u32;
+        // One that is still awaited has not come as far as to execute its program: it never ran.
+        let running = state == RunState::Running as u32;
         // The leader may have ended before the others.
         let lingers = state == RunState::Ended as u32 && !exit.is_leader;
         if running || lingers {
