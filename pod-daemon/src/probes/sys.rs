@@ -88,15 +88,15 @@ struct InfoRequest {
     info: u64,
 }
 
-/// Words of `struct bpf_prog_info`, up to the last one that is read; older kernels fill in less.
-const INFO_WORDS: usize = 27;
+/// Bytes of `struct bpf_prog_info`, up to the last field that is read; older kernels fill in less.
+const INFO_BYTES: u32 = 216;
 
 /// Asks how often a program ran.
 pub(super) fn program_info(program: BorrowedFd<'_>) -> io::Result<ProgramInfo> {
-    let mut info = [0_u64; INFO_WORDS];
+    let mut info = [0_u64; INFO_BYTES as usize / 8];
     let request = InfoRequest {
         descriptor: number(program),
-        length: (8 * INFO_WORDS) as u32,
+        length: INFO_BYTES,
         info: info.as_mut_ptr().expose_provenance() as u64,
     };
     // SAFETY: the kernel writes at most that many bytes there, and reads pointers and lengths from
