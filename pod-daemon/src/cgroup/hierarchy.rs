@@ -14,6 +14,7 @@ const WANTED: [&str; 5] = ["cpu", "memory", "pids", "io", "hugetlb"];
 /// Podscope's part of the cgroup v2 tree: `<mount>/podscope/<pod-uid>/<container>`.
 #[derive(Clone, Debug)]
 pub struct Hierarchy {
+    mount: PathBuf,
     root: PathBuf,
     level: i32,
     controllers: BTreeSet<String>,
@@ -32,7 +33,7 @@ impl Hierarchy {
                 io::ErrorKind::InvalidInput.into(),
             )
         })?;
-        let mut current = mount;
+        let mut current = mount.clone();
         enable(&current);
         for component in below.components() {
             current.push(component);
@@ -46,7 +47,7 @@ impl Hierarchy {
         let controllers = read_set(&current.join("cgroup.subtree_control"));
         let depth = i32::try_from(below.components().count()).unwrap_or(i32::MAX);
         // Pods are one level below the root, containers two.
-        Ok(Self { root: current, level: depth + 2, controllers })
+        Ok(Self { mount, root: current, level: depth + 2, controllers })
     }
 
     /// Removes the root again, if nothing is in it.
@@ -58,6 +59,13 @@ impl Hierarchy {
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// What a cgroup is called from the mount on, as /proc/PID/cgroup has it: `/podscope/<pod-uid>`.
+    #[must_use]
+    pub fn name_of(&self, cgroup: &Path) -> String {
+        let below = cgroup.strip_prefix(&self.mount).unwrap_or(cgroup);
+        format!("/{}", below.display())
     }
 
     /// Depth of containers' cgroups below the root of the hierarchy, as the probes count it.

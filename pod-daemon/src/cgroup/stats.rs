@@ -3,10 +3,12 @@
 //! A file that is not there means a controller that is not there (or a kernel that is too old for
 //! it), which is an answer and not an error.
 
+mod details;
 mod files;
 
 use std::path::Path;
 
+pub use self::details::{Details, Settings, details};
 use self::files::Files;
 
 /// Everything that the kernel accounts for one cgroup, as far as its controllers are enabled.
@@ -71,6 +73,8 @@ pub struct Memory {
     pub anonymous: u64,
     /// Page cache, tmpfs included.
     pub file: u64,
+    /// The part of that which processes have mapped.
+    pub mapped_file: u64,
     /// Memory that the kernel uses on behalf of the cgroup (Linux 5.18).
     pub kernel: Option<u64>,
     /// Page faults, the major ones included.
@@ -141,13 +145,21 @@ pub fn pids(cgroup: &Path) -> Option<Pids> {
 #[must_use]
 pub fn read(cgroup: &Path) -> Stats {
     let Some(mut files) = Files::open(cgroup) else { return Stats::default() };
+    let mut stats = accounted(&mut files);
+    if stats.memory.is_none() {
+        stats.resident = files.resident(cgroup);
+    }
+    stats
+}
+
+/// What stands in the cgroup's own files.
+fn accounted(files: &mut Files) -> Stats {
     let (cpu, throttling) = files.cpu();
-    let memory = files.memory();
     Stats {
         cpu,
         throttling,
-        memory,
-        resident: if memory.is_none() { files.resident(cgroup) } else { None },
+        memory: files.memory(),
+        resident: None,
         pids: files.pids(),
         io: files.io(),
         cpu_pressure: files.pressure("cpu.pressure"),

@@ -45,6 +45,7 @@ impl Files {
             match key {
                 "anon" => memory.anonymous = value,
                 "file" => memory.file = value,
+                "file_mapped" => memory.mapped_file = value,
                 "kernel" => memory.kernel = Some(value),
                 "inactive_file" => memory.working_set = Some(memory.current.saturating_sub(value)),
                 "pgfault" => memory.faults = value,
@@ -71,15 +72,29 @@ impl Files {
 
     /// Resident memory of the processes of this cgroup, whose path is `cgroup`, and of those below.
     pub(super) fn resident(&mut self, cgroup: &Path) -> Option<u64> {
-        // Two names for the directory itself and one for each directory in it: hardly a container
-        // makes cgroups of its own, and listing a cgroup costs as much as all else that is read.
-        let is_leaf = fstat(&self.directory).is_ok_and(|stat| stat.st_nlink == 2);
-        let pages: u64 = if is_leaf {
+        let pages: u64 = if self.is_leaf() {
             self.text("cgroup.procs")?.lines().filter_map(resident_pages).sum()
         } else {
             processes(cgroup).iter().filter_map(|pid| resident_pages(&pid.to_string())).sum()
         };
         Some(pages * page_size() as u64)
+    }
+
+    /// Number of processes of this cgroup, whose path is `cgroup`, and of those below.
+    pub(super) fn processes(&mut self, cgroup: &Path) -> Option<u64> {
+        let count = if self.is_leaf() {
+            self.text("cgroup.procs")?.lines().count()
+        } else {
+            processes(cgroup).len()
+        };
+        u64::try_from(count).ok()
+    }
+
+    /// Whether there is no cgroup in this one.
+    fn is_leaf(&self) -> bool {
+        // Two names for the directory itself and one for each directory in it: hardly a container
+        // makes cgroups of its own, and listing a cgroup costs as much as all else that is read.
+        fstat(&self.directory).is_ok_and(|stat| stat.st_nlink == 2)
     }
 
     pub(super) fn pids(&mut self) -> Option<Pids> {
@@ -98,7 +113,7 @@ impl Files {
         self.text(name).and_then(pressure)
     }
 
-    fn text(&mut self, name: &str) -> Option<&str> {
+    pub(super) fn text(&mut self, name: &str) -> Option<&str> {
         let file =
             openat(&self.directory, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
         // The kernel makes the whole file for each read from its start and returns what fits, so a
