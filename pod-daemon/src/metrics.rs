@@ -1,9 +1,11 @@
 //! /metrics: every number of every pod, read when it is asked for.
 //!
 //! Nothing is sampled and nothing is kept between two scrapes: a scrape reads the probes' maps and
-//! the cgroups' files, and writes them out. Only these modules know the `prometheus` crate; how a
+//! the cgroups' files, and writes them out. /metrics/cadvisor is a page of its own, for those who
+//! know the kubelet's. Only these modules know the `prometheus` crate; how a
 //! number is counted is the business of the probes, and what a pod is that of the node.
 
+mod cadvisor;
 mod completed;
 mod daemon;
 #[cfg(test)]
@@ -47,9 +49,9 @@ use prometheus::{
     proto::MetricFamily,
 };
 
-pub use self::document::documentation;
+pub use self::{cadvisor::documentation as cadvisor_documentation, document::documentation};
 use self::{
-    family::Domain,
+    family::{Domain, Family, Origin},
     own::Own,
     reading::{Reading, Scrapes},
 };
@@ -88,6 +90,8 @@ struct Inner {
     is_ready: AtomicBool,
     /// Held for a whole scrape, so that several scrapers at once take no more memory than one.
     scrapes: Mutex<Scrapes>,
+    /// Length of the last page of /metrics/cadvisor, and held in the same way.
+    cadvisor_bytes: Mutex<usize>,
 }
 
 /// What was built, for `podscope_build_info`.
@@ -121,6 +125,7 @@ impl Metrics {
             descriptors,
             is_ready: AtomicBool::new(false),
             scrapes: Mutex::default(),
+            cadvisor_bytes: Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -136,10 +141,20 @@ impl Metrics {
         let start = Instant::now();
         let reading = self.inner.read(*scrapes);
         // Not through a `Registry`, which would hold all families at once: see `sheet`.
-        let text = render(&reading, scrapes.bytes)?;
+        let text = render(families(&reading), &reading, scrapes.bytes)?;
         scrapes.count += 1;
         scrapes.bytes = text.len();
         scrapes.last = Some(start.elapsed());
+        Ok(text)
+    }
+
+    /// What cAdvisor would say, in the same format.
+    pub fn render_cadvisor(&self) -> Result<String, Error> {
+        let bytes = &self.inner.cadvisor_bytes;
+        let mut bytes = bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let reading = cadvisor::Reading::take(&self.inner.node);
+        let text = render(of_domains(&cadvisor::DOMAINS), &reading, *bytes)?;
+        *bytes = text.len();
         Ok(text)
     }
 }
@@ -166,15 +181,22 @@ impl Collector for Metrics {
 /// Routes of the metrics address.
 pub fn router(metrics: Metrics) -> Router {
     Router::new()
-        .route("/metrics", get(scrape))
+        .route("/metrics", get(async |metrics| scrape(metrics, Metrics::render).await))
+        .route(
+            "/metrics/cadvisor",
+            get(async |metrics| scrape(metrics, Metrics::render_cadvisor).await),
+        )
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .with_state(metrics)
 }
 
-async fn scrape(State(metrics): State<Metrics>) -> Response {
+async fn scrape(
+    State(metrics): State<Metrics>,
+    render: fn(&Metrics) -> Result<String, Error>,
+) -> Response {
     // Thousands of small files are read: not on a thread that serves sockets.
-    match tokio::task::spawn_blocking(move || metrics.render()).await {
+    match tokio::task::spawn_blocking(move || render(&metrics)).await {
         Ok(Ok(text)) => {
             ([(CONTENT_TYPE, TextEncoder.format_type().to_owned())], text).into_response()
         }
@@ -197,18 +219,30 @@ async fn ready(State(metrics): State<Metrics>) -> (StatusCode, &'static str) {
 }
 
 fn descriptors() -> Result<Vec<Desc>, prometheus::Error> {
-    let families = DOMAINS.iter().flat_map(|domain| domain.families);
-    let desc = families.map(|family| {
+    let desc = of_domains(&DOMAINS).map(|family| {
         let labels = family.label_names().map(str::to_owned).collect();
         Desc::new(family.name.to_owned(), family.help.to_owned(), labels, Default::default())
     });
     desc.collect()
 }
 
-fn render(reading: &Reading, expected_bytes: usize) -> Result<String, Error> {
+/// Families whose counters there are.
+fn families(reading: &Reading) -> impl Iterator<Item = &'static Family> {
+    of_domains(&DOMAINS).filter(|family| reading.has(family))
+}
+
+fn of_domains<S>(domains: &'static [Domain<S>]) -> impl Iterator<Item = &'static Family<S>> {
+    domains.iter().flat_map(|domain| domain.families)
+}
+
+fn render<S: Origin>(
+    families: impl Iterator<Item = &'static Family<S>>,
+    reading: &S::Reading,
+    expected_bytes: usize,
+) -> Result<String, Error> {
     // A little more than the last time: doubling a buffer of megabytes costs as much again.
     let mut text = String::with_capacity(expected_bytes + expected_bytes / 16);
-    sheet::fill(&DOMAINS, reading, |family| {
+    sheet::fill(families, reading, |family| {
         TextEncoder.encode_utf8(slice::from_ref(family), &mut text)
     })
     .map_err(failed_to("encode"))?;
@@ -217,9 +251,9 @@ fn render(reading: &Reading, expected_bytes: usize) -> Result<String, Error> {
 
 fn collect(reading: &Reading) -> Vec<MetricFamily> {
     let mut families = Vec::new();
-    let Ok(()) = sheet::fill::<std::convert::Infallible>(&DOMAINS, reading, |family| {
+    let Ok(()) = sheet::fill(self::families(reading), reading, |family| {
         families.push(family.clone());
-        Ok(())
+        Ok::<(), std::convert::Infallible>(())
     });
     families
 }

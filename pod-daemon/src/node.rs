@@ -43,6 +43,7 @@ pub use self::snapshot::{
     Completed, ContainerSnapshot, ContainerUsage, Exit, PodSnapshot, PodUsage, State,
 };
 use crate::{
+    cgroup::Hierarchy,
     image::{Images, Reference},
     network::Network,
     pod::{self, Adopted, Key, record},
@@ -356,6 +357,12 @@ impl Node {
     #[must_use]
     pub fn admission(&self) -> &Admission {
         &self.shared.admission
+    }
+
+    /// Where pods' cgroups are.
+    #[must_use]
+    pub fn cgroups(&self) -> &Hierarchy {
+        &self.shared.hierarchy
     }
 
     /// The pods' network.

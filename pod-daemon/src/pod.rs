@@ -39,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::{
     admission::Disruption,
     adopt::Adopted,
+    ground::INFRA,
     key::Key,
     resources::{io_limits, unenforceable},
     status::LimitMet,

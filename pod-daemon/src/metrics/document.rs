@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{
     DOMAINS,
-    family::{Family, Kind, Label, Source, Values},
+    family::{Domain, Family, Kind, Label, Origin, Source, Values},
     net::BOUNDS,
 };
 
@@ -14,7 +14,8 @@ const HEAD: &str = "\
 <!-- Made from the code. To make it again: PODSCOPE_BLESS=1 cargo test -p pod-daemon metrics_doc -->
 
 `http://127.0.0.1:9464/metrics` (`--metrics-address`) serves everything below in Prometheus' text
-format; `/healthz` and `/readyz` stand beside it. Names have base units and counters end in
+format; `/healthz` and `/readyz` stand beside it, and `/metrics/cadvisor`, whose metrics are in
+[cadvisor.md](cadvisor.md). Names have base units and counters end in
 `_total`. A counter starts at 0 when its container is created, so `rate()` and `increase()` see the
 first event; it goes on counting when the container restarts.
 
@@ -25,12 +26,21 @@ first event; it goes on counting when the container restarts.
 pub fn documentation() -> String {
     let mut text = HEAD.to_owned();
     text.push_str(&series());
-    for domain in &DOMAINS {
-        push(&mut text, format_args!("\n## {}\n\n{}\n\n", domain.title, domain.text));
+    tables(&mut text, &DOMAINS);
+    text
+}
+
+/// A chapter for each domain, with a table of its families.
+pub(super) fn tables<S: Origin>(text: &mut String, domains: &[Domain<S>]) {
+    for domain in domains {
+        push(text, format_args!("\n## {}\n\n", domain.title));
+        if !domain.text.is_empty() {
+            push(text, format_args!("{}\n\n", domain.text));
+        }
         text.push_str("| metric | type | labels | meaning |\n|---|---|---|---|\n");
         for family in domain.families {
             push(
-                &mut text,
+                text,
                 format_args!(
                     "| `{}` | {} | {} | {}{} |\n",
                     family.name,
@@ -52,7 +62,6 @@ pub fn documentation() -> String {
             }
         }
     }
-    text
 }
 
 /// How many series there are at most.
@@ -97,7 +106,7 @@ impl Bound {
 }
 
 /// Series of one family for one set of free labels.
-fn size(family: &Family) -> usize {
+pub(super) fn size<S>(family: &Family<S>) -> usize {
     let of_labels: usize = family.labels.iter().map(Label::size).product();
     // A histogram has its bounds, +Inf, sum and count.
     if family.kind == Kind::Histogram { of_labels * (BOUNDS + 3) } else { of_labels }
@@ -112,7 +121,7 @@ impl Label {
     }
 }
 
-fn probes(family: &Family) -> String {
+fn probes<S>(family: &Family<S>) -> String {
     match family.probes {
         [] => String::new(),
         [_] => format!(" Probe: {}.", code(family.probes.iter().copied())),
@@ -128,12 +137,12 @@ fn description(label: &Label) -> String {
     format!("- `{}`: {values}\n", label.name)
 }
 
-fn code<'a>(names: impl Iterator<Item = &'a str>) -> String {
+pub(super) fn code<'a>(names: impl Iterator<Item = &'a str>) -> String {
     let quoted: Vec<_> = names.map(|name| format!("`{name}`")).collect();
     quoted.join(", ")
 }
 
-fn push(text: &mut String, arguments: std::fmt::Arguments<'_>) {
+pub(super) fn push(text: &mut String, arguments: std::fmt::Arguments<'_>) {
     // Writing to a string cannot fail.
     _ = text.write_fmt(arguments);
 }

@@ -1,4 +1,4 @@
-//! What a metric is: one row of the tables that /metrics and docs/metrics.md are both made from.
+//! What a metric is: one row of the tables that a page and its documentation are both made from.
 
 use prometheus::proto::MetricType;
 
@@ -8,23 +8,23 @@ use super::{
 };
 
 /// The metrics of one subject.
-pub(super) struct Domain {
+pub(super) struct Domain<S: 'static = Source> {
     /// Heading in the documentation.
     pub(super) title: &'static str,
     /// What the reader should know about all of them.
     pub(super) text: &'static str,
     /// Neighbours of equal shape share the strings of their labels: see [`Sheet`].
-    pub(super) families: &'static [Family],
+    pub(super) families: &'static [Family<S>],
 }
 
 /// All series of one name.
-pub(super) struct Family {
+pub(super) struct Family<S = Source> {
     pub(super) name: &'static str,
     pub(super) help: &'static str,
     pub(super) kind: Kind,
-    /// Labels beside those that [`Source`] implies.
+    /// Labels beside those that the source implies.
     pub(super) labels: &'static [Label],
-    pub(super) source: Source,
+    pub(super) source: S,
     /// Probes that count it. While one is off the family is absent: 0 would be a lie.
     pub(super) probes: &'static [&'static str],
 }
@@ -54,6 +54,21 @@ pub(super) enum Values {
 }
 
 /// Whose series they are, and how to write those of one of them into a sheet.
+pub(super) trait Origin: Copy + 'static {
+    /// What one scrape tells.
+    type Reading;
+
+    /// Labels that say whose.
+    fn labels(self) -> &'static [&'static str];
+
+    /// Calls `part` for each whose series there are, with the values of the labels.
+    fn each(self, reading: &Self::Reading, part: Part<'_>);
+}
+
+/// Takes the values of the labels that an origin implies, and what writes one's series.
+pub(super) type Part<'a> = &'a mut dyn FnMut(&[&str], &dyn Fn(&mut Sheet<'_>));
+
+/// The origins of /metrics.
 #[derive(Clone, Copy)]
 pub(super) enum Source {
     /// No labels of its own.
@@ -64,16 +79,16 @@ pub(super) enum Source {
     Container(fn(&Container, &mut Sheet<'_>)),
 }
 
-impl Family {
-    pub(super) const fn counter(name: &'static str, help: &'static str, source: Source) -> Self {
+impl<S: Copy> Family<S> {
+    pub(super) const fn counter(name: &'static str, help: &'static str, source: S) -> Self {
         Self { name, help, kind: Kind::Counter, labels: &[], source, probes: &[] }
     }
 
-    pub(super) const fn gauge(name: &'static str, help: &'static str, source: Source) -> Self {
+    pub(super) const fn gauge(name: &'static str, help: &'static str, source: S) -> Self {
         Self { name, help, kind: Kind::Gauge, labels: &[], source, probes: &[] }
     }
 
-    pub(super) const fn histogram(name: &'static str, help: &'static str, source: Source) -> Self {
+    pub(super) const fn histogram(name: &'static str, help: &'static str, source: S) -> Self {
         Self { name, help, kind: Kind::Histogram, labels: &[], source, probes: &[] }
     }
 
@@ -86,19 +101,43 @@ impl Family {
     pub(super) const fn counted_by(self, probes: &'static [&'static str]) -> Self {
         Self { probes, ..self }
     }
+}
 
+impl<S: Origin> Family<S> {
     /// Every label name, in the order of exposition.
     pub(super) fn label_names(&self) -> impl Iterator<Item = &'static str> {
         self.source.labels().iter().copied().chain(self.labels.iter().map(|label| label.name))
     }
 }
 
-impl Source {
-    pub(super) const fn labels(self) -> &'static [&'static str] {
+impl Origin for Source {
+    type Reading = Reading;
+
+    fn labels(self) -> &'static [&'static str] {
         match self {
             Self::Node(_) => &[],
             Self::Pod(_) => &["namespace", "pod"],
             Self::Container(_) => &["namespace", "pod", "container"],
+        }
+    }
+
+    fn each(self, reading: &Reading, part: Part<'_>) {
+        match self {
+            Self::Node(write) => part(&[], &|sheet| write(reading, sheet)),
+            Self::Pod(write) => {
+                for pod in &reading.pods {
+                    part(&[&pod.about.namespace, &pod.about.name], &|sheet| write(pod, sheet));
+                }
+            }
+            Self::Container(write) => {
+                for pod in &reading.pods {
+                    for container in &pod.containers {
+                        let base =
+                            [&*pod.about.namespace, &*pod.about.name, &*container.about.name];
+                        part(&base, &|sheet| write(container, sheet));
+                    }
+                }
+            }
         }
     }
 }

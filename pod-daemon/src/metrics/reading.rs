@@ -117,13 +117,7 @@ impl Reading {
             }
         });
         let mut pods: Vec<Pod> = pods.collect();
-        let threads = thread::available_parallelism().map_or(1, NonZero::get).min(MAX_THREADS);
-        let share = pods.len().div_ceil(threads).max(PODS_PER_THREAD);
-        thread::scope(|scope| {
-            for pods in pods.chunks_mut(share) {
-                scope.spawn(move || pods.iter_mut().for_each(|pod| pod.read(probes)));
-            }
-        });
+        for_each(&mut pods, |pod| pod.read(probes));
         let (costs, mut lost) = (probes.costs(), probes.lost());
         lost.push(("missed", costs.iter().map(|cost| cost.missed).sum()));
         Self {
@@ -185,6 +179,17 @@ impl Container {
         };
         Self { about, process, net, tcp, files, cgroup }
     }
+}
+
+/// Reads something for each of `pods`, on several threads if there are many.
+pub(super) fn for_each<T: Send>(pods: &mut [T], read: impl Fn(&mut T) + Sync) {
+    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(MAX_THREADS);
+    let share = pods.len().div_ceil(threads).max(PODS_PER_THREAD);
+    thread::scope(|scope| {
+        for pods in pods.chunks_mut(share) {
+            scope.spawn(|| pods.iter_mut().for_each(&read));
+        }
+    });
 }
 
 fn add(sum: &mut FileStats, stats: &FileStats) {

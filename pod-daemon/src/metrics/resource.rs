@@ -240,7 +240,7 @@ fn stalls(sheet: &mut Sheet<'_>, resource: &str, pressure: Option<Pressure>) {
     }
 }
 
-fn count(sheet: &mut Sheet<'_>, count: Option<u64>) {
+pub(super) fn count(sheet: &mut Sheet<'_>, count: Option<u64>) {
     if let Some(count) = count {
         sheet.count(&[], count);
     }
@@ -252,6 +252,6 @@ fn cores(sheet: &mut Sheet<'_>, millicores: Option<u64>) {
     }
 }
 
-fn seconds(microseconds: u64) -> f64 {
+pub(super) fn seconds(microseconds: u64) -> f64 {
     microseconds as f64 / 1e6
 }

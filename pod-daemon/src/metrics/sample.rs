@@ -148,7 +148,7 @@ fn container(name: &str, state: State, last_exit: Option<Exit>) -> Container {
     }
 }
 
-fn cgroup() -> Stats {
+pub(super) fn cgroup() -> Stats {
     let pressure = Some(Pressure { some_us: 1_500_000, full_us: Some(500_000) });
     Stats {
         cpu: Some(Cpu { usage_us: 3_500_000, user_us: 2_500_000, system_us: 1_000_000 }),

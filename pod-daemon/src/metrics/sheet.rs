@@ -9,19 +9,27 @@ use std::mem;
 
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily};
 
-use super::{
-    family::{Domain, Family, Kind, Source},
-    reading::Reading,
-};
+use super::family::{Family, Kind, Label, Origin};
 
 /// The family that is being filled.
 pub(super) struct Sheet<'a> {
-    family: &'static Family,
+    shape: Shape,
     /// Values of the labels that the family's source implies.
     base: &'a [&'a str],
     metrics: &'a mut Vec<Metric>,
     /// How many of `metrics` are of this family; the rest are left from earlier ones.
     len: usize,
+}
+
+/// What the series of a family have in common.
+#[derive(Clone, Copy)]
+struct Shape {
+    name: &'static str,
+    kind: Kind,
+    /// Labels that the family's source implies.
+    implied: &'static [&'static str],
+    /// And those beside them.
+    labels: &'static [Label],
 }
 
 impl<'a> Sheet<'a> {
@@ -32,7 +40,7 @@ impl<'a> Sheet<'a> {
 
     /// Adds a series; `labels` are the values of the family's own labels, in their order.
     pub(super) fn value(&mut self, labels: &[&str], value: f64) {
-        let kind = self.family.kind;
+        let kind = self.shape.kind;
         let metric = self.series(labels);
         if kind == Kind::Counter {
             let mut counter = Counter::default();
@@ -67,8 +75,9 @@ impl<'a> Sheet<'a> {
     }
 
     fn series(&mut self, labels: &[&str]) -> &mut Metric {
-        debug_assert_eq!(labels.len(), self.family.labels.len(), "{}", self.family.name);
-        let names = self.family.label_names();
+        let Shape { name, implied, labels: own, .. } = self.shape;
+        debug_assert_eq!(labels.len(), own.len(), "{name}");
+        let names = implied.iter().copied().chain(own.iter().map(|label| label.name));
         let wanted = names.zip(self.base.iter().chain(labels).copied());
         let at = self.len;
         self.len += 1;
@@ -88,16 +97,15 @@ impl<'a> Sheet<'a> {
     }
 }
 
-/// Fills the families of `domains` from `reading` and hands each that has series to `write`.
-pub(super) fn fill<E>(
-    domains: &[Domain],
-    reading: &Reading,
+/// Fills `families` from `reading` and hands each that has series to `write`.
+pub(super) fn fill<S: Origin, E>(
+    families: impl Iterator<Item = &'static Family<S>>,
+    reading: &S::Reading,
     mut write: impl FnMut(&MetricFamily) -> Result<(), E>,
 ) -> Result<(), E> {
     // By number of labels.
     let mut kept: Vec<Vec<Metric>> = Vec::new();
-    let families = domains.iter().flat_map(|domain| domain.families);
-    for family in families.filter(|family| reading.has(family)) {
+    for family in families {
         let labels = family.label_names().count();
         if kept.len() <= labels {
             kept.resize_with(labels + 1, Vec::new);
@@ -123,29 +131,23 @@ pub(super) fn fill<E>(
 }
 
 /// Writes the series of `family` to the front of `metrics` and says how many they are.
-fn fill_one(family: &'static Family, reading: &Reading, metrics: &mut Vec<Metric>) -> usize {
+fn fill_one<S: Origin>(
+    family: &Family<S>,
+    reading: &S::Reading,
+    metrics: &mut Vec<Metric>,
+) -> usize {
+    let shape = Shape {
+        name: family.name,
+        kind: family.kind,
+        implied: family.source.labels(),
+        labels: family.labels,
+    };
     let mut len = 0;
-    let mut part = |base: &[&str], write: &dyn Fn(&mut Sheet<'_>)| {
-        let mut sheet = Sheet { family, base, metrics, len };
+    family.source.each(reading, &mut |base, write| {
+        let mut sheet = Sheet { shape, base, metrics, len };
         write(&mut sheet);
         len = sheet.len;
-    };
-    match family.source {
-        Source::Node(write) => part(&[], &|sheet| write(reading, sheet)),
-        Source::Pod(write) => {
-            for pod in &reading.pods {
-                part(&[&pod.about.namespace, &pod.about.name], &|sheet| write(pod, sheet));
-            }
-        }
-        Source::Container(write) => {
-            for pod in &reading.pods {
-                for container in &pod.containers {
-                    let base = [&*pod.about.namespace, &*pod.about.name, &*container.about.name];
-                    part(&base, &|sheet| write(container, sheet));
-                }
-            }
-        }
-    }
+    });
     len
 }
 

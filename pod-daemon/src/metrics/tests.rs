@@ -8,8 +8,13 @@ use std::{
 
 use super::{document::Bound, *};
 
+/// What a scrape with that reading says.
+fn page(reading: &Reading) -> String {
+    render(families(reading), reading, 0).unwrap()
+}
+
 /// Series of the rendered text, as name with labels and value.
-fn series(text: &str) -> BTreeMap<&str, f64> {
+pub(super) fn series(text: &str) -> BTreeMap<&str, f64> {
     let mut series = BTreeMap::new();
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         let (name, value) = line.rsplit_once(' ').unwrap();
@@ -20,7 +25,7 @@ fn series(text: &str) -> BTreeMap<&str, f64> {
 
 #[test]
 fn a_scrape_has_every_family_of_the_tables() {
-    let text = render(&sample::reading(1), 0).unwrap();
+    let text = page(&sample::reading(1));
 
     // No container of the sample waits, and all have the memory controller.
     let absent = ["podscope_container_waiting_reason", "podscope_memory_resident_bytes"];
@@ -33,7 +38,7 @@ fn a_scrape_has_every_family_of_the_tables() {
 
 #[test]
 fn series_carry_labels_and_values() {
-    let text = render(&sample::reading(2), 0).unwrap();
+    let text = page(&sample::reading(2));
     let series = series(&text);
 
     for (name, value) in [
@@ -89,7 +94,7 @@ fn series_carry_labels_and_values() {
 
 #[test]
 fn a_histogram_is_cumulative_and_its_count_is_its_last_bucket() {
-    let text = render(&sample::reading(1), 0).unwrap();
+    let text = page(&sample::reading(1));
     let series = series(&text);
     let at = |name: &str, le: &str| {
         let labels = r#"namespace="default",pod="web-0",container="app""#;
@@ -107,7 +112,7 @@ fn a_histogram_is_cumulative_and_its_count_is_its_last_bucket() {
 
 #[test]
 fn there_are_as_many_series_as_the_documentation_says() {
-    let count = |pods| series(&render(&sample::reading(pods), 0).unwrap()).len();
+    let count = |pods| series(&page(&sample::reading(pods))).len();
     let Bound { pod, container, volume } = Bound::new();
 
     // No container of the sample waits, all have the memory controller, and in each a signal has
@@ -125,7 +130,7 @@ fn what_a_probe_counts_is_absent_while_it_is_off() {
         probe.mode = "off".into();
     }
 
-    let text = render(&reading, 0).unwrap();
+    let text = page(&reading);
 
     assert!(!text.contains("podscope_exec_total") && !text.contains("podscope_file_written"));
     assert!(text.contains("podscope_forks_total") && text.contains("podscope_file_read_bytes"));
@@ -146,12 +151,12 @@ fn who_gathers_gets_what_a_scrape_gets() {
 
     let gathered = TextEncoder.encode_to_string(&collect(&reading)).unwrap();
 
-    assert_eq!(gathered, render(&reading, 0).unwrap());
+    assert_eq!(gathered, page(&reading));
 }
 
 #[test]
 fn promtool_finds_nothing_to_criticise() {
-    let text = render(&sample::reading(2), 0).unwrap();
+    let text = page(&sample::reading(2));
     let child = Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).spawn();
     let Ok(mut promtool) = child else { return skip("promtool is not installed") };
     promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();

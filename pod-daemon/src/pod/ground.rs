@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Name of the infra program's cgroup. Containers' names cannot begin with an underscore.
-const INFRA: &str = "_infra";
+pub const INFRA: &str = "_infra";
 
 /// How long killed processes may take to be gone.
 const PATIENCE: Duration = Duration::from_secs(10);
