@@ -7,6 +7,7 @@
 
 mod admission;
 mod adoption;
+mod cadvisor;
 mod chaos;
 mod churn;
 mod cost;

@@ -310,7 +310,14 @@ impl Daemon {
     #[track_caller]
     #[must_use]
     pub fn metrics(&self) -> Metrics {
-        let answer = http::tcp(self.metrics, "/metrics").expect("scrape /metrics");
+        self.scrape("/metrics")
+    }
+
+    /// Scrapes a page.
+    #[track_caller]
+    #[must_use]
+    pub fn scrape(&self, page: &str) -> Metrics {
+        let answer = http::tcp(self.metrics, page).expect("scrape");
         assert_eq!(answer.status, 200, "{}", answer.body);
         Metrics::parse(answer.body)
     }
