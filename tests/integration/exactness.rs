@@ -97,12 +97,6 @@ fn a_short_life_is_counted_exactly() {
     daemon.stop();
 }
 
-/// Why a number may be too small, on a kernel that preempts tasks within the probes.
-fn missed(metrics: &Metrics) -> Option<String> {
-    let missed = metrics.sum("podscope_events_lost_total", &[("kind", "missed")]);
-    (missed > 0.0).then(|| format!("the kernel skipped the probes {missed} times"))
-}
-
 #[test]
 fn every_call_that_moves_bytes_is_counted_exactly() {
     let daemon = Daemon::start(&[]);
@@ -137,7 +131,7 @@ fn every_call_that_moves_bytes_is_counted_exactly() {
         assert_eq!(over["status"]["phase"], "Succeeded", "{name}: {}", daemon.logs(name, ""));
         let counted = file(&daemon.metrics(), name, "data");
         if counted != expected {
-            if let Some(missed) = missed(&daemon.metrics()) {
+            if let Some(missed) = daemon.metrics().missed() {
                 daemon.stop();
                 return skip(&missed);
             }
@@ -290,7 +284,7 @@ fn no_exit_of_many_is_lost() {
         daemon.logs("many", "")
     );
     let metrics = daemon.metrics();
-    if let Some(missed) = missed(&metrics) {
+    if let Some(missed) = metrics.missed() {
         daemon.stop();
         return skip(&missed);
     }

@@ -37,7 +37,7 @@ fn a_host_port_is_reached_from_everywhere_and_goes_with_its_pod() {
     daemon.run(
         pod("web")
             .container_with("server", "greet 8080 welcome", ports(list))
-            .container("self", &format!("sleep-ms 500 , fetch 10.77.0.1:{port} , pause")),
+            .container("self", &format!("wait-for-listener 8080 , fetch 10.77.0.1:{port} , pause")),
     );
     daemon.wait_logged("web", "container=server", "listening");
 

@@ -15,7 +15,7 @@ fn a_pod_is_reached_by_its_address() {
     let daemon = Daemon::start(&[]);
     let web = pod("web")
         .container("server", "greet 8080 welcome")
-        .container("sidecar", "sleep-ms 300 , connect 127.0.0.1:8080 , pause");
+        .container("sidecar", "wait-for-listener 8080 , connect 127.0.0.1:8080 , pause");
     daemon.run(web);
     daemon.wait_logged("web", "container=server", "listening");
     let address = daemon.pod("web")["status"]["podIP"].as_str().unwrap().to_owned();

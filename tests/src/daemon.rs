@@ -158,9 +158,8 @@ impl Daemon {
     /// deletes its pods, and checks that the node is as it was before them.
     #[track_caller]
     pub fn stop(mut self) {
-        let missed = self.metrics().sum("podscope_events_lost_total", &[("kind", "missed")]);
-        if missed > 0.0 {
-            println!("the kernel skipped the probes {missed} times");
+        if let Some(missed) = self.metrics().missed() {
+            println!("{missed}");
         }
         if let Some(idle) = &self.idle {
             self.delete_all();

@@ -61,6 +61,21 @@ pub fn eventually<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Optio
     }
 }
 
+/// Asks again and again, and says whether it came to be true within `limit`.
+pub fn within(limit: Duration, mut ask: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + limit;
+    loop {
+        let last = Instant::now() >= deadline;
+        if ask() {
+            return true;
+        }
+        if last {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// Says aloud that the test of this thread is skipped.
 pub fn skip(reason: &str) {
     let thread = thread::current();

@@ -78,6 +78,13 @@ impl Metrics {
         self.series(name, labels).map(|sample| sample.value).sum()
     }
 
+    /// Why numbers may be too small, on a kernel that preempts tasks within the probes.
+    #[must_use]
+    pub fn missed(&self) -> Option<String> {
+        let missed = self.sum("podscope_events_lost_total", &[("kind", "missed")]);
+        (missed > 0.0).then(|| format!("the kernel skipped the probes {missed} times"))
+    }
+
     /// The lines about a metric.
     #[must_use]
     pub fn about(&self, name: &str) -> String {

@@ -5,7 +5,7 @@
 //! and follows no links.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     io,
     path::{Path, PathBuf},
 };
@@ -84,16 +84,25 @@ pub(super) fn budgets(spec: &PodSpec, files: &Path, logs: &Path) -> Vec<Budget> 
     budgets
 }
 
-impl Budget {
-    /// What to say about it if more is used than there may be.
-    pub(super) fn violation(&self) -> Option<String> {
+/// What to say about the first of a pod's limits that is exceeded.
+pub(super) fn violation(budgets: &[Budget]) -> Option<String> {
+    // Once each: what is written meanwhile must not count for the pod and not for its container.
+    let mut measured: HashMap<&Path, Usage> = HashMap::new();
+    budgets.iter().find_map(|budget| {
         let mut sum = Usage::default();
-        for directory in &self.directories {
+        for directory in &budget.directories {
             // What is not there, or no longer, uses nothing.
-            let usage = measure(directory).unwrap_or_default();
+            let usage =
+                measured.entry(directory).or_insert_with(|| measure(directory).unwrap_or_default());
             sum.bytes += usage.bytes;
             sum.too_deep |= usage.too_deep;
         }
+        budget.violation(sum)
+    })
+}
+
+impl Budget {
+    fn violation(&self, sum: Usage) -> Option<String> {
         let limit = display(self.limit, Unit::Bytes);
         let what = match &self.whose {
             Whose::Volume(name) => {
@@ -217,7 +226,7 @@ mod tests {
             limit: u64::MAX,
             directories: vec![directory.path().to_path_buf()],
         };
-        let message = budget.violation().unwrap();
+        let message = violation(&[budget]).unwrap();
         assert!(message.contains("not measured"), "{message}");
     }
 
@@ -262,8 +271,8 @@ mod tests {
             limit,
             directories: vec![directory.path().to_path_buf(), PathBuf::from("/nonexistent")],
         };
-        assert_eq!(budget(4 << 20).violation(), None);
-        let message = budget(1 << 20).violation().unwrap();
+        assert_eq!(violation(&[budget(4 << 20)]), None);
+        let message = violation(&[budget(4 << 20), budget(1 << 20)]).unwrap();
         let start = "Usage of EmptyDir volume \"cache\" exceeds the limit \"1Mi\": ";
         assert!(message.starts_with(start), "{message}");
         assert!(message.ends_with(" are in use."), "{message}");

@@ -93,7 +93,7 @@ async fn measure(limited: Vec<(Key, Vec<Budget>)>) -> Vec<(Key, String)> {
         }
         let exceeded = limited
             .into_iter()
-            .filter_map(|(key, budgets)| Some((key, budgets.iter().find_map(Budget::violation)?)));
+            .filter_map(|(key, budgets)| Some((key, disk::violation(&budgets)?)));
         // Nobody waits when the daemon ends.
         reply.send(exceeded.collect()).ok();
     };

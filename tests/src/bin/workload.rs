@@ -90,6 +90,11 @@ fn do_step(words: &[&str]) -> anyhow::Result<()> {
                 thread::sleep(Duration::from_millis(5));
             }
         }
+        ["wait-for-listener", port] => {
+            while !is_listening(port.parse()?) {
+                thread::sleep(Duration::from_millis(5));
+            }
+        }
         ["threads", count] => threads(count.parse()?),
         ["spawn", count] => spawn(count.parse()?)?,
         ["fork", count] => fork_and_wait(count.parse()?)?,
@@ -192,6 +197,17 @@ fn create(path: &str) -> io::Result<File> {
     File::options().create(true).truncate(true).write(true).open(path)
 }
 
+/// Whether anybody listens on this port of IPv4, found out without a connection.
+fn is_listening(port: u16) -> bool {
+    const LISTEN: &str = "0A";
+    let sockets = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    let local = format!(":{port:04X}");
+    sockets.lines().any(|line| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        matches!(*fields, [_, address, _, LISTEN, ..] if address.ends_with(&local))
+    })
+}
+
 fn threads(count: usize) {
     for _ in 0..count {
         thread::spawn(|| {
@@ -254,7 +270,9 @@ fn end_child(signal: libc::c_int) -> io::Result<()> {
 fn orphans(count: usize) -> io::Result<()> {
     for _ in 0..count {
         let child = fork(|| {
-            fork(|| thread::sleep(Duration::from_millis(20))).ok();
+            if fork(|| thread::sleep(Duration::from_millis(20))).is_err() {
+                process::abort();
+            }
         })?;
         wait_for(child);
     }
