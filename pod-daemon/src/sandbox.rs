@@ -4,6 +4,7 @@
 //! thread takes on the namespaces, makes the mounts with ordinary code, and then clones a process
 //! that inherits them. The thread ends; the process remains.
 
+pub mod apparmor;
 mod capabilities;
 mod child;
 mod clone;
@@ -40,21 +41,22 @@ use nix::{
 };
 use rustix::{fs::Uid, process::Rlimit};
 
+use self::{
+    apparmor::DefaultProfile,
+    child::{Plan, Program, Strings},
+    oom_score::OomScores,
+    seccomp::Filters,
+};
 pub use self::{
     capabilities::{Capabilities, DEFAULT as DEFAULT_CAPABILITIES},
     child::{EXECUTE, FIRST_KEPT, Failure},
     clone::{Process, start_time, wait},
-    confinement::{Confinement, View, has_apparmor},
+    confinement::{Confinement, View},
     infra::{Infra, NetworkMode, OwnNamespaces, Users},
     memory::Memory,
     mount::{mount_bpf, unmount},
     rootfs::{Bind, Rootfs},
     seal::run_sealed,
-};
-use self::{
-    child::{Plan, Program, Strings},
-    oom_score::OomScores,
-    seccomp::Filters,
 };
 use crate::fault;
 
@@ -129,6 +131,7 @@ pub struct Sandboxes {
     /// Paths of this node's /sys that containers do not see.
     masked_sys: Vec<PathBuf>,
     filters: Filters,
+    apparmor: DefaultProfile,
     /// What the daemon can give away.
     capabilities: Capabilities,
     ids: Arc<userns::Ranges>,
@@ -237,6 +240,7 @@ impl Sandboxes {
             ),
             masked_sys: rootfs::masked_sys(),
             filters: Filters::default(),
+            apparmor: DefaultProfile::prepare(),
             capabilities: Capabilities::of_this_thread(),
             ids: userns::Ranges::new(first_user_id),
         })
@@ -331,6 +335,11 @@ impl Sandboxes {
     /// Whether processes can be started with this seccomp profile.
     pub fn check_profile(&self, profile: &seccomp::Profile) -> Result<(), seccomp::Error> {
         self.filters.of(profile, Capabilities::NONE).map(drop)
+    }
+
+    /// Whether processes can be started with the AppArmor profile [`apparmor::DEFAULT`].
+    pub fn check_apparmor(&self) -> Result<(), &apparmor::Error> {
+        self.apparmor.outcome()
     }
 
     fn enter_template(&self) -> Result<(), Error> {

@@ -21,7 +21,7 @@ const KERNEL_TEST: &str = "kernel";
 
 /// What the tests would wait for without optimisation: reading BTF and unpacking images, which in
 /// an emulated VM takes ten times as long. All the rest compiles faster than it would run.
-const HOT: [&str; 4] = ["aya", "aya-obj", "miniz_oxide", "sha2"];
+const HOT: [&str; 5] = ["aya", "aya-obj", "memchr", "miniz_oxide", "sha2"];
 
 #[derive(clap::Args)]
 pub(crate) struct Options {

@@ -61,6 +61,7 @@ const PACKAGES: &[Package] = &[
     Package { name: "openssl", groups: &[Group::Test], proof: "openssl", why: "makes the certificates of the tests' registries" },
     Package { name: "umoci", groups: &[Group::Bench], proof: "umoci", why: "unpacks what skopeo pulls, to compare with" },
     Package { name: "busybox-static", groups: &[Group::Demo], proof: "/var/lib/dpkg/info/busybox-static.list", why: "all that is in the demo's image" },
+    Package { name: "apparmor", groups: &[Group::Vm], proof: "apparmor_parser", why: "loads the containers' AppArmor profile in VMs" },
     Package { name: "qemu-system-x86", groups: &[Group::Vm], proof: "qemu-system-x86_64", why: "boots the kernels of the test matrix" },
     Package { name: "e2fsprogs", groups: &[Group::Vm], proof: "mkfs.ext4", why: "formats the VMs' disks" },
     Package { name: "xz-utils", groups: &[Group::Vm], proof: "xz", why: "kernel modules are xz-compressed" },

@@ -19,7 +19,7 @@ use crate::{
     image::Image,
     node::Shared,
     sandbox::{
-        Capabilities, Confinement, DEFAULT_CAPABILITIES, Identity, Users, View, has_apparmor,
+        Capabilities, Confinement, DEFAULT_CAPABILITIES, Identity, Users, View, apparmor,
         seccomp::{self, Profile},
         sysctl::Sysctl,
     },
@@ -60,14 +60,9 @@ pub(super) enum Error {
     ReadProfile { path: std::path::PathBuf, source: io::Error },
     #[error("seccomp profile {name:?} cannot be used")]
     Profile { name: String, source: seccomp::Error },
-    #[error(
-        "appArmorProfile: AppArmor is not enabled on this node; remove the field, or boot a kernel with AppArmor"
-    )]
-    NoAppArmor,
-    #[error(
-        "appArmorProfile: Podscope brings no AppArmor profile of its own; load one on the node and name it with type Localhost"
-    )]
-    NoDefaultAppArmor,
+    /// With the remedy of the innermost cause, since that is all there is to it.
+    #[error("appArmorProfile cannot be had: {0}; or remove the field")]
+    AppArmor(String),
 }
 
 /// Puts everything together. What the container's own context sets goes before the pod's.
@@ -110,7 +105,7 @@ pub(super) fn of(
             // Kubernetes leaves it off unless it is asked for; here it is on unless it is refused.
             no_new_privileges: !own.allow_privilege_escalation.unwrap_or(privileged),
             seccomp,
-            apparmor: if privileged { None } else { self::apparmor(apparmor)? },
+            apparmor: if privileged { None } else { apparmor_profile(shared, apparmor)? },
         },
         root: Root { view, read_only: own.read_only_root_filesystem.unwrap_or(false) },
     })
@@ -253,14 +248,21 @@ fn read_below(folder: &Path, name: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-fn apparmor(wanted: Option<&AppArmorProfile>) -> Result<Option<String>, Error> {
-    let Some(wanted) = wanted else { return Ok(None) };
-    match wanted.type_.as_str() {
+/// The name of a container's AppArmor profile. Without a word about it a container has the default one
+/// where that can be had, and goes without where it cannot.
+fn apparmor_profile(
+    shared: &Shared,
+    wanted: Option<&AppArmorProfile>,
+) -> Result<Option<String>, Error> {
+    let default = || shared.sandboxes.check_apparmor().map(|()| Some(apparmor::DEFAULT.to_owned()));
+    let Some(wanted) = wanted else { return Ok(default().unwrap_or_default()) };
+    let profile = match wanted.type_.as_str() {
         "Unconfined" => Ok(None),
-        _ if !has_apparmor() => Err(Error::NoAppArmor),
-        "Localhost" => Ok(wanted.localhost_profile.clone()),
-        _ => Err(Error::NoDefaultAppArmor),
-    }
+        "Localhost" if apparmor::is_enabled() => Ok(wanted.localhost_profile.clone()),
+        "Localhost" => Err(&apparmor::Error::Off),
+        _ => default(),
+    };
+    profile.map_err(|error| Error::AppArmor(super::chain(error)))
 }
 
 #[cfg(test)]

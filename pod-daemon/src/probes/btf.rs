@@ -3,8 +3,9 @@
 //! A reader of just what the probes need: members of named structures, and the functions and
 //! tracepoint parameters that exist. The format is `Documentation/bpf/btf.rst` in the kernel's tree.
 
-use std::{collections::HashMap, fs, io, path::Path};
+use std::{fs, io, path::Path};
 
+use memchr::memmem;
 use pod_ebpf::file::{FILE_HEAD, Offsets};
 
 /// The kernel's type information.
@@ -13,10 +14,19 @@ pub struct Btf {
     strings: usize,
     /// Byte position of each type; type ids begin at 1.
     types: Vec<usize>,
-    /// Named structures and unions to their ids.
-    structs: HashMap<Box<str>, u32>,
-    /// Functions to their ids.
-    functions: HashMap<Box<str>, u32>,
+    /// Structures and unions.
+    structs: Vec<Named>,
+    /// Functions.
+    functions: Vec<Named>,
+}
+
+/// A type and its name. There are tens of thousands, of which a few dozen are asked for: so it is
+/// the name that is looked up in the strings, where it stands once, and not each type's that is read.
+#[derive(Clone, Copy)]
+struct Named {
+    /// Byte position within the strings.
+    name: u32,
+    id: u32,
 }
 
 /// Why an offset is not known.
@@ -75,34 +85,24 @@ impl Btf {
         let type_start = header + word(&data, 8)? as usize;
         let type_end = type_start + word(&data, 12)? as usize;
         let strings = header + word(&data, 16)? as usize;
-        let mut btf = Self {
-            data,
-            strings,
-            types: vec![0],
-            structs: HashMap::new(),
-            functions: HashMap::new(),
-        };
+        let mut btf =
+            Self { data, strings, types: vec![0], structs: Vec::new(), functions: Vec::new() };
         let mut at = type_start;
         while at < type_end {
             let id = u32::try_from(btf.types.len()).map_err(|_overflow| Error::Malformed(at))?;
             btf.types.push(at);
-            let info = word(&btf.data, at + 4)?;
+            let (name, info) = (word(&btf.data, at)?, word(&btf.data, at + 4)?);
             let members = (info & 0xffff) as usize;
             let trailing = match (info >> 24) & 0x1f {
                 kind::INT | kind::VAR | kind::DECL_TAG => 4,
                 kind::ARRAY => 12,
                 kind::STRUCT | kind::UNION => {
-                    let name = btf.name(at)?;
-                    if !name.is_empty() {
-                        let name = name.into();
-                        btf.structs.entry(name).or_insert(id);
-                    }
+                    btf.structs.push(Named { name, id });
                     12 * members
                 }
                 kind::ENUM | kind::FUNC_PROTO => 8 * members,
                 kind::FUNC => {
-                    let name = btf.name(at)?.into();
-                    btf.functions.entry(name).or_insert(id);
+                    btf.functions.push(Named { name, id });
                     0
                 }
                 kind::DATASEC | kind::ENUM64 => 12 * members,
@@ -115,13 +115,22 @@ impl Btf {
 
     /// Whether the kernel has a function of this name that programs can attach to.
     pub fn has_function(&self, name: &str) -> bool {
-        self.functions.contains_key(name)
+        self.find(&self.functions, name).is_some()
+    }
+
+    /// The id of the first type with this name.
+    fn find(&self, types: &[Named], name: &str) -> Option<u32> {
+        let strings = self.data.get(self.strings..)?;
+        // They begin with the empty one, so that a zero is before each.
+        let before = memmem::find(strings, format!("\0{name}\0").as_bytes())?;
+        let name = u32::try_from(before + 1).ok()?;
+        types.iter().find(|named| named.name == name).map(|named| named.id)
     }
 
     /// Offset in bytes of `structure.field`, looking into anonymous members as C does.
     pub fn offset(&self, structure: &str, field: &str) -> Result<u32, Error> {
         let absent = || Error::Absent(format!("{structure}.{field}"));
-        let mut id = *self.structs.get(structure).ok_or_else(absent)?;
+        let mut id = self.find(&self.structs, structure).ok_or_else(absent)?;
         let mut bits = 0;
         // `f_path.mnt`: each step's type is where the next one is looked up.
         for step in field.split('.') {
@@ -228,10 +237,8 @@ fn in_head(btf: &Btf, field: &str) -> Result<u32, Error> {
 }
 
 fn word(data: &[u8], at: usize) -> Result<u32, Error> {
-    data.get(at..at + 4)
-        .and_then(|bytes| bytes.try_into().ok())
-        .map(u32::from_le_bytes)
-        .ok_or(Error::Malformed(at))
+    let bytes = data.get(at..).and_then(<[u8]>::first_chunk);
+    bytes.map(|bytes| u32::from_le_bytes(*bytes)).ok_or(Error::Malformed(at))
 }
 
 #[cfg(test)]

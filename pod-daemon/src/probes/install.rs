@@ -42,10 +42,8 @@ impl Installed {
 
 /// Takes over what an earlier daemon has left running, or loads the object.
 pub(super) fn take_over(settings: &Settings<'_>) -> Result<Installation, Error> {
-    let kernel = btf::Btf::from_kernel()?;
-    let offsets = btf::offsets(&kernel)?;
     let pins = Pins::open(settings.bpffs)?;
-    let id = object_id(&offsets, settings);
+    let id = object_id(settings);
     let record = settings.run.join(INSTALLED);
     let earlier = fs::read(&record).ok();
     let earlier = earlier.and_then(|text| Installed::parse(&text).ok());
@@ -58,7 +56,7 @@ pub(super) fn take_over(settings: &Settings<'_>) -> Result<Installation, Error> 
                 (false, false) => Origin::New,
             };
             fs::remove_file(&record).ok();
-            let status = install(settings, &kernel, &offsets, &pins, &id)?;
+            let status = install(settings, &pins, &id)?;
             let installed = Installed { id: id.clone(), status };
             serde_json::to_vec(&installed)
                 .map_err(io::Error::from)
@@ -75,13 +73,9 @@ pub(super) fn take_over(settings: &Settings<'_>) -> Result<Installation, Error> 
 
 /// Loads the object with the maps that are there, and attaches what is attached once per node in
 /// place of what another object has attached.
-fn install(
-    settings: &Settings<'_>,
-    kernel: &btf::Btf,
-    offsets: &pod_ebpf::file::Offsets,
-    pins: &Pins,
-    id: &str,
-) -> Result<Vec<ProbeStatus>, Error> {
+fn install(settings: &Settings<'_>, pins: &Pins, id: &str) -> Result<Vec<ProbeStatus>, Error> {
+    let kernel = btf::Btf::from_kernel()?;
+    let offsets = btf::offsets(&kernel)?;
     pins.make_object(id)?;
     let btf = aya::Btf::from_sys_fs().map_err(Error::KernelBtf)?;
     let log_level: u8 = match settings.log {
@@ -96,11 +90,11 @@ fn install(
     let mut ebpf = loader
         .btf(&btf)
         .override_global("CONTAINER_LEVEL", &settings.container_level, true)
-        .override_global("OFFSETS", offsets, true)
+        .override_global("OFFSETS", &offsets, true)
         .override_global(aya_log::LEVEL, &log_level, true)
         .load(OBJECT)
         .map_err(Error::Load)?;
-    let mut attachment = Attachment { ebpf: &mut ebpf, kernel, btf: &btf, pins, id };
+    let mut attachment = Attachment { ebpf: &mut ebpf, kernel: &kernel, btf: &btf, pins, id };
     let mut status = attachment.attach();
     if settings.floor == Floor::On {
         status.push(attachment.attach_floor());
@@ -109,11 +103,12 @@ fn install(
     Ok(status)
 }
 
-/// What tells one object on this kernel from another: the code, and what it was told at the start.
-fn object_id(offsets: &pod_ebpf::file::Offsets, settings: &Settings<'_>) -> String {
+/// What tells one object from another: the code, and what it was told at the start. Of the kernel it
+/// was told, too, but a pin never sees another one.
+fn object_id(settings: &Settings<'_>) -> String {
     let mut hash = Sha256::new();
     hash.update(OBJECT);
     let Settings { container_level, log, floor, .. } = settings;
-    hash.update(format!("{offsets:?} {container_level} {log:?} {floor:?}"));
+    hash.update(format!("{container_level} {log:?} {floor:?}"));
     hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }

@@ -47,10 +47,3 @@ pub enum View {
     /// The node's devices, and `/proc`, `/sys` and the container's cgroup to write to.
     Node,
 }
-
-/// Whether this kernel has AppArmor, and it is on.
-#[must_use]
-pub fn has_apparmor() -> bool {
-    std::fs::read_to_string("/sys/module/apparmor/parameters/enabled")
-        .is_ok_and(|text| text.starts_with('Y'))
-}

@@ -1,9 +1,9 @@
 //! `securityContext`: what a manifest may change about who a container is and what holds it.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
 use pod_tests::{
-    Daemon,
+    Daemon, in_vm,
     manifest::{Pod, mounts, pod},
 };
 use serde_json::{Value, json};
@@ -202,7 +202,7 @@ fn a_pod_has_kernel_settings_of_its_own() {
         )
         .container("app", steps);
     assert_eq!(daemon.output_of(tuned, "tuned"), "0\n0\t2147483647\n1\n40000\t50000\n");
-    assert_eq!(std::fs::read_to_string("/proc/sys/kernel/shm_rmid_forced").unwrap(), "0\n");
+    assert_eq!(fs::read_to_string("/proc/sys/kernel/shm_rmid_forced").unwrap(), "0\n");
 
     for (name, value, path) in [
         ("kernel.core_pattern", "x", "name"),
@@ -228,23 +228,54 @@ fn a_pod_has_kernel_settings_of_its_own() {
 }
 
 #[test]
-fn apparmor_is_used_or_missed_aloud() {
+fn apparmor_holds_or_is_missed_aloud() {
     let daemon = Daemon::start(&[]);
-    let profile =
-        json!({"appArmorProfile": {"type": "Localhost", "localhostProfile": "podscope-none"}});
-    daemon.run(with("held", "exit 0", profile));
-    let enabled = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled")
+    let profile = |kind: &str| json!({"appArmorProfile": {"type": kind}});
+    let mut named = profile("Localhost");
+    named["appArmorProfile"]["localhostProfile"] = json!("podscope-none");
+    daemon.run(with("named", "exit 0", named));
+    daemon.run(with("free", "exit 0", profile("Unconfined")));
+    assert_eq!(daemon.wait_over("free")["status"]["phase"], "Succeeded");
+    daemon.run(with("default", "pause", profile("RuntimeDefault")));
+    let enabled = fs::read_to_string("/sys/module/apparmor/parameters/enabled")
         .is_ok_and(|text| text.starts_with('Y'));
-    if enabled {
-        let message = not_started(&daemon, "held", "StartError");
-        assert!(message.contains("AppArmor profile (it must be loaded"), "{message}");
-    } else {
-        let message = not_started(&daemon, "held", "CreateContainerConfigError");
-        assert!(message.contains("AppArmor is not enabled on this node"), "{message}");
+    assert!(enabled || !in_vm(), "the VMs' kernels have AppArmor");
+    if !enabled {
+        for name in ["named", "default"] {
+            let message = not_started(&daemon, name, "CreateContainerConfigError");
+            assert!(message.contains("AppArmor is not enabled on this node"), "{message}");
+        }
+        return daemon.stop();
     }
-    let free = with("free", "exit 0", json!({"appArmorProfile": {"type": "Unconfined"}}));
-    daemon.run(free);
-    let over = daemon.wait_over("free");
-    assert_eq!(over["status"]["phase"], "Succeeded", "{over}");
+    let message = not_started(&daemon, "named", "StartError");
+    assert!(message.contains("AppArmor profile (it must be loaded"), "{message}");
+
+    // Whoever names none has the default one, and so has what is run in a container later.
+    daemon.wait_ready("default");
+    let cat = ["exec", "default", "--", "/bin/workload", "cat", "/proc/self/attr/current"];
+    assert_eq!(daemon.podctl(&cat).success(), "podscope-default (enforce)\n");
+    let look = "cat /proc/self/attr/current , exit 0";
+    assert_eq!(
+        daemon.output_of(pod("silent").container("app", look), "silent"),
+        "podscope-default (enforce)\n"
+    );
+    let privileged = with("privileged", look, json!({"privileged": true}));
+    assert_eq!(daemon.output_of(privileged, "privileged"), "unconfined\n");
+
+    // It denies what a capability and a filter that is off would allow.
+    let mut able = json!({
+        "capabilities": {"add": ["SYS_ADMIN"]},
+        "seccompProfile": {"type": "Unconfined"},
+    });
+    let steps = "mkdir /there , mount proc /there , open /there/sysrq-trigger , exit 0";
+    assert_eq!(
+        daemon.output_of(with("held", steps, able.clone()), "held"),
+        "mkdir /there: ok\nmount /there: EACCES\nopen /there/sysrq-trigger: ENOENT\n"
+    );
+    able["appArmorProfile"] = json!({"type": "Unconfined"});
+    assert_eq!(
+        daemon.output_of(with("able", steps, able), "able"),
+        "mkdir /there: ok\nmount /there: ok\nopen /there/sysrq-trigger: ok\n"
+    );
     daemon.stop();
 }

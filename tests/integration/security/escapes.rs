@@ -212,13 +212,13 @@ fn cgroups_are_out_of_reach() {
     let flags = libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWCGROUP;
     let steps = format!(
         "touch /sys/fs/cgroup/cgroup.procs , mkdir /sys/fs/cgroup/new , syscall 64 {unshare} {flags} , \
-         mount-cgroup1 /sys , touch /sys/fs/cgroup/release_agent , exit 0"
+         mount cgroup /sys , touch /sys/fs/cgroup/release_agent , exit 0"
     );
     let output = daemon.output_of(pod("cgroups").container("app", &steps), "cgroups");
     assert!(output.contains("touch /sys/fs/cgroup/cgroup.procs: EROFS"), "{output}");
     assert!(output.contains("mkdir /sys/fs/cgroup/new: EROFS"), "{output}");
     assert!(output.contains(&format!("syscall 64 {unshare} {flags}: EPERM")), "{output}");
-    assert!(output.contains("mount-cgroup1 /sys: EPERM"), "{output}");
+    assert!(output.contains("mount /sys: EPERM"), "{output}");
     daemon.stop();
 }
 

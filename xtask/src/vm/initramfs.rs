@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Programs of this machine that tests and daemon call; the last is there if it is installed.
-const TOOLS: [&str; 3] = ["nft", "ip", "busybox"];
+const TOOLS: [&str; 4] = ["nft", "ip", "apparmor_parser", "busybox"];
 
 /// Our programs in the guest; the harness finds them through `PODSCOPE_BIN_DIR`.
 const PROGRAMS: [&str; 3] = ["pod-daemon", "podctl", "workload"];

@@ -44,13 +44,13 @@ pub(crate) fn step(words: &[&str]) -> anyhow::Result<bool> {
         }
         ["unix", path] => say("unix", path, UnixStream::connect(path).map(drop)),
         ["type-ahead", path] => type_ahead(path)?,
-        ["mount-cgroup1", target] => {
-            let (kind, target_path) = (CString::new("cgroup")?, CString::new(target)?);
+        ["mount", kind, target] => {
+            let (kind, target_path) = (CString::new(kind)?, CString::new(target)?);
             let none = std::ptr::null();
             // SAFETY: all strings are null-terminated.
             let result =
                 unsafe { libc::mount(none, target_path.as_ptr(), kind.as_ptr(), 0, none.cast()) };
-            say("mount-cgroup1", target, check(result.into()));
+            say("mount", target, check(result.into()));
         }
         _ => return Ok(false),
     }
