@@ -131,6 +131,7 @@ pub struct Sandboxes {
     /// Paths of this node's /sys that containers do not see.
     masked_sys: Vec<PathBuf>,
     filters: Filters,
+    ignored_signals: u64,
     apparmor: DefaultProfile,
     /// What the daemon can give away.
     capabilities: Capabilities,
@@ -240,6 +241,7 @@ impl Sandboxes {
             ),
             masked_sys: rootfs::masked_sys(),
             filters: Filters::default(),
+            ignored_signals: child::ignored_signals(),
             apparmor: DefaultProfile::prepare(),
             capabilities: Capabilities::of_this_thread(),
             ids: userns::Ranges::new(first_user_id),
@@ -386,6 +388,7 @@ impl Sandboxes {
             groups: command.identity.groups.clone(),
             capabilities: capabilities.bits(),
             no_new_privileges: *no_new_privileges,
+            ignored_signals: self.ignored_signals,
             apparmor: apparmor
                 .transpose()
                 .map_err(|_zero| Error::ZeroByte("the AppArmor profile"))?,

@@ -25,6 +25,10 @@ fn a_container_has_the_default_capabilities_and_three_descriptors() {
         assert_eq!(field(set), "0000000000000000", "{set}");
     }
     assert_eq!(field("NoNewPrivs:"), "1");
+    // The daemon ignores SIGPIPE.
+    for set in ["SigIgn:", "SigBlk:"] {
+        assert_eq!(field(set), "0000000000000000", "{set}");
+    }
     daemon.stop();
 }
 

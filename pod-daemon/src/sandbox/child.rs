@@ -55,6 +55,8 @@ pub(super) struct Plan {
     pub(super) capabilities: u64,
     /// Whether programs with set-uid bits or file capabilities give nothing.
     pub(super) no_new_privileges: bool,
+    /// What the daemon ignores, a bit for each signal, 1 for the first.
+    pub(super) ignored_signals: u64,
     /// The AppArmor profile, as `exec NAME`.
     pub(super) apparmor: Option<CString>,
     /// Which system calls the program may make.
@@ -93,6 +95,13 @@ impl Strings {
             .collect();
         Self { _owned: owned, pointers }
     }
+}
+
+/// What this process ignores, or all signals if that is not known; see [`Plan::ignored_signals`].
+pub(super) fn ignored_signals() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let digits = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    digits.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok()).unwrap_or(u64::MAX)
 }
 
 /// A step that failed, and why.
@@ -173,7 +182,9 @@ fn carry_out(plan: &Plan) -> Step<std::convert::Infallible> {
         // The daemon ignores SIGPIPE, as Rust programs do, and perhaps what its own parent ignored.
         // Containers must not inherit that; clone3 has reset only what was handled.
         for signal in 1..=SIGNALS {
-            libc::signal(signal, libc::SIG_DFL);
+            if plan.ignored_signals & 1 << (signal - 1) != 0 {
+                libc::signal(signal, libc::SIG_DFL);
+            }
         }
         // Without no_new_privs only who has CAP_SYS_ADMIN may load a filter, so it comes before the
         // capabilities go and must let the rest of the plan pass. Else it comes last.
@@ -283,8 +294,11 @@ unsafe fn become_user(plan: &Plan) -> Step<()> {
     unsafe {
         for capability in 0..=CAP_LAST {
             if plan.capabilities & (1 << capability) == 0 {
-                // EINVAL: this kernel does not know so many.
-                libc::syscall(libc::SYS_prctl, libc::PR_CAPBSET_DROP, capability, 0, 0, 0);
+                let drop = libc::PR_CAPBSET_DROP;
+                if libc::syscall(libc::SYS_prctl, drop, capability, 0, 0, 0) != 0 {
+                    // EINVAL: this kernel does not know so many.
+                    break;
+                }
             }
         }
         if !plan.keeps_identity {

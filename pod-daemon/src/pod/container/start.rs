@@ -1,6 +1,12 @@
 //! What starts the processes of a container: its runs, and commands in it.
 
-use std::{fs, io, os::fd::AsFd as _, path::Path, sync::Arc};
+use std::{
+    fs, io,
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use tokio::{net::unix::pipe, sync::oneshot};
 
@@ -20,8 +26,11 @@ use crate::{
     manifest,
     node::{Exec, Shared},
     pidfd::Pidfd,
-    sandbox::{Command, ContainerSpec, Identity, Process, Rootfs, Stdio},
+    sandbox::{Command, ContainerSpec, Identity, Infra, Process, Rootfs, Stdio},
 };
+
+/// How long the files of an earlier run stay after the next one's start.
+const CLEANUP_DELAY: Duration = Duration::from_secs(1);
 
 /// Starts a run; blocks.
 pub(super) fn start(
@@ -45,8 +54,9 @@ pub(super) fn start(
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(&error)),
         _ => {}
     }
+    fs::create_dir_all(&scratch).map_err(|error| failed(&error))?;
     for name in ["upper", "work"] {
-        fs::create_dir_all(scratch.join(name)).map_err(|error| failed(&error))?;
+        fs::create_dir(scratch.join(name)).map_err(|error| failed(&error))?;
     }
     let output = sandbox.output(index);
     let [standard, error] = output.writers().map_err(|error| failed(&error))?;
@@ -82,8 +92,7 @@ pub(super) fn start(
     };
     match shared.sandboxes.start_container(&infra, place.cgroup.as_fd(), &container) {
         Ok(process) => {
-            // Not before the start: a restart should not wait for the disk.
-            tokio::task::spawn_blocking(move || remove_earlier_runs(&containers, run));
+            tokio::spawn(remove_earlier_runs(containers, run, Arc::downgrade(&infra)));
             Ok(Started { image, command, process, output })
         }
         Err(error) => {
@@ -170,8 +179,17 @@ pub(super) fn exec(
 }
 
 /// Removes what earlier runs of a container changed, which no later run sees. A later run may
-/// have begun already.
-fn remove_earlier_runs(containers: &Path, run: u32) {
+/// have begun already. Not at once: a restart should not wait for the disk, and a program that fails
+/// often fails soon after its start.
+async fn remove_earlier_runs(containers: PathBuf, run: u32, infra: Weak<Infra>) {
+    tokio::time::sleep(CLEANUP_DELAY).await;
+    // What is left of a pod goes with the pod.
+    if infra.strong_count() > 0 {
+        tokio::task::spawn_blocking(move || remove_runs_before(&containers, run)).await.ok();
+    }
+}
+
+fn remove_runs_before(containers: &Path, run: u32) {
     for entry in fs::read_dir(containers).into_iter().flatten().flatten() {
         let is_earlier = |name: &str| name.parse::<u32>().is_ok_and(|number| number < run);
         if entry.file_name().to_str().is_some_and(is_earlier)
