@@ -53,7 +53,7 @@ impl DefaultProfile {
 
     /// Waits for the end of loading.
     pub(super) fn outcome(&self) -> Result<(), &Error> {
-        self.0.as_ref().as_ref().map(|()| ())
+        self.0.as_ref().as_ref().copied()
     }
 }
 
