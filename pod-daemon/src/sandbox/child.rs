@@ -183,7 +183,10 @@ fn carry_out(plan: &Plan) -> Step<std::convert::Infallible> {
         // Containers must not inherit that; clone3 has reset only what was handled.
         for signal in 1..=SIGNALS {
             if plan.ignored_signals & 1 << (signal - 1) != 0 {
-                libc::signal(signal, libc::SIG_DFL);
+                // libc keeps 32 and 33 for itself, and posix_spawn has them ignored.
+                let default: [u64; 4] = [libc::SIG_DFL as u64, 0, 0, 0];
+                let (action, none) = (default.as_ptr(), ptr::null_mut::<u64>());
+                libc::syscall(libc::SYS_rt_sigaction, signal, action, none, size_of::<u64>());
             }
         }
         // Without no_new_privs only who has CAP_SYS_ADMIN may load a filter, so it comes before the
