@@ -257,6 +257,7 @@ impl Sandboxes {
     ) -> Result<Process, Error> {
         let ContainerSpec { rootfs, binds, command, stdio, announce, introduce } = spec;
         on_thread("container", || {
+            apparmor::set_on_exec(command.confinement.apparmor.as_deref())?;
             let users = infra.users.as_ref();
             let sources = rootfs::Sources::open(rootfs, binds, &self.data, users)?;
             let scratch = rootfs.scratch.strip_prefix(&self.data).unwrap_or(&rootfs.scratch);
@@ -292,6 +293,7 @@ impl Sandboxes {
         stdio: &Stdio,
     ) -> Result<Process, Error> {
         on_thread("exec", || {
+            apparmor::set_on_exec(command.confinement.apparmor.as_deref())?;
             // All at once and by pidfd (Linux 5.8): the pid may be somebody else's by now.
             let all = CloneFlags::CLONE_NEWNS
                 | CloneFlags::CLONE_NEWNET
@@ -360,7 +362,7 @@ impl Sandboxes {
         };
         let stream = |stream: &Option<OwnedFd>| stream.as_ref().unwrap_or(&self.null).as_raw_fd();
         let program = command.arguments.first().map_or("", String::as_str);
-        let Confinement { capabilities, no_new_privileges, seccomp, apparmor } =
+        let Confinement { capabilities, no_new_privileges, seccomp, apparmor: _ } =
             &command.confinement;
         let missing = capabilities.without(self.capabilities);
         if missing != Capabilities::NONE {
@@ -373,7 +375,6 @@ impl Sandboxes {
                 failed_to("give away", Path::new("standard streams"))(errno.into())
             })?;
         }
-        let apparmor = apparmor.as_ref().map(|name| CString::new(format!("exec {name}")));
         Ok(Plan {
             mounts: None,
             directory: CString::new(command.directory.as_str())
@@ -389,9 +390,6 @@ impl Sandboxes {
             capabilities: capabilities.bits(),
             no_new_privileges: *no_new_privileges,
             ignored_signals: self.ignored_signals,
-            apparmor: apparmor
-                .transpose()
-                .map_err(|_zero| Error::ZeroByte("the AppArmor profile"))?,
             filter: self.filters.of(seccomp, *capabilities)?,
             open_files: Some(self.open_files),
             locked_memory: self.locked_memory,

@@ -1,12 +1,16 @@
 //! The AppArmor profile that containers have where the kernel has AppArmor.
 
 use std::{
-    fs,
+    fs::{self, File},
     io::{self, Write as _},
     process::{Command, Stdio},
     sync::{Arc, LazyLock},
     thread,
 };
+
+use nix::errno::Errno;
+
+use super::Failure;
 
 /// The name of the profile of containers whose manifest names none.
 pub const DEFAULT: &str = "podscope-default";
@@ -62,6 +66,23 @@ impl DefaultProfile {
 pub fn is_enabled() -> bool {
     fs::read_to_string("/sys/module/apparmor/parameters/enabled")
         .is_ok_and(|text| text.starts_with('Y'))
+}
+
+/// Sets the profile of whatever the calling thread's children execute, which inherit that. Must come
+/// before the thread enters a container's namespaces, whose `/proc` may lead anywhere; and it is not for
+/// the child to do, whose every write counts as the container's.
+pub(super) fn set_on_exec(profile: Option<&str>) -> Result<(), Failure> {
+    let Some(profile) = profile else { return Ok(()) };
+    let open = |path| File::options().write(true).open(path);
+    // Before Linux 5.8 there is only the file that all security modules share.
+    open("/proc/thread-self/attr/apparmor/exec")
+        .or_else(|_absent| open("/proc/thread-self/attr/exec"))
+        // One write, which is a command.
+        .and_then(|mut file| file.write_all(format!("exec {profile}").as_bytes()))
+        .map_err(|error| {
+            let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+            Failure::new("set the AppArmor profile (it must be loaded on this node)", errno)
+        })
 }
 
 /// Loads the profile, in the place of one that an older daemon loaded. Containers that run under that

@@ -57,8 +57,6 @@ pub(super) struct Plan {
     pub(super) no_new_privileges: bool,
     /// What the daemon ignores, a bit for each signal, 1 for the first.
     pub(super) ignored_signals: u64,
-    /// The AppArmor profile, as `exec NAME`.
-    pub(super) apparmor: Option<CString>,
     /// Which system calls the program may make.
     pub(super) filter: Option<Arc<Filter>>,
     /// Soft and hard limit of open files.
@@ -157,9 +155,6 @@ fn carry_out(plan: &Plan) -> Step<std::convert::Infallible> {
         if let Some(mounts) = &plan.mounts {
             check("unshare the cgroup namespace", unshare(libc::CLONE_NEWCGROUP))?;
             mounts::mount_kernel_filesystems(mounts)?;
-        }
-        if let Some(profile) = &plan.apparmor {
-            mounts::set_apparmor(profile)?;
         }
         let (soft, hard) = plan.locked_memory;
         let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };

@@ -150,7 +150,6 @@ impl Sandboxes {
             capabilities: 0,
             no_new_privileges: true,
             ignored_signals: self.ignored_signals,
-            apparmor: None,
             filter: self.filters.of(&seccomp::Profile::RuntimeDefault, Capabilities::NONE)?,
             open_files: Some(self.open_files),
             locked_memory: self.locked_memory,

@@ -213,32 +213,6 @@ unsafe fn mask(proc: c_int, name: &CStr, covers: &mut Covers) -> Step<()> {
     }
 }
 
-/// Sets the AppArmor profile of the next exec. A process can only do that for itself, and through
-/// `/proc`: through one that nobody else has seen, so that no image leads it elsewhere.
-pub(super) unsafe fn set_apparmor(profile: &CStr) -> Step<()> {
-    // SAFETY: by the caller's contract.
-    unsafe {
-        let proc = new_mount(c"proc", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC)?;
-        let open = |path: &CStr| {
-            let flags = libc::O_WRONLY | libc::O_CLOEXEC;
-            libc::syscall(libc::SYS_openat, proc, path.as_ptr(), flags, 0)
-        };
-        // Before Linux 5.8 there is only the file that all security modules share.
-        let mut file = open(c"thread-self/attr/apparmor/exec");
-        if file < 0 {
-            file = open(c"thread-self/attr/exec");
-        }
-        let file = check("open the AppArmor attribute", file)?;
-        check(
-            "set the AppArmor profile (it must be loaded on this node)",
-            libc::syscall(libc::SYS_write, file, profile.as_ptr(), profile.to_bytes().len()),
-        )?;
-        libc::syscall(libc::SYS_close, file);
-        libc::syscall(libc::SYS_close, proc);
-    }
-    Ok(())
-}
-
 /// Writes a number in decimal, and a terminating zero.
 fn write_number(buffer: &mut [u8], number: c_int) {
     let mut digits = [0_u8; 10];
