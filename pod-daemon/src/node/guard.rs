@@ -2,6 +2,7 @@
 //! use more disk than they may.
 
 use std::{
+    collections::HashSet,
     sync::{Arc, Weak},
     time::{Duration, Instant},
 };
@@ -50,14 +51,17 @@ async fn preempt(shared: Weak<Shared>, mut preemptions: mpsc::UnboundedReceiver<
 
 /// Measures what pods use, again and again, and evicts those that use too much.
 async fn watch_disk(shared: Weak<Shared>) {
+    // By uid, for as long as they are there: a pod takes its time to end, and is evicted once.
+    let mut evicted: HashSet<String> = HashSet::new();
     loop {
         let Some(node) = shared.upgrade() else { return };
         node.admission.set_pressure(disk::pressure(&node.settings.data_dir, node.disk_reserve()));
-        let limited: Vec<(Key, Vec<Budget>)> = limited_pods(&node);
+        let limited = limited_pods(&node, &mut evicted);
         let began = Instant::now();
         let exceeded = if limited.is_empty() { Vec::new() } else { measure(limited).await };
-        for (key, message) in exceeded {
-            evict(&node, &key, message).await;
+        for (pod, message) in exceeded {
+            evict(&node, &pod.key, message).await;
+            evicted.insert(pod.uid);
         }
         let pause = node.settings.usage_interval.max(began.elapsed() * SHARE);
         // Not held while nothing is done: the node may be gone by then.
@@ -66,34 +70,44 @@ async fn watch_disk(shared: Weak<Shared>) {
     }
 }
 
-/// Pods that run and have limits.
-fn limited_pods(shared: &Shared) -> Vec<(Key, Vec<Budget>)> {
+/// A pod that has limits.
+struct Limited {
+    key: Key,
+    uid: String,
+    budgets: Vec<Budget>,
+}
+
+/// Pods that run, have limits, and are not `evicted`; those that are gone are struck off that.
+fn limited_pods(shared: &Shared, evicted: &mut HashSet<String>) -> Vec<Limited> {
     let (pods, _) = shared.table.pods(None);
-    let budgets = |pod: &Arc<Pod>| {
+    let uids: HashSet<&str> = pods.iter().filter_map(|pod| pod.metadata.uid.as_deref()).collect();
+    evicted.retain(|uid| uids.contains(uid.as_str()));
+    let limited = |pod: &Arc<Pod>| {
         let key = Key::of(&**pod);
         let phase = pod.status.as_ref()?.phase.as_deref()?;
         if matches!(phase, "Succeeded" | "Failed") {
             return None;
         }
-        let uid = pod.metadata.uid.as_deref()?;
+        let uid = pod.metadata.uid.as_deref().filter(|uid| !evicted.contains(*uid))?;
         let files = shared.pod_directory(uid);
         let logs = pod::logs::directory(&shared.settings.log_dir, &key, uid);
         let budgets = disk::budgets(pod.spec.as_ref()?, &files, &logs);
-        (!budgets.is_empty()).then_some((key, budgets))
+        (!budgets.is_empty()).then(|| Limited { key, uid: uid.to_owned(), budgets })
     };
-    pods.iter().filter_map(budgets).collect()
+    pods.iter().filter_map(limited).collect()
 }
 
 /// Finds the pods that use too much, on a thread that gives way to everything else.
-async fn measure(limited: Vec<(Key, Vec<Budget>)>) -> Vec<(Key, String)> {
+async fn measure(limited: Vec<Limited>) -> Vec<(Limited, String)> {
     let (reply, answer) = oneshot::channel();
     let walk = move || {
         if let Err(error) = rustix::process::setpriority_process(None, NICE) {
             tracing::debug!(%error, "pods' files are measured at full speed");
         }
-        let exceeded = limited
-            .into_iter()
-            .filter_map(|(key, budgets)| Some((key, disk::violation(&budgets)?)));
+        let exceeded = limited.into_iter().filter_map(|pod| {
+            let message = disk::violation(&pod.budgets)?;
+            Some((pod, message))
+        });
         // Nobody waits when the daemon ends.
         reply.send(exceeded.collect()).ok();
     };
