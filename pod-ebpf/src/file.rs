@@ -10,9 +10,6 @@ pub const MAX_VOLUMES: u32 = 8192;
 /// rest, one per volume and container.
 pub const FILE_CELLS: u32 = MAX_SLOTS + MAX_VOLUMES;
 
-/// Bytes at the beginning of `struct file` in which its inode and its mount are.
-pub const FILE_HEAD: usize = 128;
-
 /// Which counters belong to a mount.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -55,68 +52,8 @@ pub enum Access {
     Write,
 }
 
-/// Offsets in the running kernel's structures, in bytes, resolved from its BTF by the daemon.
-///
-/// rustc emits no relocations for kernel fields, so they are handed in as a global of the object.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub struct Offsets {
-    /// `task_struct.files`
-    pub task_files: u32,
-    /// `task_struct.exit_code`
-    pub task_exit_code: u32,
-    /// `task_struct.pid`
-    pub task_pid: u32,
-    /// `task_struct.tgid`
-    pub task_tgid: u32,
-    /// `task_struct.signal`
-    pub task_signal: u32,
-    /// `task_struct.group_leader`
-    pub task_leader: u32,
-    /// `task_struct.comm`
-    pub task_name: u32,
-    /// `signal_struct.group_exec_task` (`group_exit_task` before Linux 5.17)
-    pub signal_exec_task: u32,
-    /// `files_struct.fdt`
-    pub files_fdt: u32,
-    /// `fdtable.max_fds`
-    pub fdt_max_fds: u32,
-    /// `fdtable.fd`
-    pub fdt_fd: u32,
-    /// `file.f_inode`
-    pub file_inode: u32,
-    /// `file.f_path.mnt`
-    pub file_mnt: u32,
-    /// `inode.i_mode`
-    pub inode_mode: u32,
-    /// `mount.mnt_id` as seen from `mount.mnt`, which is what `f_path.mnt` points at.
-    pub mnt_id: u32,
-    /// `sock.sk_err`
-    pub sock_err: u32,
-    /// `task_struct.cgroups`
-    pub task_cgroups: u32,
-    /// `css_set.dfl_cgrp`
-    pub css_set_cgroup: u32,
-    /// `cgroup.level`
-    pub cgroup_level: u32,
-    /// `cgroup.ancestors`, from Linux 6.1 on; 0 before.
-    pub cgroup_ancestors: u32,
-    /// `cgroup.kn`
-    pub cgroup_node: u32,
-    /// `kernfs_node.id`
-    pub node_id: u32,
-    /// `cgroup.ancestor_ids`, up to Linux 6.0; 0 from then on, where a helper takes its place.
-    pub cgroup_ancestor_ids: u32,
-}
-
-const _: () = assert!(size_of::<Offsets>() == 23 * 4);
+crate::counters!(FileStats);
 
 #[cfg(feature = "user")]
-mod user {
-    // SAFETY: `repr(C)`, two `u32`s, so no padding and every bit pattern is valid.
-    unsafe impl aya::Pod for super::Volume {}
-    // SAFETY: `repr(C)`, only `u64`s, so no padding and every bit pattern is valid.
-    unsafe impl aya::Pod for super::FileStats {}
-    // SAFETY: `repr(C)`, only `u32`s, so no padding and every bit pattern is valid.
-    unsafe impl aya::Pod for super::Offsets {}
-}
+// SAFETY: `repr(C)`, two `u32`s, so no padding and every bit pattern is valid.
+unsafe impl aya::Pod for Volume {}

@@ -1,5 +1,7 @@
 //! What the sockets of a container sent, received and connected to.
 
+use crate::latency::Latency;
+
 /// Bytes and packets of one slot, one copy per CPU, indexed by [`Direction`](crate::Direction).
 ///
 /// Lengths start at the IP header. A `packet` is what the cgroup hook sees, which with segmentation
@@ -25,10 +27,6 @@ impl NetStats {
 /// Number of [`ConnectResult`]s.
 pub const CONNECT_RESULTS: usize = 5;
 
-/// Buckets of the connect latency: bucket `i` holds latencies of at most 2^i microseconds and more
-/// than bucket `i - 1` does; the last one (67 s) holds everything longer, too.
-pub const LATENCY_BUCKETS: usize = 27;
-
 /// TCP counters of one slot. Connections are rare next to packets, so atomic adds will do.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -37,22 +35,16 @@ pub struct TcpStats {
     pub connects: [u64; CONNECT_RESULTS],
     /// Incoming connections whose handshake is complete.
     pub accepts: u64,
-    /// Sum of the latencies of established outgoing connections, in nanoseconds.
-    pub connect_latency_ns: u64,
-    /// Established outgoing connections by latency.
-    pub connect_latency: [u64; LATENCY_BUCKETS],
+    /// How long established outgoing connections took to be so.
+    pub connect_latency: Latency,
 }
 
-const _: () = assert!(size_of::<TcpStats>() == 8 * (CONNECT_RESULTS + 2 + LATENCY_BUCKETS));
+const _: () = assert!(size_of::<TcpStats>() == 8 * (CONNECT_RESULTS + 1) + size_of::<Latency>());
 
 impl TcpStats {
     /// No connections.
-    pub const ZERO: Self = Self {
-        connects: [0; CONNECT_RESULTS],
-        accepts: 0,
-        connect_latency_ns: 0,
-        connect_latency: [0; LATENCY_BUCKETS],
-    };
+    pub const ZERO: Self =
+        Self { connects: [0; CONNECT_RESULTS], accepts: 0, connect_latency: Latency::ZERO };
 }
 
 /// How an outgoing TCP connection attempt ended.
@@ -113,43 +105,15 @@ pub struct AttachmentSlot {
 
 const _: () = assert!(size_of::<AttachmentSlot>() == 8);
 
-/// The bucket of a latency in nanoseconds; see [`LATENCY_BUCKETS`].
-#[must_use]
-#[inline(always)]
-pub const fn latency_bucket(nanoseconds: u64) -> usize {
-    let microseconds = nanoseconds.div_ceil(1000);
-    let mut bucket = 0;
-    // A plain loop: the BPF target has no instruction that counts leading zeros.
-    while bucket < LATENCY_BUCKETS - 1 && (1 << bucket) < microseconds {
-        bucket += 1;
-    }
-    bucket
-}
+crate::counters!(NetStats, TcpStats);
 
 #[cfg(feature = "user")]
-mod user {
-    // SAFETY: `repr(C)`, two `u32`s, so no padding and every bit pattern is valid.
-    unsafe impl aya::Pod for super::AttachmentSlot {}
-    // SAFETY: `repr(C)`, only `u64`s, so no padding and every bit pattern is valid.
-    unsafe impl aya::Pod for super::NetStats {}
-    // SAFETY: `repr(C)`, only `u64`s, so no padding and every bit pattern is valid.
-    unsafe impl aya::Pod for super::TcpStats {}
-}
+// SAFETY: `repr(C)`, two `u32`s, so no padding and every bit pattern is valid.
+unsafe impl aya::Pod for AttachmentSlot {}
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_latency_on_a_bound_belongs_to_the_bucket_of_that_bound() {
-        assert_eq!(latency_bucket(0), 0);
-        assert_eq!(latency_bucket(1_000), 0);
-        assert_eq!(latency_bucket(1_001), 1);
-        assert_eq!(latency_bucket(2_000), 1);
-        assert_eq!(latency_bucket(2_001), 2);
-        assert_eq!(latency_bucket(1_024_000), 10);
-        assert_eq!(latency_bucket(u64::MAX / 2), LATENCY_BUCKETS - 1);
-    }
 
     #[test]
     fn results_stand_at_their_own_index() {

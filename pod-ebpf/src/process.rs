@@ -155,9 +155,7 @@ impl ExitClass {
     }
 }
 
-#[cfg(feature = "user")]
-// SAFETY: `repr(C)`, only `u64`s, so no padding and every bit pattern is valid.
-unsafe impl aya::Pod for ProcessStats {}
+crate::counters!(ProcessStats);
 
 #[cfg(feature = "user")]
 // SAFETY: `repr(C)`, integers without padding, and every bit pattern is valid.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::{
     DOMAINS,
     family::{Domain, Family, Kind, Label, Origin, Source, Values},
-    net::BOUNDS,
+    sheet::BOUNDS,
 };
 
 const HEAD: &str = "\

@@ -2,7 +2,7 @@
 
 use pod_ebpf::{
     Direction,
-    net::{CONNECT_RESULTS, ConnectResult, LATENCY_BUCKETS, TcpStats},
+    net::{CONNECT_RESULTS, ConnectResult},
 };
 
 use super::{
@@ -27,9 +27,6 @@ const RESULTS: [&str; CONNECT_RESULTS] = {
 };
 
 const PROBES: &[&str] = &["network_receive", "network_transmit"];
-
-/// Every second bound of the kernel's buckets is exposed: 1 µs, 4 µs, ... 16.8 s.
-pub(super) const BOUNDS: usize = LATENCY_BUCKETS / 2;
 
 pub(super) const NETWORK: Domain = Domain {
     title: "Network",
@@ -107,7 +104,7 @@ pub(super) const TCP: Domain = Domain {
             "podscope_tcp_connect_duration_seconds",
             "Time from the SYN to the established connection, of outgoing connections. Bounds \
              grow by a factor of 4, and so much is the most that a quantile can be off.",
-            Container(|c, sheet| connect_duration(sheet, &c.tcp)),
+            Container(|c, sheet| sheet.latency(&[], &c.tcp.connect_latency)),
         )
         .counted_by(&["tcp"]),
     ],
@@ -117,38 +114,5 @@ pub(super) const TCP: Domain = Domain {
 fn by_direction(sheet: &mut Sheet<'_>, count: impl Fn(usize) -> u64) {
     for (index, direction) in Direction::ALL.into_iter().enumerate() {
         sheet.count(&[direction.label()], count(index));
-    }
-}
-
-fn connect_duration(sheet: &mut Sheet<'_>, tcp: &TcpStats) {
-    let mut cumulative = [0; LATENCY_BUCKETS];
-    let mut count = 0;
-    for (sum, bucket) in cumulative.iter_mut().zip(tcp.connect_latency) {
-        count += bucket;
-        *sum = count;
-    }
-    let bounds = (0..BOUNDS).map(|index| (bound_seconds(2 * index), cumulative[2 * index]));
-    sheet.histogram(bounds, count, tcp.connect_latency_ns as f64 / 1e9);
-}
-
-/// The upper bound of a bucket of the contract: 2^bucket microseconds.
-fn bound_seconds(bucket: usize) -> f64 {
-    (1_u64 << bucket) as f64 / 1e6
-}
-
-#[cfg(test)]
-mod tests {
-    use pod_ebpf::net::latency_bucket;
-
-    use super::*;
-
-    #[test]
-    fn no_latency_is_above_the_bound_of_its_bucket() {
-        for nanoseconds in [1, 999, 1_000, 1_001, 4_000, 4_001, 3_000_000_000] {
-            let bucket = latency_bucket(nanoseconds);
-            let seconds = nanoseconds as f64 / 1e9;
-            assert!(seconds <= bound_seconds(bucket));
-            assert!(bucket == 0 || seconds > bound_seconds(bucket - 1));
-        }
     }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use pod_ebpf::{
-    LAYOUT, NO_SLOT,
+    Counters as _, LAYOUT, NO_SLOT,
     file::FileStats,
     net::{NetStats, TcpStats},
     process::ProcessStats,
@@ -167,7 +167,7 @@ impl Container {
             // A volume that is called like one of ours shares its series with it: two series of
             // the same labels would make Prometheus refuse the whole scrape.
             match files.iter_mut().find(|(name, _)| *name == volume) {
-                Some((_, sum)) => add(sum, &stats),
+                Some((_, sum)) => sum.add(&stats),
                 None => files.push((volume, stats)),
             }
         }
@@ -190,11 +190,4 @@ pub(super) fn for_each<T: Send>(pods: &mut [T], read: impl Fn(&mut T) + Sync) {
             scope.spawn(|| pods.iter_mut().for_each(&read));
         }
     });
-}
-
-fn add(sum: &mut FileStats, stats: &FileStats) {
-    sum.read_bytes += stats.read_bytes;
-    sum.reads += stats.reads;
-    sum.written_bytes += stats.written_bytes;
-    sum.writes += stats.writes;
 }

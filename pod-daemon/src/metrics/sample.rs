@@ -132,10 +132,11 @@ fn container(name: &str, state: State, last_exit: Option<Exit>) -> Container {
     let mut process = ProcessStats { execs: 5, forks: 4, threads: 3, ..ProcessStats::ZERO };
     process.exits[2] = 7;
     process.signals[9] = 1;
-    let mut tcp = TcpStats { accepts: 2, connect_latency_ns: 5_000_000, ..TcpStats::ZERO };
+    let mut tcp = TcpStats { accepts: 2, ..TcpStats::ZERO };
     tcp.connects[0] = 3;
-    tcp.connect_latency[7] = 2;
-    tcp.connect_latency[26] = 1;
+    tcp.connect_latency.sum_ns = 5_000_000;
+    tcp.connect_latency.buckets[9] = 2;
+    tcp.connect_latency.buckets[27] = 1;
     let file = FileStats { read_bytes: 1000, reads: 1, written_bytes: 4096, writes: 1 };
     let files = ["rootfs", "data", "other"].map(|volume| (volume.to_owned(), file));
     Container {

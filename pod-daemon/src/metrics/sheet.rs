@@ -7,9 +7,16 @@
 
 use std::mem;
 
+use pod_ebpf::latency::{BUCKETS, Latency, bound_seconds};
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily};
 
 use super::family::{Family, Kind, Label, Origin};
+
+/// Every second bound of the probes' histograms is exposed, from 238 ns to 16 s.
+const BUCKETS_PER_BOUND: usize = 2;
+
+/// Bounds of a histogram, without `+Inf`.
+pub(super) const BOUNDS: usize = (BUCKETS - 1).div_ceil(BUCKETS_PER_BOUND);
 
 /// The family that is being filled.
 pub(super) struct Sheet<'a> {
@@ -53,25 +60,24 @@ impl<'a> Sheet<'a> {
         }
     }
 
-    /// Adds a histogram from the upper bounds of its buckets, each with how many values are not
-    /// above it.
-    pub(super) fn histogram(
-        &mut self,
-        cumulative: impl IntoIterator<Item = (f64, u64)>,
-        count: u64,
-        sum: f64,
-    ) {
+    /// Adds a histogram of durations; `labels` as above.
+    pub(super) fn latency(&mut self, labels: &[&str], latency: &Latency) {
         let mut histogram = Histogram::default();
-        let buckets = cumulative.into_iter().map(|(bound, count)| {
-            let mut bucket = Bucket::default();
-            bucket.set_upper_bound(bound);
-            bucket.set_cumulative_count(count);
-            bucket
-        });
-        histogram.set_bucket(buckets.collect());
+        let mut buckets = Vec::with_capacity(BOUNDS);
+        let mut count = 0;
+        for (index, more) in latency.buckets.into_iter().enumerate() {
+            count += more;
+            if index % BUCKETS_PER_BOUND == 0 && index < BUCKETS - 1 {
+                let mut bucket = Bucket::default();
+                bucket.set_upper_bound(bound_seconds(index));
+                bucket.set_cumulative_count(count);
+                buckets.push(bucket);
+            }
+        }
+        histogram.set_bucket(buckets);
         histogram.set_sample_count(count);
-        histogram.set_sample_sum(sum);
-        self.series(&[]).set_histogram(histogram);
+        histogram.set_sample_sum(latency.sum_ns as f64 / 1e9);
+        self.series(labels).set_histogram(histogram);
     }
 
     fn series(&mut self, labels: &[&str]) -> &mut Metric {

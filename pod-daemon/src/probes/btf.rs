@@ -6,7 +6,7 @@
 use std::{fs, io, path::Path};
 
 use memchr::memmem;
-use pod_ebpf::file::{FILE_HEAD, Offsets};
+use pod_ebpf::offsets::{ABSENT, FIELDS, Field, Offsets};
 
 /// The kernel's type information.
 pub struct Btf {
@@ -141,6 +141,28 @@ impl Btf {
         Ok(bits / 8)
     }
 
+    /// Offset of a field at the first of its places that this kernel has.
+    fn find_field(&self, field: &Field) -> Result<Option<u32>, Error> {
+        let at = |place: &str| match place.split_once('.') {
+            Some((structure, member)) => match self.offset(structure, member) {
+                Err(Error::Absent(_)) => Ok(None),
+                other => other.map(Some),
+            },
+            None => Ok(None),
+        };
+        let from = if field.from.is_empty() { Some(0) } else { at(field.from)? };
+        for place in field.places {
+            let Some(offset) = at(place)?.zip(from).and_then(|(at, from)| at.checked_sub(from))
+            else {
+                continue;
+            };
+            if u64::from(offset) + 8 <= u64::from(field.within) {
+                return Ok(Some(offset));
+            }
+        }
+        Ok(None)
+    }
+
     /// Offset in bits and type of a member, also of those in anonymous members.
     fn member(&self, id: u32, field: &str) -> Result<Option<(u32, u32)>, Error> {
         let at = *self.types.get(id as usize).ok_or(Error::Malformed(0))?;
@@ -191,49 +213,13 @@ impl Btf {
     }
 }
 
-/// Resolves every offset that the probes use.
+/// Resolves the offsets that the probes use; what this kernel lacks is [`ABSENT`].
 pub fn offsets(btf: &Btf) -> Result<Offsets, Error> {
-    let mount = btf.offset("mount", "mnt")?;
-    Ok(Offsets {
-        task_files: btf.offset("task_struct", "files")?,
-        task_exit_code: btf.offset("task_struct", "exit_code")?,
-        task_pid: btf.offset("task_struct", "pid")?,
-        task_tgid: btf.offset("task_struct", "tgid")?,
-        task_signal: btf.offset("task_struct", "signal")?,
-        task_leader: btf.offset("task_struct", "group_leader")?,
-        task_name: btf.offset("task_struct", "comm")?,
-        signal_exec_task: btf
-            .offset("signal_struct", "group_exec_task")
-            .or_else(|_renamed| btf.offset("signal_struct", "group_exit_task"))?,
-        files_fdt: btf.offset("files_struct", "fdt")?,
-        fdt_max_fds: btf.offset("fdtable", "max_fds")?,
-        fdt_fd: btf.offset("fdtable", "fd")?,
-        file_inode: in_head(btf, "f_inode")?,
-        file_mnt: in_head(btf, "f_path.mnt")?,
-        inode_mode: btf.offset("inode", "i_mode")?,
-        mnt_id: btf
-            .offset("mount", "mnt_id")?
-            .checked_sub(mount)
-            .ok_or_else(|| Error::Absent("mount.mnt_id behind mount.mnt".to_owned()))?,
-        sock_err: btf.offset("sock", "sk_err")?,
-        task_cgroups: btf.offset("task_struct", "cgroups")?,
-        css_set_cgroup: btf.offset("css_set", "dfl_cgrp")?,
-        cgroup_level: btf.offset("cgroup", "level")?,
-        cgroup_ancestors: btf.offset("cgroup", "ancestors").unwrap_or(0),
-        cgroup_node: btf.offset("cgroup", "kn")?,
-        node_id: btf.offset("kernfs_node", "id")?,
-        cgroup_ancestor_ids: btf.offset("cgroup", "ancestor_ids").unwrap_or(0),
-    })
-}
-
-/// Offset of a field of `struct file` that the probes read together with others.
-fn in_head(btf: &Btf, field: &str) -> Result<u32, Error> {
-    let offset = btf.offset("file", field)?;
-    if offset as usize + 8 <= FILE_HEAD {
-        Ok(offset)
-    } else {
-        Err(Error::Absent(format!("file.{field} in the first {FILE_HEAD} bytes")))
+    let mut offsets = Offsets::NONE;
+    for (field, offset) in FIELDS.iter().zip(offsets.as_mut_array()) {
+        *offset = btf.find_field(field)?.unwrap_or(ABSENT);
     }
+    Ok(offsets)
 }
 
 fn word(data: &[u8], at: usize) -> Result<u32, Error> {
@@ -249,6 +235,12 @@ mod tests {
     fn every_offset_resolves_on_this_kernel() {
         let btf = Btf::from_kernel().expect("a kernel with BTF");
         let offsets = offsets(&btf).expect("all offsets");
+        let absent: Vec<_> = FIELDS
+            .iter()
+            .zip(offsets.as_array())
+            .filter_map(|(field, offset)| (*offset == ABSENT).then_some(field.name))
+            .collect();
+        assert_eq!(absent, ["cgroup_ancestor_ids"]);
         assert_eq!(offsets.task_tgid, offsets.task_pid + 4, "pid and tgid are neighbours");
         assert_eq!(offsets.inode_mode, 0, "i_mode opens struct inode");
     }

@@ -280,16 +280,7 @@ impl Counters {
     /// The traffic of a slot, all CPUs together.
     #[must_use]
     pub fn net(&self, slot: u32) -> NetStats {
-        let mut sum = NetStats::ZERO;
-        let Ok(values) = self.values().net.get(&slot, 0) else { return sum };
-        for value in values.iter() {
-            for direction in 0..2 {
-                sum.bytes[direction] += value.bytes[direction];
-                sum.packets[direction] += value.packets[direction];
-                sum.segments[direction] += value.segments[direction];
-            }
-        }
-        sum
+        total(&self.values().net, slot)
     }
 
     /// The TCP connections of a slot.
@@ -301,15 +292,7 @@ impl Counters {
     /// The file operations of a cell, all CPUs together.
     #[must_use]
     pub fn file(&self, cell: u32) -> FileStats {
-        let mut sum = FileStats::ZERO;
-        let Ok(values) = self.values().files.get(&cell, 0) else { return sum };
-        for value in values.iter() {
-            sum.read_bytes += value.read_bytes;
-            sum.reads += value.reads;
-            sum.written_bytes += value.written_bytes;
-            sum.writes += value.writes;
-        }
-        sum
+        total(&self.values().files, cell)
     }
 
     /// Events that are missing from the counters, by kind.
@@ -332,4 +315,13 @@ impl Counters {
             MapFill { map: "FILES", entries: cells, capacity: u64::from(MAX_VOLUMES) },
         ]
     }
+}
+
+/// The value of a cell, all CPUs together.
+fn total<T: pod_ebpf::Counters>(map: &PerCpuArray<Data, T>, cell: u32) -> T {
+    let mut sum = T::zero();
+    if let Ok(values) = map.get(&cell, 0) {
+        values.iter().for_each(|value| sum.add(value));
+    }
+    sum
 }

@@ -94,7 +94,8 @@ fn install(settings: &Settings<'_>, pins: &Pins, id: &str) -> Result<Vec<ProbeSt
         .override_global(aya_log::LEVEL, &log_level, true)
         .load(OBJECT)
         .map_err(Error::Load)?;
-    let mut attachment = Attachment { ebpf: &mut ebpf, kernel: &kernel, btf: &btf, pins, id };
+    let mut attachment =
+        Attachment { ebpf: &mut ebpf, kernel: &kernel, btf: &btf, offsets: &offsets, pins, id };
     let mut status = attachment.attach();
     if settings.floor == Floor::On {
         status.push(attachment.attach_floor());

@@ -11,7 +11,7 @@ use aya::{
         BtfTracePoint, CgroupDevice, CgroupSkb, FExit, ProgramError, SockOps, links::FdLink,
     },
 };
-
+use pod_ebpf::offsets::{ABSENT, FIELDS, Offsets};
 use serde::{Deserialize, Serialize};
 
 use super::{Error, btf::Btf, pins::Pins, sys};
@@ -30,35 +30,82 @@ pub struct ProbeStatus {
     pub reason: String,
 }
 
-/// Probe, program, tracepoint.
-const TRACEPOINTS: [(&str, &str, &str); 4] = [
-    ("exec", "exec", "sched_process_exec"),
-    ("fork", "fork", "sched_process_fork"),
-    ("exit", "exit", "sched_process_exit"),
-    ("oom_victim", "oom_victim", "mark_victim"),
+/// A program, what it measures, and where it hangs.
+struct Probe {
+    name: &'static str,
+    program: &'static str,
+    /// A tracepoint, a function of the kernel or a system call whose return is hooked; empty for what
+    /// hangs on cgroups.
+    hook: &'static str,
+    /// Fields of the kernel's structures that it reads, as [`Offsets`] name them: without one of them
+    /// it is off.
+    needs: &'static [&'static str],
+}
+
+const fn probe(
+    name: &'static str,
+    program: &'static str,
+    hook: &'static str,
+    needs: &'static [&'static str],
+) -> Probe {
+    Probe { name, program, hook, needs }
+}
+
+/// What an ended task tells.
+const EXIT: &[&str] = &[
+    "task_exit_code",
+    "task_leader",
+    "task_name",
+    "task_pid",
+    "task_signal",
+    "task_tgid",
+    "signal_exec_task",
 ];
 
-/// Probe, program, function of the kernel whose return is hooked.
-const FILE_FUNCTIONS: [(&str, &str, &str); 3] = [
-    ("file_read", "file_read", "vfs_read"),
-    ("file_write", "file_write", "vfs_write"),
-    ("file_copy_range", "f_copy_range", "vfs_copy_file_range"),
+/// From a file to its kind and its mount.
+const FILE: &[&str] = &["file_inode", "file_mnt", "inode_mode", "mnt_id"];
+
+/// From a descriptor of the current task to that.
+const DESCRIPTOR: &[&str] = &[
+    "task_files",
+    "files_fdt",
+    "fdt_max_fds",
+    "fdt_fd",
+    "file_inode",
+    "file_mnt",
+    "inode_mode",
+    "mnt_id",
 ];
 
-/// Probe, program, system call whose return is hooked in fexit mode.
-const FILE_CALLS: [(&str, &str, &str); 8] = [
-    ("file_readv", "f_readv", "readv"),
-    ("file_preadv", "f_preadv", "preadv"),
-    ("file_preadv2", "f_preadv2", "preadv2"),
-    ("file_writev", "f_writev", "writev"),
-    ("file_pwritev", "f_pwritev", "pwritev"),
-    ("file_pwritev2", "f_pwritev2", "pwritev2"),
-    ("file_sendfile", "f_sendfile", "sendfile64"),
-    ("file_splice", "f_splice", "splice"),
+/// By typed tracepoints (`tp_btf`).
+const TRACEPOINTS: [Probe; 4] = [
+    probe("exec", "exec", "sched_process_exec", &[]),
+    probe("fork", "fork", "sched_process_fork", &["task_pid", "task_tgid"]),
+    probe("exit", "exit", "sched_process_exit", EXIT),
+    probe("oom_victim", "oom_victim", "mark_victim", &["task_tgid", "task_cgroups"]),
 ];
 
-/// The program of the syscall mode.
-const SYSCALL_PROGRAM: &str = "file_syscall";
+/// At the return of functions of the kernel.
+const FILE_FUNCTIONS: [Probe; 3] = [
+    probe("file_read", "file_read", "vfs_read", FILE),
+    probe("file_write", "file_write", "vfs_write", FILE),
+    probe("file_copy_range", "f_copy_range", "vfs_copy_file_range", FILE),
+];
+
+/// At the return of system calls, in fexit mode.
+const FILE_CALLS: [Probe; 8] = [
+    probe("file_readv", "f_readv", "readv", DESCRIPTOR),
+    probe("file_preadv", "f_preadv", "preadv", DESCRIPTOR),
+    probe("file_preadv2", "f_preadv2", "preadv2", DESCRIPTOR),
+    probe("file_writev", "f_writev", "writev", DESCRIPTOR),
+    probe("file_pwritev", "f_pwritev", "pwritev", DESCRIPTOR),
+    probe("file_pwritev2", "f_pwritev2", "pwritev2", DESCRIPTOR),
+    probe("file_sendfile", "f_sendfile", "sendfile64", DESCRIPTOR),
+    probe("file_splice", "f_splice", "splice", DESCRIPTOR),
+];
+
+/// What counts all of them in syscall mode.
+const FILE_SYSCALL: Probe = probe("file_syscall", "file_syscall", "sys_exit", DESCRIPTOR);
 
 /// What the kernel calls the entry of a system call.
 #[cfg(target_arch = "aarch64")]
@@ -71,6 +118,7 @@ pub(super) struct Attachment<'a> {
     pub(super) ebpf: &'a mut Ebpf,
     pub(super) kernel: &'a Btf,
     pub(super) btf: &'a aya::Btf,
+    pub(super) offsets: &'a Offsets,
     pub(super) pins: &'a Pins,
     pub(super) id: &'a str,
 }
@@ -79,19 +127,21 @@ impl Attachment<'_> {
     /// Attaches everything that is attached once per node, and loads what is attached per pod.
     pub(super) fn attach(&mut self) -> Vec<ProbeStatus> {
         let mut status = Vec::new();
-        for (probe, program, tracepoint) in TRACEPOINTS {
-            let result = self.attach_tracepoint(program, tracepoint);
-            status.push(outcome(probe, "tracepoint", result));
+        for probe in &TRACEPOINTS {
+            let result = self.attach_tracepoint(probe);
+            status.push(outcome(probe.name, "tracepoint", result));
         }
         for (probe, program) in
             [("network_receive", "net_ingress"), ("network_transmit", "net_egress")]
         {
             let result = with::<CgroupSkb, _, _>(self.ebpf, program, CgroupSkb::load);
-            status.push(outcome(probe, "cgroup", result));
+            status.push(outcome(probe, "cgroup", result.map_err(Refusal::Program)));
         }
         let result = with::<CgroupDevice, _, _>(self.ebpf, "devices", CgroupDevice::load);
-        status.push(outcome("devices", "cgroup", result));
-        let result = with::<SockOps, _, _>(self.ebpf, "tcp", SockOps::load);
+        status.push(outcome("devices", "cgroup", result.map_err(Refusal::Program)));
+        let result = self.require(&["sock_err"]).and_then(|()| {
+            with::<SockOps, _, _>(self.ebpf, "tcp", SockOps::load).map_err(Refusal::Program)
+        });
         status.push(outcome("tcp", "cgroup", result));
         status.extend(self.attach_files());
         status
@@ -99,7 +149,7 @@ impl Attachment<'_> {
 
     /// Attaches the program that does next to nothing, to compare the others' cost with.
     pub(super) fn attach_floor(&mut self) -> ProbeStatus {
-        let result = self.attach_fexit("floor", FILE_FUNCTIONS[0].2);
+        let result = self.attach_fexit("floor", FILE_FUNCTIONS[0].hook, &[]);
         outcome("floor", "fexit", result)
     }
 
@@ -120,68 +170,93 @@ impl Attachment<'_> {
 
     /// The file probes: all by fexit, or, if the kernel refuses that, all by the syscall mode.
     fn attach_files(&mut self) -> Vec<ProbeStatus> {
-        let functions =
-            FILE_FUNCTIONS.map(|(probe, program, function)| (probe, program, function.to_owned()));
-        let calls = FILE_CALLS
-            .map(|(probe, program, call)| (probe, program, format!("{SYSCALL_PREFIX}{call}")));
-        let first = self.attach_fexit(functions[0].1, &functions[0].2);
-        if let Err(refused) = first {
-            let reason = format!("fexit: {}", chain(&refused));
-            let result = self.attach_tracepoint(SYSCALL_PROGRAM, "sys_exit");
-            return functions
-                .iter()
-                .chain(&calls)
-                .map(|(probe, ..)| match &result {
-                    Ok(()) => ProbeStatus::new(probe, "syscall", reason.clone()),
-                    Err(error) => ProbeStatus::new(
-                        probe,
-                        OFF,
-                        format!("{reason}; sys_exit: {}", chain(error)),
-                    ),
-                })
-                .collect();
-        }
-        let mut status = vec![outcome(functions[0].0, "fexit", first)];
-        for (probe, program, function) in functions[1..].iter().chain(&calls) {
-            status.push(if self.kernel.has_function(function) {
-                outcome(probe, "fexit", self.attach_fexit(program, function))
-            } else {
-                let reason = format!("this kernel has no function `{function}`");
-                ProbeStatus::new(probe, OFF, reason)
-            });
+        let functions = FILE_FUNCTIONS.iter().map(|probe| (probe, probe.hook.to_owned()));
+        let calls =
+            FILE_CALLS.iter().map(|probe| (probe, format!("{SYSCALL_PREFIX}{}", probe.hook)));
+        let mut status = Vec::new();
+        for (probe, function) in functions.chain(calls) {
+            let result = self.attach_fexit(probe.program, &function, probe.needs);
+            if let Err(Refusal::Program(refused)) = &result
+                && status.is_empty()
+            {
+                return self.attach_file_syscall(&format!("fexit: {}", chain(refused)));
+            }
+            status.push(outcome(probe.name, "fexit", result));
         }
         status
     }
 
-    fn attach_tracepoint(&mut self, name: &str, tracepoint: &str) -> Result<(), ProgramError> {
+    /// The file probes, where the kernel refuses fexit for this reason.
+    fn attach_file_syscall(&mut self, reason: &str) -> Vec<ProbeStatus> {
+        let result = self.attach_tracepoint(&FILE_SYSCALL);
+        let status = |probe: &Probe| match &result {
+            Ok(()) => ProbeStatus::new(probe.name, "syscall", reason.to_owned()),
+            Err(refusal) => {
+                ProbeStatus::new(probe.name, OFF, format!("{reason}; sys_exit: {refusal}"))
+            }
+        };
+        FILE_FUNCTIONS.iter().chain(&FILE_CALLS).map(status).collect()
+    }
+
+    /// Whether the kernel has these fields.
+    fn require(&self, needs: &[&str]) -> Result<(), Refusal> {
+        let fields = FIELDS.iter().zip(self.offsets.as_array());
+        for (field, offset) in fields {
+            if *offset == ABSENT && needs.contains(&field.name) {
+                return Err(Refusal::NoField(field.places[0]));
+            }
+        }
+        Ok(())
+    }
+
+    fn attach_tracepoint(&mut self, probe: &Probe) -> Result<(), Refusal> {
+        self.require(probe.needs)?;
         let Self { ebpf, btf, pins, id, .. } = self;
+        let name = probe.program;
         let link: FdLink = with::<BtfTracePoint, _, _>(ebpf, name, |program| {
-            program.load(tracepoint, btf)?;
+            program.load(probe.hook, btf)?;
             pins.remove_link_of_others(id, name);
             let link = program.attach()?;
             Ok(program.take_link(link)?.into())
-        })?;
+        })
+        .map_err(Refusal::Program)?;
         self.keep(name, link)
     }
 
-    fn attach_fexit(&mut self, name: &str, function: &str) -> Result<(), ProgramError> {
+    fn attach_fexit(&mut self, name: &str, function: &str, needs: &[&str]) -> Result<(), Refusal> {
+        self.require(needs)?;
+        if !self.kernel.has_function(function) {
+            return Err(Refusal::NoFunction(function.to_owned()));
+        }
         let Self { ebpf, btf, pins, id, .. } = self;
         let link: FdLink = with::<FExit, _, _>(ebpf, name, |program| {
             program.load(function, btf)?;
             pins.remove_link_of_others(id, name);
             let link = program.attach()?;
             Ok(program.take_link(link)?.into())
-        })?;
+        })
+        .map_err(Refusal::Program)?;
         self.keep(name, link)
     }
 
     /// Keeps a link after this daemon.
-    fn keep(&self, name: &str, link: FdLink) -> Result<(), ProgramError> {
+    fn keep(&self, name: &str, link: FdLink) -> Result<(), Refusal> {
         let path = self.pins.object(self.id).join("links").join(name);
         link.pin(path)
             .map(drop)
-            .map_err(|error| ProgramError::IOError(std::io::Error::other(error)))
+            .map_err(|error| Refusal::Program(ProgramError::IOError(std::io::Error::other(error))))
     }
+}
+
+/// Why a probe does not run.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("this kernel has no field `{0}`")]
+    NoField(&'static str),
+    #[error("this kernel has no function `{0}`")]
+    NoFunction(String),
+    #[error("{}", chain(.0))]
+    Program(ProgramError),
 }
 
 impl ProbeStatus {
@@ -199,14 +274,10 @@ where
     action(program.try_into()?)
 }
 
-fn outcome(
-    probe: &'static str,
-    mode: &'static str,
-    result: Result<(), ProgramError>,
-) -> ProbeStatus {
+fn outcome(probe: &'static str, mode: &'static str, result: Result<(), Refusal>) -> ProbeStatus {
     match result {
         Ok(()) => ProbeStatus::new(probe, mode, String::new()),
-        Err(error) => ProbeStatus::new(probe, OFF, chain(&error)),
+        Err(refusal) => ProbeStatus::new(probe, OFF, refusal.to_string()),
     }
 }
 

@@ -12,13 +12,14 @@ use aya_ebpf::{
 };
 use pod_ebpf::{
     NO_SLOT,
-    file::{Access, FILE_CELLS, FILE_HEAD, FileStats, MAX_VOLUMES, Volume},
+    file::{Access, FILE_CELLS, FileStats, MAX_VOLUMES, Volume},
     lost::Lost,
+    offsets::FILE_HEAD,
 };
 
 use crate::{
     counter,
-    kernel::{field, offset, read},
+    kernel::{field, has, offset, read},
     slot,
 };
 
@@ -28,7 +29,7 @@ const S_IFREG: u16 = 0o100_000;
 
 /// Words of `struct file` that hold its inode and mount on every kernel of the matrix; the daemon
 /// checks.
-const HEAD_WORDS: usize = FILE_HEAD / 8;
+const HEAD_WORDS: usize = FILE_HEAD as usize / 8;
 
 /// Mount id to the volume that was mounted there. Each container has mounts of its own, so two
 /// containers that share a volume, or two volumes on one filesystem, stay apart.
@@ -155,7 +156,7 @@ fn add(slot: u32, mnt_id: u32, bytes: u64, access: Access) {
 /// there since the call began; that file then gets the bytes.
 #[inline(always)]
 fn file_of(fd: u64) -> Option<u64> {
-    let (max_fds, array) = if offset!(cgroup_ancestor_ids) == 0 {
+    let (max_fds, array) = if !has!(cgroup_ancestor_ids) {
         // SAFETY: the helper has no preconditions, and each step is a field of the structure that
         // the step before it points at.
         unsafe {

@@ -1,42 +1,32 @@
 //! Reading fields of kernel structures at offsets that the daemon resolved from BTF.
 
 use aya_ebpf::{Global, helpers::bpf_probe_read_kernel};
-use pod_ebpf::file::Offsets;
+use pod_ebpf::offsets::{ABSENT, Offsets};
 
 #[unsafe(no_mangle)]
-static OFFSETS: Global<Offsets> = Global::new(Offsets {
-    task_files: 0,
-    task_exit_code: 0,
-    task_pid: 0,
-    task_tgid: 0,
-    task_signal: 0,
-    task_leader: 0,
-    task_name: 0,
-    signal_exec_task: 0,
-    files_fdt: 0,
-    fdt_max_fds: 0,
-    fdt_fd: 0,
-    file_inode: 0,
-    file_mnt: 0,
-    inode_mode: 0,
-    mnt_id: 0,
-    sock_err: 0,
-    task_cgroups: 0,
-    css_set_cgroup: 0,
-    cgroup_level: 0,
-    cgroup_ancestors: 0,
-    cgroup_node: 0,
-    node_id: 0,
-    cgroup_ancestor_ids: 0,
-});
+static OFFSETS: Global<Offsets> = Global::new(Offsets::NONE);
 
 /// One offset. A volatile read of one word: loading the whole struct would copy it to the stack.
 macro_rules! offset {
     ($field:ident) => {
-        $crate::kernel::load_offset(core::mem::offset_of!(pod_ebpf::file::Offsets, $field))
+        $crate::kernel::load_offset(core::mem::offset_of!(pod_ebpf::offsets::Offsets, $field))
     };
 }
 pub(crate) use offset;
+
+/// Whether the kernel has a field. A constant to the verifier, which drops the other way.
+macro_rules! has {
+    ($field:ident) => {
+        $crate::kernel::is_there($crate::kernel::offset!($field))
+    };
+}
+pub(crate) use has;
+
+#[doc(hidden)]
+#[inline(always)]
+pub(crate) fn is_there(offset: u64) -> bool {
+    offset != u64::from(ABSENT)
+}
 
 #[doc(hidden)]
 #[inline(always)]

@@ -27,10 +27,7 @@ use aya_ebpf::{
 use pod_ebpf::{
     Direction, MAX_SLOTS, NO_SLOT,
     lost::Lost,
-    net::{
-        AttachmentSlot, CONNECT_RESULTS, ConnectResult, LATENCY_BUCKETS, NetStats, TcpStats,
-        latency_bucket,
-    },
+    net::{AttachmentSlot, CONNECT_RESULTS, ConnectResult, NetStats, TcpStats},
 };
 
 use crate::{
@@ -140,16 +137,12 @@ fn connecting(ctx: &SockOpsContext) {
 fn established(ctx: &SockOpsContext, stats: *mut TcpStats) {
     // Later state changes are of no interest.
     let _unset = ctx.set_cb_flags(0);
-    // SAFETY: `stats` points into the map's storage, and the bucket is below the array's length.
+    // SAFETY: `stats` points into the map's storage, which outlives this program.
     unsafe {
         counter::add((&raw mut (*stats).connects).cast::<u64>(), 1);
         if let Some(begin) = connect_time(ctx, 0) {
             let latency = bpf_ktime_get_ns().saturating_sub(*begin);
-            let bucket = latency_bucket(latency);
-            if bucket < LATENCY_BUCKETS {
-                counter::add((&raw mut (*stats).connect_latency).cast::<u64>().add(bucket), 1);
-                counter::add(&raw mut (*stats).connect_latency_ns, latency);
-            }
+            counter::observe(&raw mut (*stats).connect_latency, latency);
         }
     }
 }

@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use pod_ebpf::{MAX_SLOTS, NO_SLOT};
 
-use crate::kernel::{offset, read};
+use crate::kernel::{has, offset, read};
 
 /// Container cgroup id to slot. The daemon inserts before a container's first process exists.
 #[map]
@@ -49,7 +49,7 @@ pub(crate) fn of_current() -> u32 {
 #[inline(always)]
 fn current_ancestor() -> u64 {
     let level = container_level();
-    if offset!(cgroup_ancestor_ids) == 0 {
+    if !has!(cgroup_ancestor_ids) {
         // SAFETY: the helper has no preconditions.
         return unsafe { bpf_get_current_ancestor_cgroup_id(level) };
     }
@@ -75,12 +75,10 @@ fn ancestor_of_task(task: u64, level: i32) -> Option<u64> {
         return None;
     }
     let at = 8 * u64::from(level.cast_unsigned());
-    match offset!(cgroup_ancestor_ids) {
-        0 => {
-            let ancestor = read::<u64>(cgroup, offset!(cgroup_ancestors) + at)?;
-            let node = read::<u64>(ancestor, offset!(cgroup_node))?;
-            read::<u64>(node, offset!(node_id))
-        }
-        ids => read::<u64>(cgroup, ids + at),
+    if has!(cgroup_ancestor_ids) {
+        return read::<u64>(cgroup, offset!(cgroup_ancestor_ids) + at);
     }
+    let ancestor = read::<u64>(cgroup, offset!(cgroup_ancestors) + at)?;
+    let node = read::<u64>(ancestor, offset!(cgroup_node))?;
+    read::<u64>(node, offset!(node_id))
 }

@@ -1,0 +1,103 @@
+//! Where fields are in the running kernel's structures.
+//!
+//! rustc emits no relocations for kernel fields, so the daemon resolves them from the kernel's BTF and
+//! hands them in as a global of the object. A field stands here once, with its places: the first that
+//! the kernel has counts.
+
+/// The kernel has no such field.
+pub const ABSENT: u32 = u32::MAX;
+
+/// Bytes at the beginning of `struct file` in which its inode and its mount are.
+pub const FILE_HEAD: u32 = 128;
+
+/// One of the [`Offsets`], and how it is found.
+#[derive(Clone, Copy, Debug)]
+pub struct Field {
+    /// Its name in [`Offsets`].
+    pub name: &'static str,
+    /// Where it may be, as `structure.member`.
+    pub places: &'static [&'static str],
+    /// The place that the offset counts from; empty if it is the structure's beginning.
+    pub from: &'static str,
+    /// Number of bytes in which it must lie, with 8 bytes of its own.
+    pub within: u32,
+}
+
+macro_rules! offsets {
+    ($($(#[$doc:meta])* $name:ident: $($place:literal)|+ $(, from $from:literal)? $(, within $within:expr)?;)*) => {
+        /// Offsets in bytes; [`ABSENT`] where the kernel has no such field.
+        #[derive(Clone, Copy, Debug)]
+        #[repr(C)]
+        pub struct Offsets {
+            $(#[doc = concat!("`", concat!($($place, "` ",)+))] $(#[$doc])* pub $name: u32,)*
+        }
+
+        impl Offsets {
+            /// Nothing is known.
+            pub const NONE: Self = Self { $($name: ABSENT,)* };
+        }
+
+        /// How each of the [`Offsets`] is found, in their order.
+        pub const FIELDS: &[Field] = &[$(Field {
+            name: stringify!($name),
+            places: &[$($place),+],
+            from: concat!("" $(, $from)?),
+            within: ABSENT $(& $within)?,
+        },)*];
+    };
+}
+
+offsets! {
+    task_files: "task_struct.files";
+    task_exit_code: "task_struct.exit_code";
+    task_pid: "task_struct.pid";
+    task_tgid: "task_struct.tgid";
+    task_signal: "task_struct.signal";
+    task_leader: "task_struct.group_leader";
+    task_name: "task_struct.comm";
+    /// Renamed in Linux 5.17.
+    signal_exec_task: "signal_struct.group_exec_task" | "signal_struct.group_exit_task";
+    files_fdt: "files_struct.fdt";
+    fdt_max_fds: "fdtable.max_fds";
+    fdt_fd: "fdtable.fd";
+    file_inode: "file.f_inode", within FILE_HEAD;
+    file_mnt: "file.f_path.mnt", within FILE_HEAD;
+    inode_mode: "inode.i_mode";
+    /// As seen from `mount.mnt`, which is what `f_path.mnt` points at.
+    mnt_id: "mount.mnt_id", from "mount.mnt";
+    sock_err: "sock.sk_err";
+    task_cgroups: "task_struct.cgroups";
+    css_set_cgroup: "css_set.dfl_cgrp";
+    cgroup_level: "cgroup.level";
+    /// From Linux 6.1 on.
+    cgroup_ancestors: "cgroup.ancestors";
+    cgroup_node: "cgroup.kn";
+    node_id: "kernfs_node.id";
+    /// Up to Linux 6.0; from then on a helper takes its place.
+    cgroup_ancestor_ids: "cgroup.ancestor_ids";
+}
+
+const _: () = assert!(size_of::<Offsets>() == 4 * FIELDS.len());
+
+#[cfg(feature = "user")]
+mod user {
+    use super::{FIELDS, Offsets};
+
+    // SAFETY: `repr(C)`, only `u32`s, so no padding and every bit pattern is valid.
+    unsafe impl aya::Pod for Offsets {}
+
+    impl Offsets {
+        /// The offsets in the order of [`FIELDS`].
+        pub fn as_mut_array(&mut self) -> &mut [u32; FIELDS.len()] {
+            // SAFETY: `repr(C)`, as many `u32`s as there are fields: see the assertion above.
+            unsafe { &mut *core::ptr::from_mut(self).cast() }
+        }
+
+        /// The offsets in the order of [`FIELDS`].
+        #[must_use]
+        pub fn as_array(&self) -> &[u32; FIELDS.len()] {
+            // SAFETY: as above.
+            unsafe { &*core::ptr::from_ref(self).cast() }
+        }
+    }
+}
