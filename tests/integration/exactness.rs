@@ -10,6 +10,7 @@ use std::{
 use pod_tests::{
     Daemon, Metrics, binary, eventually,
     manifest::{mounts, pod},
+    metrics::number,
     program, seconds, skip, state,
 };
 use serde_json::json;
@@ -157,7 +158,7 @@ fn a_tcp_transfer_agrees_with_the_interface() {
     daemon.run(pod("client").container("app", &steps));
     let client = daemon.wait_ready("client");
 
-    let links = [interface(&server), interface(&client)];
+    let links = [state::host_end(&server), state::host_end(&client)];
     let before = links.each_ref().map(|link| state::interface(link));
     for name in ["server", "client"] {
         assert_eq!(daemon.metrics().sum("podscope_network_packets_total", &app(name)), 0.0);
@@ -178,19 +179,9 @@ fn a_tcp_transfer_agrees_with_the_interface() {
                 let bytes = number(count("podscope_network_bytes_total"));
                 let packets = number(count("podscope_network_packets_total"));
                 let (old, new) = (before[index][side], now[index][side]);
-                let (seen_bytes, seen_packets) = (new.0 - old.0, new.1 - old.1);
-                let others = seen_packets.checked_sub(packets);
-                let rest = seen_bytes.checked_sub(bytes + 14 * packets);
-                // Nothing but what the kernels say among themselves: requests for hardware
-                // addresses, of 42 bytes or padded to 60, and IPv6's, of up to 130.
-                let explained = others.zip(rest).is_some_and(|(others, rest)| {
-                    let arp = (0..=others).any(|padded| 42 * others + 18 * padded == rest);
-                    others <= 30 && (arp || (42 * others..=130 * others).contains(&rest))
-                });
-                if !explained {
-                    problems.push(format!(
-                        "{name} {direction}: {bytes} bytes in {packets} packets, interface {seen_bytes} in {seen_packets}"
-                    ));
+                let seen = (new.0 - old.0, new.1 - old.1);
+                if let Some(problem) = state::unexplained((bytes, packets), seen) {
+                    problems.push(format!("{name} {direction}: {problem}"));
                 }
             }
         }
@@ -371,16 +362,4 @@ fn what_runs_in_nested_cgroups_counts_for_the_container() {
     assert_eq!(metrics.one("podscope_exec_total", &app("nested")), 4.0);
     assert_eq!(metrics.sum("podscope_process_exits_total", &app("nested")), 3.0);
     daemon.stop();
-}
-
-/// The host's end of a pod's interface.
-fn interface(pod: &serde_json::Value) -> String {
-    let uid = pod["metadata"]["uid"].as_str().unwrap();
-    let digits: String = uid.chars().filter(char::is_ascii_hexdigit).take(11).collect();
-    format!("veth{digits}")
-}
-
-/// A counter as the whole number that it is.
-fn number(value: f64) -> u64 {
-    format!("{value:.0}").parse().unwrap()
 }

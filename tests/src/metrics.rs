@@ -93,6 +93,15 @@ impl Metrics {
     }
 }
 
+/// A counter as the whole number that it is.
+///
+/// # Panics
+/// When it is none.
+#[must_use]
+pub fn number(value: f64) -> u64 {
+    format!("{value:.0}").parse().unwrap_or_else(|_error| panic!("no count: {value}"))
+}
+
 fn parse(line: &str) -> Option<Sample> {
     let (series, value) = line.rsplit_once(' ')?;
     let value = value.parse().ok()?;

@@ -122,6 +122,31 @@ pub fn is_tmpfs(path: &Path) -> bool {
     statfs(path).is_ok_and(|stat| stat.filesystem_type() == TMPFS_MAGIC)
 }
 
+/// The host's end of a pod's interface.
+#[must_use]
+pub fn host_end(pod: &serde_json::Value) -> String {
+    let uid = pod["metadata"]["uid"].as_str().expect("a pod that runs has a uid");
+    let digits: String = uid.chars().filter(char::is_ascii_hexdigit).take(11).collect();
+    format!("veth{digits}")
+}
+
+/// What of an interface's bytes and packets the probes' own do not explain, if anything. They begin at
+/// the IP header; beside them are only what the kernels say among themselves: requests for hardware
+/// addresses, of 42 bytes or padded to 60, and IPv6's, of up to 130.
+#[must_use]
+pub fn unexplained((bytes, packets): (u64, u64), seen: (u64, u64)) -> Option<String> {
+    let others = seen.1.checked_sub(packets);
+    let rest = seen.0.checked_sub(bytes + 14 * packets);
+    let explained = others.zip(rest).is_some_and(|(others, rest)| {
+        let arp = (0..=others).any(|padded| 42 * others + 18 * padded == rest);
+        others <= 30 && (arp || (42 * others..=130 * others).contains(&rest))
+    });
+    let (seen_bytes, seen_packets) = seen;
+    (!explained).then(|| {
+        format!("{bytes} bytes in {packets} packets, interface {seen_bytes} in {seen_packets}")
+    })
+}
+
 /// Received and sent `(bytes, packets)` of a network interface of the host.
 ///
 /// # Panics

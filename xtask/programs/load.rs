@@ -57,13 +57,16 @@ fn stamp(now: SystemTime, arguments: &[String]) -> ExitCode {
     }
 }
 
-/// `load KIND N DIR TRUE`: does something N times and writes the nanoseconds to DIR/KIND.
+/// `load KIND N DIR WHAT`: does something N times and writes the nanoseconds to DIR/KIND. WHAT is the
+/// program to start or the address to ask; `serve` answers on port N, for ever.
 fn load(arguments: &[String]) -> Result<(), Box<dyn Error>> {
     let [kind, count, directory, program] = arguments else {
         return Err("expected KIND N DIR TRUE".into());
     };
     let count: u32 = count.parse()?;
     let took = match kind.as_str() {
+        "serve" => return serve(count),
+        "request" => request(count, program)?,
         "exec" => exec(count, program)?,
         "file" => file(count, directory)?,
         "tcp" => tcp(count)?,
@@ -118,6 +121,41 @@ fn tcp(count: u32) -> Result<Duration, Box<dyn Error>> {
         far.write_all(&block)?;
         near.read_exact(&mut block)?;
     }
+    Ok(start.elapsed())
+}
+
+/// Bytes of a request; it is answered with a block.
+const REQUEST: usize = 200;
+
+/// Requests over one connection, as a browser or a client with a pool makes them.
+const PER_CONNECTION: u32 = 50;
+
+/// Answers requests.
+fn serve(port: u32) -> Result<(), Box<dyn Error>> {
+    let listener = TcpListener::bind(("0.0.0.0", u16::try_from(port)?))?;
+    loop {
+        let (mut client, _) = listener.accept()?;
+        client.set_nodelay(true)?;
+        let mut request = [0; REQUEST];
+        while client.read_exact(&mut request).is_ok() {
+            client.write_all(&[7; BLOCK])?;
+        }
+    }
+}
+
+/// Asks the server at an address.
+fn request(count: u32, address: &str) -> Result<Duration, Box<dyn Error>> {
+    let mut block = [0; BLOCK];
+    let start = Instant::now();
+    for _ in 0..count.div_ceil(PER_CONNECTION) {
+        let mut server = TcpStream::connect(address)?;
+        server.set_nodelay(true)?;
+        for _ in 0..PER_CONNECTION {
+            server.write_all(&[7; REQUEST])?;
+            server.read_exact(&mut block)?;
+        }
+    }
+    black_box(block);
     Ok(start.elapsed())
 }
 

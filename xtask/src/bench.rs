@@ -4,6 +4,7 @@
 
 pub(crate) mod floor;
 mod many;
+mod overhead;
 mod peers;
 mod pods;
 mod probes;
@@ -87,6 +88,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     }
     if wanted(What::Probes) {
         numbers.insert("probes".to_owned(), probes::run(&start_daemon)?);
+        numbers.insert("overhead".to_owned(), overhead::run(&start_daemon)?);
     }
     if wanted(What::Many) {
         numbers.insert("many".to_owned(), many::run(&start_daemon)?);

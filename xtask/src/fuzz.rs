@@ -53,7 +53,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     setup::ensure(&[Group::Build, Group::Test])?;
     if let Some(input) = &options.input {
         let [target] = &options.targets[..] else { bail!("name the one target that reads it") };
-        let bin_dir = build()?;
+        let bin_dir = build(options.seconds)?;
         return exec(Command::new(bin_dir.join(target)).arg(input));
     }
     Ok(report::print("target", &run_for(options.seconds, &options.targets)?)?)
@@ -65,7 +65,7 @@ pub(crate) fn run_for(seconds: u64, wanted: &[String]) -> anyhow::Result<Vec<Rep
     if let Some(unknown) = wanted.iter().find(|wanted| !all.contains(wanted)) {
         bail!("there is no target {unknown}; there are {}", all.join(", "));
     }
-    let bin_dir = build()?;
+    let bin_dir = build(seconds)?;
     all.iter()
         .filter(|target| wanted.is_empty() || wanted.contains(target))
         .map(|target| run_one(&bin_dir, target, seconds))
@@ -85,8 +85,8 @@ fn targets() -> anyhow::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Returns the folder of the programs.
-fn build() -> anyhow::Result<PathBuf> {
+/// Builds for runs of so many seconds, and returns the folder of the programs.
+fn build(seconds: u64) -> anyhow::Result<PathBuf> {
     let triple = format!("{}-unknown-linux-gnu", env::consts::ARCH);
     let target_dir = target_dir().join("fuzz");
     let mut cargo = Command::new("cargo");
@@ -94,6 +94,10 @@ fn build() -> anyhow::Result<PathBuf> {
     // With a target, what runs at build time is compiled without these flags.
     cargo.arg("--target").arg(&triple).arg("--target-dir").arg(&target_dir);
     cargo.env("RUSTFLAGS", COVERAGE.join(" ")).env_remove("CARGO_ENCODED_RUSTFLAGS");
+    // Optimising takes minutes, which only a long run makes up for.
+    if seconds > BRIEF {
+        cargo.env("CARGO_PROFILE_DEV_OPT_LEVEL", "1");
+    }
     exec(&mut cargo)?;
     Ok(target_dir.join(triple).join("debug"))
 }

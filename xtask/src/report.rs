@@ -10,6 +10,9 @@ use crate::process::Told;
 /// How a test says that it cannot run here: `SKIP <test>: <reason>`.
 const SKIP: &str = "SKIP ";
 
+/// How a test says how a probe is attached here: `PROBE <probe> <mode> <reason>`.
+const PROBE: &str = "PROBE ";
+
 /// Reads libtest's output line by line.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
@@ -20,6 +23,7 @@ pub(crate) struct Tally {
     /// Tests that libtest left out; it counts them as neither.
     ignored: BTreeMap<String, String>,
     failures: BTreeSet<String>,
+    probes: Vec<Probe>,
     /// Test binaries that began and have not yet said how it went.
     unfinished: usize,
     /// The test that began last.
@@ -37,7 +41,18 @@ pub(crate) struct Report {
     pub(crate) skipped: BTreeMap<String, String>,
     /// Tests, and what else went wrong.
     pub(crate) failures: Vec<String>,
+    /// How the probes are attached there, if a test has said so.
+    pub(crate) probes: Vec<Probe>,
     pub(crate) took: Duration,
+}
+
+/// How a probe is attached.
+#[derive(Debug)]
+pub(crate) struct Probe {
+    pub(crate) name: String,
+    pub(crate) mode: String,
+    /// Why it is not attached in the best way; empty if it is.
+    pub(crate) reason: String,
 }
 
 impl Tally {
@@ -62,6 +77,10 @@ impl Tally {
                 self.ignored.insert(name.to_owned(), reason.to_owned());
             }
             self.read_skip(rest);
+        } else if let Some(probe) = line.strip_prefix(PROBE) {
+            let mut words = probe.splitn(3, ' ').map(str::to_owned);
+            let mut word = || words.next().unwrap_or_default();
+            self.probes.push(Probe { name: word(), mode: word(), reason: word() });
         } else if self.in_failures && is_name(line) {
             self.failures.insert(line.trim_start().to_owned());
         } else {
@@ -100,7 +119,8 @@ impl Tally {
             failures.push(problem);
         }
         self.skipped.append(&mut self.ignored);
-        Report { runner, passed, failed: self.failed, skipped: self.skipped, failures, took }
+        let Self { failed, skipped, probes, .. } = self;
+        Report { runner, passed, failed, skipped, failures, probes, took }
     }
 }
 

@@ -56,6 +56,8 @@ const PACKAGES: &[Package] = &[
     Package { name: "iproute2", groups: &[Group::Test, Group::Demo, Group::Vm, Group::Bench], proof: "ip", why: "tests look at links and addresses; VMs get a copy" },
     Package { name: "g++", groups: &[Group::Test], proof: "g++", why: "compiles the fuzzer that is linked into the fuzz targets" },
     Package { name: "prometheus", groups: &[Group::Test, Group::Demo], proof: "promtool", why: "scrapes the daemon in tests and in the demo" },
+    Package { name: "fio", groups: &[Group::Test], proof: "fio", why: "its account of files is compared with the probes'" },
+    Package { name: "iperf3", groups: &[Group::Test], proof: "iperf3", why: "its account of the network is compared with the probes'" },
     Package { name: "docker-registry", groups: &[Group::Test, Group::Bench], proof: "docker-registry", why: "tests and benchmarks pull from it" },
     Package { name: "skopeo", groups: &[Group::Test, Group::Bench], proof: "skopeo", why: "fills registries; benchmarks compare with its pull" },
     Package { name: "openssl", groups: &[Group::Test], proof: "openssl", why: "makes the certificates of the tests' registries" },
@@ -68,6 +70,8 @@ const PACKAGES: &[Package] = &[
     Package { name: "crun", groups: &[Group::Bench], proof: "crun", why: "the runtime to compare with" },
     Package { name: "podman", groups: &[Group::Bench], proof: "podman", why: "the engine to compare many pods with" },
     Package { name: "runc", groups: &[Group::Bench], proof: "runc", why: "the other runtime to compare with" },
+    Package { name: "bpftrace", groups: &[Group::Bench], proof: "bpftrace", why: "counts files by a one-liner, to compare with" },
+    Package { name: "prometheus-node-exporter", groups: &[Group::Bench], proof: "prometheus-node-exporter", why: "the exporter to compare a scrape with" },
     Package { name: "strace", groups: &[Group::Bench], proof: "strace", why: "counts the system calls of a start" },
 ];
 

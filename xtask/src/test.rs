@@ -117,7 +117,8 @@ fn host_tests(options: &Options, artifacts: &Artifacts) -> anyhow::Result<Report
     tests.args(["--mount", "--net", "--propagation", "private"]);
     tests.args(["sh", "-c", "ip link set lo up && exec \"$0\" \"$@\""]).arg(&artifacts.kernel_test);
     tests.args(vm::LIBTEST).args(options.filter.as_slice()).args(&options.libtest);
-    tests.env("PODSCOPE_BIN_DIR", &artifacts.bin_dir);
+    let (name, value) = vm::BOOTSTRAP;
+    tests.env("PODSCOPE_BIN_DIR", &artifacts.bin_dir).env(name, value);
     let report =
         run::libtest(tests, run::Streams::Both, format!("host {}", release.trim()), LIMIT)?;
     Ok(if options.filter.is_none() { report.must_have_run() } else { report })
@@ -129,6 +130,8 @@ fn vm_tests(options: &Options, artifacts: &Artifacts) -> anyhow::Result<Vec<Repo
         jobs: 2,
         timeout: vm::TIMEOUT,
         offline: options.offline,
+        bless: false,
+        brief: true,
         filter: options.filter.clone(),
         libtest: options.libtest.clone(),
     };

@@ -3,16 +3,14 @@
 mod apt;
 mod fetch;
 mod initramfs;
+mod kernels;
 mod modules;
 mod qemu;
 
 use std::{
-    fs,
+    fs, mem,
     path::{Path, PathBuf},
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -28,11 +26,30 @@ use crate::{
 };
 
 /// Arguments of the kernel tests everywhere. They share one kernel, so they run one by one; and
-/// what a passed test said is shown, since it may be why it was skipped.
-pub(crate) const LIBTEST: [&str; 2] = ["--test-threads=1", "--show-output"];
+/// what a passed test said is shown, since it may be why it was skipped. How long each takes is an
+/// unstable option of libtest's, which [`BOOTSTRAP`] lets a stable one take.
+pub(crate) const LIBTEST: [&str; 4] =
+    ["--test-threads=1", "--show-output", "-Zunstable-options", "--report-time"];
+
+/// Has to be in the environment of a test binary for it to take [`LIBTEST`].
+pub(crate) const BOOTSTRAP: (&str, &str) = ("RUSTC_BOOTSTRAP", "1");
 
 /// Seconds that one VM may take.
 pub(crate) const TIMEOUT: u64 = 1500;
+
+/// Subjects of tests in which the daemon itself is what is tested: `--brief` runs them on the newest
+/// kernel only, and `cargo xtask test` on this host, too.
+const ELSEWHERE: [&str; 9] = [
+    "admission",
+    "adoption",
+    "chaos",
+    "churn",
+    "events",
+    "hostports",
+    "prometheus",
+    "recovery",
+    "registry",
+];
 
 /// Seconds of them that booting may take on a busy machine.
 const BOOT: u64 = 30;
@@ -51,6 +68,12 @@ pub(crate) struct Options {
     /// Use the kernels that were downloaded before.
     #[arg(long)]
     pub(crate) offline: bool,
+    /// Write docs/kernels.md from what the tests say of the probes there.
+    #[arg(long)]
+    pub(crate) bless: bool,
+    /// Leave out, on all kernels but the newest, what no kernel does differently.
+    #[arg(long)]
+    pub(crate) brief: bool,
     /// Only tests whose name contains this.
     pub(crate) filter: Option<String>,
     /// More arguments for the kernel tests.
@@ -84,29 +107,39 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 pub(crate) fn matrix(options: &Options, artifacts: &Artifacts) -> anyhow::Result<Vec<Report>> {
     let kernels = fetch::kernels(&options.kernel, options.offline)?;
     let dir = target_dir().join("vm");
-    let mut arguments: Vec<String> = LIBTEST.map(str::to_owned).to_vec();
-    arguments.extend(options.filter.clone());
-    arguments.extend_from_slice(&options.libtest);
     let limit = Duration::from_secs(options.timeout.saturating_sub(BOOT).max(1));
-    let payload = Payload::new(artifacts, &dir, limit, &arguments)?;
+    let payload = Payload::new(artifacts, &dir, limit)?;
 
-    let next = AtomicUsize::new(0);
+    // The newest is last in the matrix and takes longest: it begins.
+    let queue: Mutex<Vec<(usize, &Kernel)>> = Mutex::new(kernels.iter().enumerate().collect());
     let reports = Mutex::new(Vec::new());
     thread::scope(|scope| {
         for _ in 0..options.jobs.clamp(1, kernels.len()) {
             scope.spawn(|| {
-                while let Some(kernel) = kernels.get(next.fetch_add(1, Ordering::Relaxed)) {
+                loop {
+                    let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
+                    let Some((index, kernel)) = next else { return };
                     let report = test(kernel, &payload, &dir, options);
-                    reports.lock().unwrap_or_else(PoisonError::into_inner).push(report);
+                    let mut reports = reports.lock().unwrap_or_else(PoisonError::into_inner);
+                    reports.push((index, report));
                 }
             });
         }
     });
     let mut reports = reports.into_inner().unwrap_or_else(PoisonError::into_inner);
-    // As the table of kernels has it, not as they happened to end.
-    reports.sort_by_key(|report| {
-        kernels.iter().position(|kernel| report.runner.starts_with(&kernel.release))
-    });
+    reports.sort_by_key(|(index, _)| *index);
+    let mut reports: Vec<Report> = reports.into_iter().map(|(_, report)| report).collect();
+
+    let probes = kernels.iter().zip(&mut reports);
+    let found: kernels::Found = probes
+        .map(|(kernel, report)| (kernel.series.clone(), mem::take(&mut report.probes)))
+        .filter(|(_, probes)| !probes.is_empty())
+        .collect();
+    if options.bless {
+        kernels::bless(&found)?;
+    } else {
+        reports.extend(kernels::check(&found));
+    }
     Ok(reports)
 }
 
@@ -115,7 +148,7 @@ fn test(kernel: &Kernel, payload: &Payload, dir: &Path, options: &Options) -> Re
     println!("vm-test: {}: starting", kernel.release);
     let began = Instant::now();
     let dir = dir.join(&kernel.release);
-    let report = match boot(kernel, payload, &dir, options.timeout) {
+    let report = match boot(kernel, payload, &dir, options) {
         Ok(boot) => verdict(kernel, &boot, options),
         Err(error) => Report::broken(kernel.release.clone(), began.elapsed(), format!("{error:#}")),
     };
@@ -130,11 +163,17 @@ fn test(kernel: &Kernel, payload: &Payload, dir: &Path, options: &Options) -> Re
     report
 }
 
-fn boot(kernel: &Kernel, payload: &Payload, dir: &Path, timeout: u64) -> anyhow::Result<Boot> {
+fn boot(kernel: &Kernel, payload: &Payload, dir: &Path, options: &Options) -> anyhow::Result<Boot> {
+    let mut arguments: Vec<String> = LIBTEST.map(str::to_owned).to_vec();
+    arguments.extend(options.filter.clone());
+    arguments.extend_from_slice(&options.libtest);
+    if options.brief && kernel.series != fetch::NEWEST {
+        arguments.extend(ELSEWHERE.iter().map(|subject| format!("--skip={subject}::")));
+    }
     fs::create_dir_all(dir).context("create the VM's folder")?;
     let initramfs: PathBuf = dir.join("initramfs.cpio");
-    let size = payload.write(kernel, &initramfs)?;
-    let boot = qemu::boot(kernel, dir, &initramfs, size, Duration::from_secs(timeout));
+    let size = payload.write(kernel, &arguments, &initramfs)?;
+    let boot = qemu::boot(kernel, dir, &initramfs, size, Duration::from_secs(options.timeout));
     fs::remove_file(&initramfs).context("remove the initramfs")?;
     boot
 }

@@ -197,6 +197,8 @@ fn run_tests(results: &mut File) -> anyhow::Result<bool> {
         ("PODSCOPE_BIN_DIR", "/bin/podscope"),
         ("PODSCOPE_DISK", DISK.1),
         ("PODSCOPE_IN_VM", "1"),
+        // For the option of libtest's that tells how long each test takes.
+        ("RUSTC_BOOTSTRAP", "1"),
         ("RUST_BACKTRACE", "1"),
         ("TMPDIR", "/tmp"),
     ]);

@@ -87,10 +87,16 @@ impl Pods {
 
     /// Runs `/bin/true` in a pod's container, and takes the time until it is known how it ended.
     pub(super) fn exec_true(&self, name: &str) -> anyhow::Result<Duration> {
+        self.exec(name, &["/bin/true"])
+    }
+
+    /// Runs a command in a pod's container, and takes the time until it is known how it ended.
+    pub(super) fn exec(&self, name: &str, command: &[&str]) -> anyhow::Result<Duration> {
         let start = Instant::now();
         let mut client = Client::unix(&self.socket)?;
+        let command: String = command.iter().map(|word| format!("command={word}&")).collect();
         client.send(&format!(
-            "GET {PODS}/{name}/exec?command=/bin/true&stdout=true&stderr=true HTTP/1.1\r\n\
+            "GET {PODS}/{name}/exec?{command}stdout=true&stderr=true HTTP/1.1\r\n\
              Host: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: cG9kc2NvcGUgYmVuY2htYQ==\r\n\
              Sec-WebSocket-Protocol: v5.channel.k8s.io\r\n\r\n"
@@ -107,6 +113,13 @@ impl Pods {
                 return Ok(elapsed);
             }
         }
+    }
+
+    /// The address of a pod.
+    pub(super) fn ip(&mut self, name: &str) -> anyhow::Result<String> {
+        let pod = self.client.request("GET", &format!("{PODS}/{name}"), "")?.text()?;
+        let pod: Value = serde_json::from_str(&pod).context("read a pod")?;
+        pod["status"]["podIP"].as_str().map(str::to_owned).context("find a pod's address")
     }
 }
 

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The series whose newest release is meant by that name.
-const NEWEST: &str = "newest";
+pub(super) const NEWEST: &str = "newest";
 
 /// The matrix, and whether a series must be there. The others are old or passing guests of their
 /// suite, and may leave it any day.

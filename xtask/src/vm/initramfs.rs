@@ -34,17 +34,11 @@ const ETC: [(&str, &str); 3] = [
 pub(super) struct Payload {
     files: Vec<(String, PathBuf)>,
     limit: Duration,
-    arguments: String,
 }
 
 impl Payload {
     /// Gathers programs and libraries; stripped copies of ours are put into `dir`.
-    pub(super) fn new(
-        artifacts: &Artifacts,
-        dir: &Path,
-        limit: Duration,
-        arguments: &[String],
-    ) -> anyhow::Result<Self> {
+    pub(super) fn new(artifacts: &Artifacts, dir: &Path, limit: Duration) -> anyhow::Result<Self> {
         fs::create_dir_all(dir).context("create the VMs' folder")?;
         let mut files = Vec::new();
         let mut add = |guest: String, name: &str, program: &Path, strip: &str| {
@@ -75,11 +69,16 @@ impl Payload {
         for library in libraries {
             files.push((library.trim_start_matches('/').to_owned(), PathBuf::from(library)));
         }
-        Ok(Self { files, limit, arguments: arguments.join("\n") })
+        Ok(Self { files, limit })
     }
 
-    /// Writes the archive for one kernel and returns its size.
-    pub(super) fn write(&self, kernel: &Kernel, path: &Path) -> anyhow::Result<u64> {
+    /// Writes the archive for one kernel and the tests' arguments there, and returns its size.
+    pub(super) fn write(
+        &self,
+        kernel: &Kernel,
+        arguments: &[String],
+        path: &Path,
+    ) -> anyhow::Result<u64> {
         let file = File::create(path).context("create the initramfs")?;
         let mut cpio = Cpio { out: BufWriter::new(file), dirs: BTreeSet::new(), inode: 0 };
         // The kernel opens it before the init has mounted anything.
@@ -87,7 +86,7 @@ impl Payload {
         for (name, text) in ETC {
             cpio.file(name, 0o644, text.as_bytes()).context("write the initramfs")?;
         }
-        cpio.file("etc/kernel-test/arguments", 0o644, self.arguments.as_bytes())?;
+        cpio.file("etc/kernel-test/arguments", 0o644, arguments.join("\n").as_bytes())?;
         cpio.file("etc/kernel-test/limit", 0o644, self.limit.as_secs().to_string().as_bytes())?;
         if self.files.iter().any(|(guest, _)| guest == "bin/busybox") {
             cpio.link("bin/sh", "busybox").context("write the initramfs")?;
