@@ -18,6 +18,7 @@ mod hostports;
 mod lifecycle;
 mod limits;
 mod network;
+mod operations;
 mod prometheus;
 mod recovery;
 mod registry;
