@@ -6,6 +6,7 @@
 //! number is counted is the business of the probes, and what a pod is that of the node.
 
 mod cadvisor;
+mod capacity;
 mod completed;
 mod daemon;
 #[cfg(test)]
@@ -26,6 +27,7 @@ mod sample;
 mod sheet;
 #[cfg(test)]
 mod tests;
+mod volume;
 
 use std::{
     slice,
@@ -51,18 +53,20 @@ use prometheus::{
 
 pub use self::{cadvisor::documentation as cadvisor_documentation, document::documentation};
 use self::{
+    capacity::Capacities,
     family::{Domain, Family, Origin},
     own::Own,
     reading::{Reading, Scrapes},
 };
 use crate::{node::Node, probes::Probes};
 
-static DOMAINS: [Domain; 15] = [
+static DOMAINS: [Domain; 16] = [
     pod::DOMAIN,
     process::DOMAIN,
     net::NETWORK,
     net::TCP,
     file::DOMAIN,
+    volume::DOMAIN,
     resource::CPU,
     resource::MEMORY,
     resource::PIDS,
@@ -87,6 +91,7 @@ struct Inner {
     build: Build,
     start_seconds: f64,
     descriptors: Vec<Desc>,
+    capacities: Capacities,
     is_ready: AtomicBool,
     /// Held for a whole scrape, so that several scrapers at once take no more memory than one.
     scrapes: Mutex<Scrapes>,
@@ -123,6 +128,7 @@ impl Metrics {
             build,
             start_seconds: own::start_seconds(),
             descriptors,
+            capacities: Capacities::default(),
             is_ready: AtomicBool::new(false),
             scrapes: Mutex::default(),
             cadvisor_bytes: Mutex::default(),
@@ -162,7 +168,8 @@ impl Metrics {
 impl Inner {
     fn read(&self, scrapes: Scrapes) -> Reading {
         let own = Own::read(self.start_seconds);
-        Reading::take(&self.node, &self.probes, self.build, own, scrapes)
+        let capacities = &self.capacities;
+        Reading::take(&self.node, &self.probes, self.build, own, scrapes, capacities)
     }
 }
 

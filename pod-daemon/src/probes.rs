@@ -30,7 +30,7 @@ use aya_log::EbpfLogger;
 pub(crate) use self::install::Installed;
 pub use self::{
     container::{Claim, ContainerProbe},
-    plan::ProbeStatus,
+    plan::{ProbeStatus, UNSEEN},
 };
 use self::{counters::Counters, install::Installation, pins::Pins, sys::AttachType};
 use crate::cgroup::Cgroup;

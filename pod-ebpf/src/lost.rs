@@ -1,7 +1,7 @@
 //! What the probes could not count.
 
 /// Number of [`Lost`] kinds.
-pub const LOST_KINDS: u32 = 4;
+pub const LOST_KINDS: u32 = 5;
 
 /// Why an event is missing from the counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,12 +15,15 @@ pub enum Lost {
     ConnectLatency = 2,
     /// A connection attempt whose failure the kernel will not report.
     ConnectResult = 3,
+    /// A file operation that was counted without its duration: another task's took the place where its
+    /// beginning was noted, or it began before the probes did.
+    FileLatency = 4,
 }
 
 impl Lost {
     /// Every kind, in the order of the map that is indexed by it.
     pub const ALL: [Self; LOST_KINDS as usize] =
-        [Self::Task, Self::File, Self::ConnectLatency, Self::ConnectResult];
+        [Self::Task, Self::File, Self::ConnectLatency, Self::ConnectResult, Self::FileLatency];
 
     /// The value of the `kind` label.
     #[must_use]
@@ -30,6 +33,7 @@ impl Lost {
             Self::File => "file",
             Self::ConnectLatency => "connect_latency",
             Self::ConnectResult => "connect_result",
+            Self::FileLatency => "file_latency",
         }
     }
 }

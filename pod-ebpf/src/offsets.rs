@@ -62,9 +62,22 @@ offsets! {
     fdt_fd: "fdtable.fd";
     file_inode: "file.f_inode", within FILE_HEAD;
     file_mnt: "file.f_path.mnt", within FILE_HEAD;
+    file_mode: "file.f_mode";
     inode_mode: "inode.i_mode";
+    inode_sb: "inode.i_sb";
+    mnt_sb: "vfsmount.mnt_sb";
     /// As seen from `mount.mnt`, which is what `f_path.mnt` points at.
     mnt_id: "mount.mnt_id", from "mount.mnt";
+    /// As seen from `mount.mnt`, too.
+    mnt_ns: "mount.mnt_ns", from "mount.mnt";
+    open_flag: "open_flags.open_flag";
+    request_bio: "request.bio";
+    request_flags: "request.cmd_flags";
+    request_length: "request.__data_len";
+    request_began: "request.start_time_ns";
+    bio_blkg: "bio.bi_blkg";
+    blkg_blkcg: "blkcg_gq.blkcg";
+    blkcg_cgroup: "blkcg.css.cgroup";
     sock_err: "sock.sk_err";
     task_cgroups: "task_struct.cgroups";
     css_set_cgroup: "css_set.dfl_cgrp";

@@ -20,6 +20,7 @@ mod kernels;
 mod lifecycle;
 mod limits;
 mod network;
+mod operations;
 mod prometheus;
 mod recovery;
 mod registry;

@@ -1,7 +1,7 @@
 //! Podscope itself: what it can see, what that costs, and what it lost.
 
 use super::family::{Domain, Family, Label, Source::Node};
-use crate::pod::Adopted;
+use crate::{pod::Adopted, probes::UNSEEN};
 
 const PROGRAM: Label = Label::free("program", "name of the eBPF program");
 const MAP: Label = Label::free("map", "name of the eBPF map");
@@ -37,6 +37,24 @@ pub(super) const DOMAIN: Domain = Domain {
             Label::free("probe", "name of the probe"),
             Label::one_of("mode", &["tracepoint", "cgroup", "fexit", "syscall", "off"]),
             Label::free("reason", "why it is not the best mode; empty when it is"),
+        ]),
+        Family::gauge(
+            "podscope_probe_coverage",
+            "How much each probe sees on this kernel of what it is for; always 1. `attached`: all \
+             that it can on any. `degraded`: not for which volume. `missing`: nothing, as no probe \
+             does of the files that io_uring reads or writes, or that are mapped into memory.",
+            Node(|reading, sheet| {
+                for status in &reading.probes {
+                    sheet.count(&[&status.probe, status.coverage()], 1);
+                }
+                for path in UNSEEN {
+                    sheet.count(&[path, "missing"], 1);
+                }
+            }),
+        )
+        .by(&[
+            Label::free("probe", "name of the probe, or of what there is none for"),
+            Label::one_of("state", &["attached", "degraded", "missing"]),
         ]),
         Family::gauge(
             "podscope_probe_object_info",

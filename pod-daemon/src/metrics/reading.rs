@@ -9,13 +9,19 @@ use std::{
 };
 
 use pod_ebpf::{
-    Counters as _, LAYOUT, NO_SLOT,
-    file::FileStats,
+    LAYOUT, NO_SLOT,
+    block::BlockStats,
     net::{NetStats, TcpStats},
     process::ProcessStats,
 };
 
-use super::{Build, family::Family, own::Own};
+use super::{
+    Build,
+    capacity::{Capacities, Capacity},
+    family::Family,
+    file::Files,
+    own::Own,
+};
 use crate::{
     cgroup::stats::{self, Stats},
     image::Totals,
@@ -81,6 +87,8 @@ pub(super) struct Pod {
     pub(super) unenforced: Vec<String>,
     /// Connections that it was refused, having as many as it may.
     pub(super) refused_connections: u64,
+    /// How large its volumes are, by name; those whose file system has answered.
+    pub(super) volumes: Vec<(String, Capacity)>,
 }
 
 /// One container and all that was counted for it.
@@ -89,8 +97,9 @@ pub(super) struct Container {
     pub(super) process: ProcessStats,
     pub(super) net: NetStats,
     pub(super) tcp: TcpStats,
+    pub(super) block: BlockStats,
     /// By name of the volume.
-    pub(super) files: Vec<(String, FileStats)>,
+    pub(super) files: Vec<(String, Files)>,
     pub(super) cgroup: Stats,
 }
 
@@ -101,6 +110,7 @@ impl Reading {
         build: Build,
         own: Own,
         scrapes: Scrapes,
+        capacities: &Capacities,
     ) -> Self {
         let mut unenforced: HashMap<_, Vec<_>> = HashMap::new();
         for (namespace, pod, controller) in node.unenforced_limits() {
@@ -114,10 +124,18 @@ impl Reading {
                 about,
                 containers: Vec::new(),
                 unenforced: unenforced.remove(&key).unwrap_or_default(),
+                volumes: Vec::new(),
             }
         });
         let mut pods: Vec<Pod> = pods.collect();
         for_each(&mut pods, |pod| pod.read(probes));
+        let volumes = pods.iter().flat_map(|pod| &pod.about.volumes);
+        let capacities = capacities.read(volumes.map(|(_, path)| path.clone()).collect());
+        for pod in &mut pods {
+            let known = mem::take(&mut pod.about.volumes).into_iter();
+            let known = known.filter_map(|(name, path)| Some((name, *capacities.get(&path)?)));
+            pod.volumes = known.collect();
+        }
         let (costs, mut lost) = (probes.costs(), probes.lost());
         lost.push(("missed", costs.iter().map(|cost| cost.missed).sum()));
         Self {
@@ -160,24 +178,24 @@ impl Pod {
 
 impl Container {
     fn read(mut about: ContainerSnapshot, probes: &Probes) -> Self {
-        let mut files: Vec<(String, FileStats)> = Vec::with_capacity(about.volumes.len());
+        let mut files: Vec<(String, Files)> = Vec::with_capacity(about.volumes.len());
         for (volume, cell) in mem::take(&mut about.volumes) {
             // Cell 0 is everybody else's.
-            let stats = if cell == NO_SLOT { FileStats::ZERO } else { probes.file(cell) };
+            let stats = if cell == NO_SLOT { Files::default() } else { Files::read(probes, cell) };
             // A volume that is called like one of ours shares its series with it: two series of
             // the same labels would make Prometheus refuse the whole scrape.
             match files.iter_mut().find(|(name, _)| *name == volume) {
-                Some((_, sum)) => sum.add(&stats),
+                Some((_, sum)) => sum.add(stats),
                 None => files.push((volume, stats)),
             }
         }
         let cgroup = about.cgroup.as_deref().map(stats::read).unwrap_or_default();
         // A container has series from its birth on, and no slot before it is first started.
-        let (process, net, tcp) = match about.slot {
-            NO_SLOT => (ProcessStats::ZERO, NetStats::ZERO, TcpStats::ZERO),
-            slot => (probes.process(slot), probes.net(slot), probes.tcp(slot)),
+        let (process, net, tcp, block) = match about.slot {
+            NO_SLOT => (ProcessStats::ZERO, NetStats::ZERO, TcpStats::ZERO, BlockStats::ZERO),
+            slot => (probes.process(slot), probes.net(slot), probes.tcp(slot), probes.block(slot)),
         };
-        Self { about, process, net, tcp, files, cgroup }
+        Self { about, process, net, tcp, block, files, cgroup }
     }
 }
 

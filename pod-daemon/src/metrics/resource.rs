@@ -1,8 +1,11 @@
 //! What the kernel accounts for a container's cgroup, beside its limits.
 
+use pod_ebpf::block::{BlockOperation, BlockStats};
+
 use super::{
     family::{Domain, Family, Label, Source::Container},
     file::OPERATIONS,
+    reading,
     sheet::Sheet,
 };
 use crate::cgroup::stats::Pressure;
@@ -179,9 +182,11 @@ pub(super) const PIDS: Domain = Domain {
 
 pub(super) const IO: Domain = Domain {
     title: "Block devices",
-    text: "From the container's cgroup, summed over the devices; it needs the `io` controller, and \
-           is absent on a node that has it not. This is what reached a disk, often later than the \
-           write that caused it; for what the container asked for, see Files.",
+    text: "What reached a disk, often later than the write that caused it; for what the container \
+           asked for, see Files. `podscope_io_*` is from the container's cgroup, summed over the \
+           devices, and has a number for each that a request passes; `podscope_block_*` is counted \
+           when a device is done, and those that the kernel has merged are one. Both need the `io` \
+           controller, which says whose a request is, and are absent on a node that has it not.",
     families: &[
         Family::counter(
             "podscope_io_bytes_total",
@@ -205,8 +210,63 @@ pub(super) const IO: Domain = Domain {
             }),
         )
         .by(&[OPERATION]),
+        Family::counter(
+            "podscope_block_bytes_total",
+            "Bytes of requests that devices have served.",
+            Container(|c, sheet| {
+                for (operation, requests) in requests(c) {
+                    sheet.count(&[operation], requests.bytes);
+                }
+            }),
+        )
+        .by(&[OPERATION])
+        .counted_by(&["block"]),
+        Family::counter(
+            "podscope_block_operations_total",
+            "Requests that devices have served.",
+            Container(|c, sheet| {
+                for (operation, requests) in requests(c) {
+                    sheet.count(&[operation], requests.count());
+                }
+            }),
+        )
+        .by(&[OPERATION])
+        .counted_by(&["block"]),
+        Family::counter(
+            "podscope_block_errors_total",
+            "Requests that failed.",
+            Container(|c, sheet| {
+                for (operation, requests) in requests(c) {
+                    sheet.count(&[operation], requests.errors);
+                }
+            }),
+        )
+        .by(&[OPERATION])
+        .counted_by(&["block"]),
+        Family::histogram(
+            "podscope_block_operation_duration_seconds",
+            "How long requests took, with the time in the kernel's queues; absent before the first.",
+            Container(|c, sheet| {
+                for (operation, requests) in requests(c) {
+                    if requests.latency.count() > 0 {
+                        sheet.latency(&[operation], &requests.latency);
+                    }
+                }
+            }),
+        )
+        .by(&[OPERATION])
+        .counted_by(&["block"]),
     ],
 };
+
+/// Requests by operation; none if they cannot be told from others'.
+fn requests(container: &reading::Container) -> Vec<(&'static str, &BlockOperation)> {
+    if container.cgroup.io.is_none() {
+        return Vec::new();
+    }
+    let BlockStats { reads, writes } = &container.block;
+    vec![(OPERATIONS[0], reads), (OPERATIONS[1], writes)]
+}
 
 pub(super) const PRESSURE: Domain = Domain {
     title: "Pressure",

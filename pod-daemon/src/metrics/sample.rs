@@ -4,13 +4,16 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use jiff::Timestamp;
 use pod_ebpf::{
-    file::FileStats,
+    block::{BlockOperation, BlockStats},
+    file::{FileBytes, Operation, OperationStats},
     net::{NetStats, TcpStats},
     process::ProcessStats,
 };
 
 use super::{
     Build,
+    capacity::Capacity,
+    file::Files,
     own::Own,
     reading::{Container, Pod, Reading, Scrapes},
 };
@@ -98,12 +101,22 @@ fn pod(index: usize) -> Pod {
         created: at,
         started: Some(at),
         observed_from: at,
+        volumes: Vec::new(),
         containers: Vec::new(),
     };
     let running = container("app", State::Running { started: at }, Some(exit.clone()));
     let ended = container("job", State::Terminated(exit), None);
     let unenforced = ["cpu", "memory", "pids", "io", "hugetlb"].map(str::to_owned).to_vec();
-    Pod { about, containers: vec![running, ended], unenforced, refused_connections: 0 }
+    let full = Capacity {
+        bytes: 4096,
+        used_bytes: 4096,
+        available_bytes: 0,
+        inodes: Some(2),
+        inodes_used: 2,
+    };
+    let volumes = ["rootfs", "data"].map(|volume| (volume.to_owned(), full)).to_vec();
+    let containers = vec![running, ended];
+    Pod { about, containers, unenforced, refused_connections: 0, volumes }
 }
 
 fn container(name: &str, state: State, last_exit: Option<Exit>) -> Container {
@@ -137,15 +150,27 @@ fn container(name: &str, state: State, last_exit: Option<Exit>) -> Container {
     tcp.connect_latency.sum_ns = 5_000_000;
     tcp.connect_latency.buckets[9] = 2;
     tcp.connect_latency.buckets[27] = 1;
-    let file = FileStats { read_bytes: 1000, reads: 1, written_bytes: 4096, writes: 1 };
-    let files = ["rootfs", "data", "other"].map(|volume| (volume.to_owned(), file));
+    let mut requests = BlockOperation { bytes: 4096, errors: 1, ..BlockOperation::ZERO };
+    requests.latency.buckets[5] = 1;
+    let files = ["rootfs", "data", "other"].map(|volume| (volume.to_owned(), files()));
     Container {
         about,
         process,
         net: NetStats { bytes: [10, 20], packets: [1, 2], segments: [3, 4] },
         tcp,
+        block: BlockStats { reads: requests, writes: requests },
         files: files.to_vec(),
         cgroup: cgroup(),
+    }
+}
+
+fn files() -> Files {
+    let mut once = OperationStats { errors: 1, ..OperationStats::ZERO };
+    once.latency.sum_ns = 1000;
+    once.latency.buckets[3] = 1;
+    Files {
+        bytes: FileBytes { read: 1000, written: 4096 },
+        operations: Operation::ALL.map(|operation| (operation, once)).to_vec(),
     }
 }
 

@@ -113,13 +113,13 @@ fn a_histogram_is_cumulative_and_its_count_is_its_last_bucket() {
 #[test]
 fn there_are_as_many_series_as_the_documentation_says() {
     let count = |pods| series(&page(&sample::reading(pods))).len();
-    let Bound { pod, container, volume } = Bound::new();
+    let Bound { pod, container, volume, pod_volume } = Bound::new();
 
     // No container of the sample waits, all have the memory controller, and in each a signal has
     // ended one process.
     let absent = 2;
     let signals = 1;
-    let expected = pod + 2 * (container - absent + signals + 3 * volume);
+    let expected = pod + 2 * pod_volume + 2 * (container - absent + signals + 3 * volume);
     assert_eq!(count(3) - count(2), expected);
 }
 

@@ -47,9 +47,9 @@ fn of_container(probes: &Probes, container: &ContainerSnapshot, cpu_cores: f64) 
     let net = probes.net(container.slot);
     let (mut read_bytes, mut written_bytes) = (0, 0);
     for (_, cell) in &container.volumes {
-        let stats = probes.file(*cell);
-        read_bytes += stats.read_bytes;
-        written_bytes += stats.written_bytes;
+        let bytes = probes.file_bytes(*cell);
+        read_bytes += bytes.read;
+        written_bytes += bytes.written;
     }
     ContainerUsage {
         name: container.name.clone(),

@@ -34,6 +34,8 @@ pub struct PodSnapshot {
     pub started: Option<Timestamp>,
     /// Since when the probes have been counting.
     pub observed_from: Timestamp,
+    /// Names of its volumes, and for each a path on its file system; none before they are made.
+    pub volumes: Vec<(String, PathBuf)>,
     /// Its containers, in the manifest's order.
     pub containers: Vec<ContainerSnapshot>,
 }

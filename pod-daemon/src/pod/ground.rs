@@ -22,7 +22,7 @@ pub const INFRA: &str = "_infra";
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The root filesystem's volume, in the metrics.
-const ROOTFS: &str = "rootfs";
+pub(super) const ROOTFS: &str = "rootfs";
 
 /// A pod's cgroups and what is attached to them.
 pub(super) struct Ground {
@@ -180,9 +180,9 @@ impl Ground {
             totals.received_bytes += net.bytes[0];
             totals.transmitted_bytes += net.bytes[1];
             for (_, cell) in place.probe.volumes() {
-                let file = probes.file(cell);
-                totals.read_bytes += file.read_bytes;
-                totals.written_bytes += file.written_bytes;
+                let bytes = probes.file_bytes(cell);
+                totals.read_bytes += bytes.read;
+                totals.written_bytes += bytes.written;
             }
         }
         totals
@@ -251,12 +251,17 @@ impl<'a> Devices<'a> {
 /// its mounts.
 fn volume_labels(container: &Container) -> Vec<String> {
     std::iter::once(ROOTFS.to_owned())
-        .chain(mounted_volumes(container).into_iter().map(|name| match name {
-            // Taken by the root itself, and by everything that is no volume.
-            ROOTFS | "other" => format!("{name}-volume"),
-            name => name.to_owned(),
-        }))
+        .chain(mounted_volumes(container).into_iter().map(volume_label))
         .collect()
+}
+
+/// The name of a volume in the metrics.
+pub(super) fn volume_label(name: &str) -> String {
+    match name {
+        // Taken by the root itself, and by everything that is no volume.
+        ROOTFS | "other" => format!("{name}-volume"),
+        name => name.to_owned(),
+    }
 }
 
 /// Names of the volumes that a container mounts, each once.

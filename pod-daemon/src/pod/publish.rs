@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::PodStatus;
 
-use super::{Worker, container::Container, record::Record, sandbox, status};
+use super::{Worker, container::Container, record::Record, sandbox, status, volumes};
 use crate::node::{PodSnapshot, State};
 
 impl Worker {
@@ -47,6 +47,8 @@ impl Worker {
             .map(|(index, container)| container.snapshot(place(index)))
             .collect();
         let policy = self.about.restart_policy();
+        let volumes =
+            self.sandbox.as_ref().map(|_| volumes::filesystems(&self.shared, &self.about));
         PodSnapshot {
             namespace: self.about.key.namespace.clone(),
             name: self.about.key.name.clone(),
@@ -66,6 +68,7 @@ impl Worker {
             created: self.about.created,
             started: self.started,
             observed_from: self.started.unwrap_or(self.about.created),
+            volumes: volumes.unwrap_or_default(),
             containers,
         }
     }

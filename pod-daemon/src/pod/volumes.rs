@@ -98,6 +98,25 @@ pub(super) fn find(shared: &Shared, about: &About) -> Volumes {
     Volumes { sources: volumes.collect(), files: files.into() }
 }
 
+/// A path on the file system of each volume, by the volume's name in the metrics, and of the containers'
+/// own files. Those on the same file system have the same path, as far as that is known without a look.
+pub(super) fn filesystems(shared: &Shared, about: &About) -> Vec<(String, PathBuf)> {
+    let disk = &shared.settings.data_dir;
+    let volumes = about.spec.volumes.iter().flatten().map(|volume| {
+        let path = if let Some(host) = &volume.host_path {
+            PathBuf::from(&host.path)
+        } else if volume.secret.is_some() {
+            shared.memory.place(&about.uid, SECRETS)
+        } else if is_in_memory(volume) {
+            shared.memory.place(&about.uid, &volume.name)
+        } else {
+            disk.clone()
+        };
+        (ground::volume_label(&volume.name), path)
+    });
+    std::iter::once((ground::ROOTFS.to_owned(), disk.clone())).chain(volumes).collect()
+}
+
 /// Brings what came from config maps and secrets up to date. What cannot be stays as it was.
 pub(super) fn refresh(shared: &Shared, about: &About) {
     for volume in about.spec.volumes.iter().flatten() {

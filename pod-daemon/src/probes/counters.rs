@@ -12,7 +12,8 @@ use aya::{
 };
 use pod_ebpf::{
     MAX_SLOTS, NO_SLOT,
-    file::{FILE_CELLS, FileStats, MAX_VOLUMES, Volume},
+    block::BlockStats,
+    file::{FILE_CELLS, FileBytes, FileOperations, MAX_VOLUMES, Volume},
     lost::Lost,
     net::{AttachmentSlot, NetStats, TcpStats},
     process::{ProcessStats, Run, Victim},
@@ -27,7 +28,7 @@ type AttachmentSlots = aya::maps::CgroupStorage<Data, AttachmentSlot>;
 use super::{Data, Error, MapFill, open};
 
 /// Names of the maps that outlive the daemon.
-pub(super) const NAMES: [&str; 11] = [
+pub(super) const NAMES: [&str; 13] = [
     "SLOTS",
     "PROCESS",
     "RUNS",
@@ -38,6 +39,8 @@ pub(super) const NAMES: [&str; 11] = [
     "CONNECT_TIME",
     "VOLUMES",
     "FILES",
+    "FILE_OPS",
+    "BLOCK",
     "LOST",
 ];
 
@@ -57,7 +60,9 @@ struct Values {
     victims: Array<Data, Victim>,
     net: PerCpuArray<Data, NetStats>,
     tcp: Array<Data, TcpStats>,
-    files: PerCpuArray<Data, FileStats>,
+    files: PerCpuArray<Data, FileBytes>,
+    file_operations: Array<Data, FileOperations>,
+    block: Array<Data, BlockStats>,
 }
 
 /// What only the daemon writes.
@@ -106,6 +111,8 @@ impl Counters {
                 net: open(folder, "NET", aya::maps::Map::PerCpuArray)?,
                 tcp: open(folder, "TCP", aya::maps::Map::Array)?,
                 files: open(folder, "FILES", aya::maps::Map::PerCpuArray)?,
+                file_operations: open(folder, "FILE_OPS", aya::maps::Map::Array)?,
+                block: open(folder, "BLOCK", aya::maps::Map::Array)?,
             }),
             lost: open(folder, "LOST", aya::maps::Map::Array)?,
             cpus,
@@ -232,10 +239,12 @@ impl Counters {
         values.runs.set(slot, &Run::NONE, 0)?;
         values.victims.set(slot, &Victim::NONE, 0)?;
         values.tcp.set(slot, &TcpStats::ZERO, 0)?;
+        values.block.set(slot, &BlockStats::ZERO, 0)?;
         values.net.set(slot, PerCpuValues::try_from(vec![NetStats::ZERO; self.cpus])?, 0)?;
         for cell in cells.iter().chain([&slot]) {
-            let zero = PerCpuValues::try_from(vec![FileStats::ZERO; self.cpus])?;
+            let zero = PerCpuValues::try_from(vec![FileBytes::ZERO; self.cpus])?;
             values.files.set(*cell, zero, 0)?;
+            values.file_operations.set(*cell, &FileOperations::ZERO, 0)?;
         }
         Ok(())
     }
@@ -289,10 +298,22 @@ impl Counters {
         self.values().tcp.get(&slot, 0).unwrap_or(TcpStats::ZERO)
     }
 
-    /// The file operations of a cell, all CPUs together.
+    /// What was read and written on a cell, all CPUs together.
     #[must_use]
-    pub fn file(&self, cell: u32) -> FileStats {
+    pub fn file_bytes(&self, cell: u32) -> FileBytes {
         total(&self.values().files, cell)
+    }
+
+    /// The file operations of a cell.
+    #[must_use]
+    pub fn file_operations(&self, cell: u32) -> FileOperations {
+        self.values().file_operations.get(&cell, 0).unwrap_or(FileOperations::ZERO)
+    }
+
+    /// What block devices did for a slot.
+    #[must_use]
+    pub fn block(&self, slot: u32) -> BlockStats {
+        self.values().block.get(&slot, 0).unwrap_or(BlockStats::ZERO)
     }
 
     /// Events that are missing from the counters, by kind.

@@ -8,7 +8,7 @@ use std::{borrow::Cow, os::fd::AsFd as _};
 use aya::{
     Ebpf,
     programs::{
-        BtfTracePoint, CgroupDevice, CgroupSkb, FExit, ProgramError, SockOps, links::FdLink,
+        BtfTracePoint, CgroupDevice, CgroupSkb, FEntry, FExit, ProgramError, SockOps, links::FdLink,
     },
 };
 use pod_ebpf::offsets::{ABSENT, FIELDS, Offsets};
@@ -37,6 +37,8 @@ struct Probe {
     /// A tracepoint, a function of the kernel or a system call whose return is hooked; empty for what
     /// hangs on cgroups.
     hook: &'static str,
+    /// The program at the function's entry, which notes when it began; empty if there is none.
+    entry: &'static str,
     /// Fields of the kernel's structures that it reads, as [`Offsets`] name them: without one of them
     /// it is off.
     needs: &'static [&'static str],
@@ -48,7 +50,16 @@ const fn probe(
     hook: &'static str,
     needs: &'static [&'static str],
 ) -> Probe {
-    Probe { name, program, hook, needs }
+    Probe { name, program, hook, entry: "", needs }
+}
+
+const fn timed(
+    name: &'static str,
+    (entry, program): (&'static str, &'static str),
+    hook: &'static str,
+    needs: &'static [&'static str],
+) -> Probe {
+    Probe { name, program, hook, entry, needs }
 }
 
 /// What an ended task tells.
@@ -62,8 +73,27 @@ const EXIT: &[&str] = &[
     "signal_exec_task",
 ];
 
+/// From a request to whose it is.
+const REQUEST: &[&str] = &[
+    "request_bio",
+    "request_flags",
+    "request_length",
+    "request_began",
+    "bio_blkg",
+    "blkg_blkcg",
+    "blkcg_cgroup",
+    "cgroup_level",
+];
+
 /// From a file to its kind and its mount.
 const FILE: &[&str] = &["file_inode", "file_mnt", "inode_mode", "mnt_id"];
+
+/// And to the file system that it is on.
+const STACKED: &[&str] =
+    &["file_inode", "file_mnt", "inode_mode", "inode_sb", "mnt_id", "mnt_ns", "mnt_sb"];
+
+/// Of a file that is opened.
+const OPENED: &[&str] = &["file_mnt", "file_mode", "mnt_id", "open_flag"];
 
 /// From a descriptor of the current task to that.
 const DESCRIPTOR: &[&str] = &[
@@ -73,39 +103,61 @@ const DESCRIPTOR: &[&str] = &[
     "fdt_fd",
     "file_inode",
     "file_mnt",
+    "file_mode",
     "inode_mode",
     "mnt_id",
 ];
 
 /// By typed tracepoints (`tp_btf`).
-const TRACEPOINTS: [Probe; 4] = [
+const TRACEPOINTS: [Probe; 5] = [
     probe("exec", "exec", "sched_process_exec", &[]),
     probe("fork", "fork", "sched_process_fork", &["task_pid", "task_tgid"]),
     probe("exit", "exit", "sched_process_exit", EXIT),
+    probe("block", "block_done", "block_rq_complete", REQUEST),
     probe("oom_victim", "oom_victim", "mark_victim", &["task_tgid", "task_cgroups"]),
 ];
 
-/// At the return of functions of the kernel.
-const FILE_FUNCTIONS: [Probe; 3] = [
-    probe("file_read", "file_read", "vfs_read", FILE),
-    probe("file_write", "file_write", "vfs_write", FILE),
-    probe("file_copy_range", "f_copy_range", "vfs_copy_file_range", FILE),
+/// At the entry and the return of functions of the kernel.
+const FILE_FUNCTIONS: [Probe; 6] = [
+    timed("file_read", ("b_read", "file_read"), "vfs_read", FILE),
+    timed("file_write", ("b_write", "file_write"), "vfs_write", FILE),
+    timed("file_copy_range", ("b_copy_range", "f_copy_range"), "vfs_copy_file_range", STACKED),
+    timed("file_open", ("b_open", "f_open"), "do_filp_open", OPENED),
+    timed("file_unlink", ("b_unlink", "f_unlink"), "do_unlinkat", &["mnt_id"]),
+    timed("file_rename", ("b_rename", "f_rename"), "do_renameat2", &["mnt_id"]),
 ];
 
-/// At the return of system calls, in fexit mode.
-const FILE_CALLS: [Probe; 8] = [
-    probe("file_readv", "f_readv", "readv", DESCRIPTOR),
-    probe("file_preadv", "f_preadv", "preadv", DESCRIPTOR),
-    probe("file_preadv2", "f_preadv2", "preadv2", DESCRIPTOR),
-    probe("file_writev", "f_writev", "writev", DESCRIPTOR),
-    probe("file_pwritev", "f_pwritev", "pwritev", DESCRIPTOR),
-    probe("file_pwritev2", "f_pwritev2", "pwritev2", DESCRIPTOR),
-    probe("file_sendfile", "f_sendfile", "sendfile64", DESCRIPTOR),
-    probe("file_splice", "f_splice", "splice", DESCRIPTOR),
+/// Where the last three of them, when they change a directory, are told the mount.
+const FILE_MOUNT: Probe = probe("file_mount", "file_mount", "mnt_want_write", &["mnt_id"]);
+
+/// At the entry and the return of system calls, in fexit mode.
+const FILE_CALLS: [Probe; 10] = [
+    timed("file_readv", ("b_readv", "f_readv"), "readv", DESCRIPTOR),
+    timed("file_preadv", ("b_preadv", "f_preadv"), "preadv", DESCRIPTOR),
+    timed("file_preadv2", ("b_preadv2", "f_preadv2"), "preadv2", DESCRIPTOR),
+    timed("file_writev", ("b_writev", "f_writev"), "writev", DESCRIPTOR),
+    timed("file_pwritev", ("b_pwritev", "f_pwritev"), "pwritev", DESCRIPTOR),
+    timed("file_pwritev2", ("b_pwritev2", "f_pwritev2"), "pwritev2", DESCRIPTOR),
+    timed("file_sendfile", ("b_sendfile", "f_sendfile"), "sendfile64", DESCRIPTOR),
+    timed("file_splice", ("b_splice", "f_splice"), "splice", DESCRIPTOR),
+    timed("file_fsync", ("b_fsync", "f_fsync"), "fsync", DESCRIPTOR),
+    timed("file_fdatasync", ("b_fdatasync", "f_fdatasync"), "fdatasync", DESCRIPTOR),
 ];
 
-/// What counts all of them in syscall mode.
+/// What notes when a system call begins, in syscall mode.
+const FILE_ENTER: Probe = probe("file_enter", "file_enter", "sys_enter", &[]);
+
+/// What counts all of them then.
 const FILE_SYSCALL: Probe = probe("file_syscall", "file_syscall", "sys_exit", DESCRIPTOR);
+
+/// The least that a program costs in syscall mode.
+const FLOOR_SYSCALL: Probe = probe("floor", "sys_floor", "sys_exit", &[]);
+
+/// What syscall mode counts without its volume.
+const WITHOUT_VOLUME: [&str; 2] = ["file_unlink", "file_rename"];
+
+/// Ways to the bytes of a file that no probe sees yet.
+pub const UNSEEN: [&str; 2] = ["file_io_uring", "file_mmap"];
 
 /// What the kernel calls the entry of a system call.
 #[cfg(target_arch = "aarch64")]
@@ -149,8 +201,12 @@ impl Attachment<'_> {
 
     /// Attaches the program that does next to nothing, to compare the others' cost with.
     pub(super) fn attach_floor(&mut self) -> ProbeStatus {
-        let result = self.attach_fexit("floor", FILE_FUNCTIONS[0].hook, &[]);
-        outcome("floor", "fexit", result)
+        match self.attach_function::<FExit>("floor", FILE_FUNCTIONS[0].hook, &[]) {
+            Err(Refusal::Program(_)) => {
+                outcome("floor", "syscall", self.attach_tracepoint(&FLOOR_SYSCALL))
+            }
+            result => outcome("floor", "fexit", result),
+        }
     }
 
     /// Keeps every program that was loaded.
@@ -175,7 +231,9 @@ impl Attachment<'_> {
             FILE_CALLS.iter().map(|probe| (probe, format!("{SYSCALL_PREFIX}{}", probe.hook)));
         let mut status = Vec::new();
         for (probe, function) in functions.chain(calls) {
-            let result = self.attach_fexit(probe.program, &function, probe.needs);
+            let result = self
+                .attach_function::<FEntry>(probe.entry, &function, probe.needs)
+                .and_then(|()| self.attach_function::<FExit>(probe.program, &function, &[]));
             if let Err(Refusal::Program(refused)) = &result
                 && status.is_empty()
             {
@@ -183,19 +241,26 @@ impl Attachment<'_> {
             }
             status.push(outcome(probe.name, "fexit", result));
         }
+        let Probe { name, program, hook, needs, .. } = FILE_MOUNT;
+        let result = self.attach_function::<FEntry>(program, hook, needs);
+        status.push(outcome(name, "fexit", result));
         status
     }
 
     /// The file probes, where the kernel refuses fexit for this reason.
     fn attach_file_syscall(&mut self, reason: &str) -> Vec<ProbeStatus> {
-        let result = self.attach_tracepoint(&FILE_SYSCALL);
+        let result = self
+            .attach_tracepoint(&FILE_ENTER)
+            .and_then(|()| self.attach_tracepoint(&FILE_SYSCALL));
         let status = |probe: &Probe| match &result {
             Ok(()) => ProbeStatus::new(probe.name, "syscall", reason.to_owned()),
             Err(refusal) => {
                 ProbeStatus::new(probe.name, OFF, format!("{reason}; sys_exit: {refusal}"))
             }
         };
-        FILE_FUNCTIONS.iter().chain(&FILE_CALLS).map(status).collect()
+        let mut status: Vec<_> = FILE_FUNCTIONS.iter().chain(&FILE_CALLS).map(status).collect();
+        status.push(ProbeStatus::new(FILE_MOUNT.name, OFF, reason.to_owned()));
+        status
     }
 
     /// Whether the kernel has these fields.
@@ -223,17 +288,24 @@ impl Attachment<'_> {
         self.keep(name, link)
     }
 
-    fn attach_fexit(&mut self, name: &str, function: &str, needs: &[&str]) -> Result<(), Refusal> {
+    fn attach_function<T: Trampoline>(
+        &mut self,
+        name: &str,
+        function: &str,
+        needs: &[&str],
+    ) -> Result<(), Refusal>
+    where
+        for<'a> &'a mut T: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
+    {
         self.require(needs)?;
         if !self.kernel.has_function(function) {
             return Err(Refusal::NoFunction(function.to_owned()));
         }
         let Self { ebpf, btf, pins, id, .. } = self;
-        let link: FdLink = with::<FExit, _, _>(ebpf, name, |program| {
+        let link = with::<T, _, _>(ebpf, name, |program| {
             program.load(function, btf)?;
             pins.remove_link_of_others(id, name);
-            let link = program.attach()?;
-            Ok(program.take_link(link)?.into())
+            program.attach()
         })
         .map_err(Refusal::Program)?;
         self.keep(name, link)
@@ -245,6 +317,34 @@ impl Attachment<'_> {
         link.pin(path)
             .map(drop)
             .map_err(|error| Refusal::Program(ProgramError::IOError(std::io::Error::other(error))))
+    }
+}
+
+/// A program at a function's entry or return.
+trait Trampoline {
+    fn load(&mut self, function: &str, btf: &aya::Btf) -> Result<(), ProgramError>;
+    fn attach(&mut self) -> Result<FdLink, ProgramError>;
+}
+
+impl Trampoline for FEntry {
+    fn load(&mut self, function: &str, btf: &aya::Btf) -> Result<(), ProgramError> {
+        self.load(function, btf)
+    }
+
+    fn attach(&mut self) -> Result<FdLink, ProgramError> {
+        let link = self.attach()?;
+        Ok(self.take_link(link)?.into())
+    }
+}
+
+impl Trampoline for FExit {
+    fn load(&mut self, function: &str, btf: &aya::Btf) -> Result<(), ProgramError> {
+        self.load(function, btf)
+    }
+
+    fn attach(&mut self) -> Result<FdLink, ProgramError> {
+        let link = self.attach()?;
+        Ok(self.take_link(link)?.into())
     }
 }
 
@@ -262,6 +362,16 @@ enum Refusal {
 impl ProbeStatus {
     fn new(probe: &'static str, mode: &'static str, reason: String) -> Self {
         Self { probe: probe.into(), mode: mode.into(), reason }
+    }
+
+    /// How much it sees of what it is for: `attached` is all, `degraded` a part, `missing` nothing.
+    #[must_use]
+    pub fn coverage(&self) -> &'static str {
+        match &*self.mode {
+            OFF => "missing",
+            "syscall" if WITHOUT_VOLUME.contains(&&*self.probe) => "degraded",
+            _ => "attached",
+        }
     }
 }
 

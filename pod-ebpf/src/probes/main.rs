@@ -8,6 +8,7 @@
 #![allow(internal_features, reason = "atomic adds on the BPF target exist as an intrinsic only")]
 #![feature(core_intrinsics)]
 
+mod block;
 mod counter;
 mod device;
 mod file;

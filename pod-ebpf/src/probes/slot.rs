@@ -2,13 +2,15 @@
 
 use aya_ebpf::{
     Global,
-    helpers::generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_current_task},
+    helpers::generated::{
+        bpf_get_current_ancestor_cgroup_id, bpf_get_current_task, bpf_get_current_task_btf,
+    },
     macros::map,
     maps::HashMap,
 };
 use pod_ebpf::{MAX_SLOTS, NO_SLOT};
 
-use crate::kernel::{has, offset, read};
+use crate::kernel::{field, has, offset, read};
 
 /// Container cgroup id to slot. The daemon inserts before a container's first process exists.
 #[map]
@@ -45,17 +47,51 @@ pub(crate) fn of_current() -> u32 {
     }
 }
 
+/// Whether the running task's cgroup is as deep as those of containers: a cheap answer for most tasks of
+/// a node. Where that is not cheap, before Linux 6.1, every task may be.
+#[inline(always)]
+pub(crate) fn may_have_one() -> bool {
+    has!(cgroup_ancestor_ids) || depth(current_cgroup()) >= container_level()
+}
+
 /// The id of the running task's cgroup at the level of containers; 0 if it is not so deep.
 #[inline(always)]
 fn current_ancestor() -> u64 {
     let level = container_level();
-    if !has!(cgroup_ancestor_ids) {
+    if has!(cgroup_ancestor_ids) {
+        // Old kernels do not let tracing programs call the helper, but keep the ids at hand.
         // SAFETY: the helper has no preconditions.
-        return unsafe { bpf_get_current_ancestor_cgroup_id(level) };
+        return ancestor_of_task(unsafe { bpf_get_current_task() }, level).unwrap_or(0);
     }
-    // Old kernels do not let tracing programs call the helper, but keep the ids at hand.
-    // SAFETY: the helper has no preconditions.
-    ancestor_of_task(unsafe { bpf_get_current_task() }, level).unwrap_or(0)
+    let cgroup = current_cgroup();
+    let depth = depth(cgroup);
+    if depth < level {
+        0
+    } else if depth == level {
+        // SAFETY: both steps are fields of what the step before points at.
+        unsafe { field(field::<*const u8>(cgroup, offset!(cgroup_node)), offset!(node_id)) }
+    } else {
+        // SAFETY: the helper has no preconditions.
+        unsafe { bpf_get_current_ancestor_cgroup_id(level) }
+    }
+}
+
+/// The running task's cgroup. Linux 6.1 has all that this takes.
+#[inline(always)]
+fn current_cgroup() -> *const u8 {
+    // SAFETY: the helper has no preconditions, and each step is a field of the structure that the step
+    // before it points at.
+    unsafe {
+        let task = bpf_get_current_task_btf() as *const u8;
+        let set = field::<*const u8>(task, offset!(task_cgroups));
+        field(set, offset!(css_set_cgroup))
+    }
+}
+
+#[inline(always)]
+fn depth(cgroup: *const u8) -> i32 {
+    // SAFETY: the cgroup was read from a typed pointer.
+    unsafe { field(cgroup, offset!(cgroup_level)) }
 }
 
 /// The slot of a task that need not be the running one.
@@ -67,10 +103,23 @@ pub(crate) fn of_task(task: u64) -> u32 {
     }
 }
 
+/// The slot of what belongs to the cgroup at this address.
+#[inline(always)]
+pub(crate) fn of_cgroup_at(cgroup: u64) -> u32 {
+    match ancestor_of_cgroup(cgroup, container_level()) {
+        Some(id) => of_cgroup(id),
+        None => NO_SLOT,
+    }
+}
+
 #[inline(always)]
 fn ancestor_of_task(task: u64, level: i32) -> Option<u64> {
     let set = read::<u64>(task, offset!(task_cgroups))?;
-    let cgroup = read::<u64>(set, offset!(css_set_cgroup))?;
+    ancestor_of_cgroup(read::<u64>(set, offset!(css_set_cgroup))?, level)
+}
+
+#[inline(always)]
+fn ancestor_of_cgroup(cgroup: u64, level: i32) -> Option<u64> {
     if read::<i32>(cgroup, offset!(cgroup_level))? < level {
         return None;
     }

@@ -1,0 +1,224 @@
+//! System calls on files: which there are, and which registers have their descriptors.
+
+use pod_ebpf::{NO_SLOT, file::Operation, lost::Lost};
+
+use super::{Outcome, file_at, file_of, is_final, opened, timing::Place};
+use crate::{counter, kernel::field, slot};
+
+/// What a system call does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Call {
+    /// Nothing to files.
+    Other,
+    /// Reads from its first argument.
+    Read,
+    /// Writes to its first argument.
+    Write,
+    /// Writes to its first argument what it reads from its second.
+    Send,
+    /// Writes to its third argument what it reads from its first.
+    Copy,
+    /// Has the disk catch up with its first argument.
+    Sync,
+    /// Returns a descriptor for a path.
+    Open,
+    Unlink,
+    /// Of a directory, if its third argument says so.
+    UnlinkAt,
+    Rename,
+}
+
+/// System calls have lower numbers.
+const NUMBERS: usize = 512;
+
+/// By number.
+static CALLS: [Call; NUMBERS] = {
+    let mut calls = [Call::Other; NUMBERS];
+    let mut index = 0;
+    while index < arch::CALLS.len() {
+        let (numbers, call) = arch::CALLS[index];
+        let mut at = 0;
+        while at < numbers.len() {
+            calls[numbers[at]] = call;
+            at += 1;
+        }
+        index += 1;
+    }
+    calls
+};
+
+/// What the system call of this number does.
+#[inline(always)]
+pub(super) fn of(number: u64) -> Call {
+    #[expect(clippy::cast_possible_truncation, reason = "numbers have 32 bits")]
+    let number = number as usize;
+    if number < NUMBERS { CALLS[number] } else { Call::Other }
+}
+
+/// Argument `n` of a system call.
+///
+/// # Safety
+/// `regs` is a typed `struct pt_regs *`, the argument of the program.
+#[inline(always)]
+unsafe fn argument(regs: *const u8, n: usize) -> u64 {
+    // SAFETY: by this function's contract.
+    u64::from(unsafe { field::<u32>(regs, arch::argument(n)) })
+}
+
+/// The number of the system call that ends.
+///
+/// # Safety
+/// As above.
+#[inline(always)]
+pub(super) unsafe fn number(regs: *const u8) -> u64 {
+    // SAFETY: by this function's contract.
+    u64::from(unsafe { field::<u32>(regs, arch::NUMBER) })
+}
+
+/// A system call returned `result` or an error.
+///
+/// # Safety
+/// `regs` is a typed `struct pt_regs *`, the argument of the program.
+#[inline(always)]
+pub(super) unsafe fn finished(regs: *const u8, result: i64, call: Call) -> Option<()> {
+    if !is_final(result) {
+        return None;
+    }
+    let slot = slot::of_current();
+    if slot == NO_SLOT {
+        return None;
+    }
+    // SAFETY: by this function's contract.
+    let descriptor = |n| file_of(unsafe { argument(regs, n) });
+    match call {
+        Call::Read => moved(slot, result, descriptor(0), None),
+        Call::Write => moved(slot, result, None, descriptor(0)),
+        Call::Send => moved(slot, result, descriptor(1), descriptor(0)),
+        Call::Copy => moved(slot, result, descriptor(0), descriptor(2)),
+        Call::Sync => {
+            let file = checked(descriptor(0)?)?;
+            Outcome { slot, result, duration: Place::of_current()?.end() }
+                .count(Operation::Sync, Some(file));
+            Some(())
+        }
+        Call::Open => {
+            let outcome = Outcome { slot, result, duration: Place::of_current()?.end() };
+            if result < 0 {
+                outcome.count(Operation::Open, None);
+            } else if file_of(result.cast_unsigned())
+                .and_then(|file| opened(file, outcome))
+                .is_none()
+            {
+                counter::lose(Lost::File);
+            }
+            Some(())
+        }
+        Call::Unlink | Call::UnlinkAt | Call::Rename => {
+            const AT_REMOVEDIR: u64 = 0x200;
+            // SAFETY: by this function's contract.
+            if call == Call::UnlinkAt && unsafe { argument(regs, 2) } & AT_REMOVEDIR != 0 {
+                return None;
+            }
+            let operation =
+                if call == Call::Rename { Operation::Rename } else { Operation::Unlink };
+            Outcome { slot, result, duration: Place::of_current()?.end() }.count(operation, None);
+            Some(())
+        }
+        Call::Other => None,
+    }
+}
+
+/// Bytes came out of a file, or went into one, or both.
+#[inline(always)]
+fn moved(slot: u32, result: i64, from: Option<u64>, to: Option<u64>) -> Option<()> {
+    let is_copy = from.is_some() && to.is_some();
+    let from = from.and_then(checked);
+    // A copy that met the end of its source has written nothing.
+    let to = to.filter(|_| !is_copy || result != 0).and_then(checked);
+    if from.is_none() && to.is_none() {
+        return None;
+    }
+    let outcome = Outcome { slot, result, duration: Place::of_current()?.end() };
+    if let Some(mnt_id) = from {
+        outcome.count(Operation::Read, Some(mnt_id));
+    }
+    if let Some(mnt_id) = to {
+        outcome.count(Operation::Write, Some(mnt_id));
+    }
+    Some(())
+}
+
+/// The mount of a regular file.
+#[inline(always)]
+fn checked(file: u64) -> Option<u32> {
+    let Some(file) = file_at(file) else {
+        counter::lose(Lost::File);
+        return None;
+    };
+    file.is_regular.then_some(file.mnt_id)
+}
+
+#[cfg(bpf_target_arch = "aarch64")]
+mod arch {
+    //! Registers at a system call's exit: `struct user_pt_regs`, then `orig_x0` and `syscallno`.
+    use super::Call;
+
+    /// Offset of argument `n`. The return value has taken the place of the first one.
+    pub(super) const fn argument(n: usize) -> u64 {
+        if n == 0 { 272 } else { 8 * n as u64 }
+    }
+    pub(super) const NUMBER: u64 = 280;
+
+    pub(super) const CALLS: &[(&[usize], Call)] = &[
+        // read, pread64, readv, preadv, preadv2
+        (&[63, 67, 65, 69, 286], Call::Read),
+        (&[64, 68, 66, 70, 287], Call::Write),
+        (&[71], Call::Send),
+        // copy_file_range, splice
+        (&[285, 76], Call::Copy),
+        // fsync, fdatasync
+        (&[82, 83], Call::Sync),
+        // openat, openat2
+        (&[56, 437], Call::Open),
+        (&[35], Call::UnlinkAt),
+        // renameat, renameat2
+        (&[38, 276], Call::Rename),
+    ];
+}
+
+#[cfg(not(bpf_target_arch = "aarch64"))]
+mod arch {
+    //! Registers at a system call's exit: `struct pt_regs` of x86-64, a fixed layout.
+    use super::Call;
+
+    /// Offset of argument `n`: di, si, dx, r10.
+    pub(super) const fn argument(n: usize) -> u64 {
+        match n {
+            0 => 112,
+            1 => 104,
+            2 => 96,
+            _ => 56,
+        }
+    }
+    /// Offset of the call's number: orig_ax.
+    pub(super) const NUMBER: u64 = 120;
+
+    pub(super) const CALLS: &[(&[usize], Call)] = &[
+        // read, pread64, readv, preadv, preadv2
+        (&[0, 17, 19, 295, 327], Call::Read),
+        (&[1, 18, 20, 296, 328], Call::Write),
+        // sendfile
+        (&[40], Call::Send),
+        // splice, copy_file_range
+        (&[275, 326], Call::Copy),
+        // fsync, fdatasync
+        (&[74, 75], Call::Sync),
+        // open, creat, openat, openat2
+        (&[2, 85, 257, 437], Call::Open),
+        (&[87], Call::Unlink),
+        (&[263], Call::UnlinkAt),
+        // rename, renameat, renameat2
+        (&[82, 264, 316], Call::Rename),
+    ];
+}

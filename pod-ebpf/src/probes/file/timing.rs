@@ -1,0 +1,122 @@
+//! When the operation began that a task is in, and where.
+//!
+//! Notes stand in an array, at the task's number: no key is inserted and none is left behind. Two tasks
+//! whose numbers end alike share a place; who comes back and finds the other's note has lost its own,
+//! which costs that operation its duration and nothing else.
+
+use aya_ebpf::{
+    helpers::generated::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
+    macros::map,
+    maps::Array,
+};
+
+/// Bits of a task's number that say where its note stands.
+const PLACE_BITS: u32 = 15;
+
+/// The rest of them: numbers have at most 22 bits.
+const REST_BITS: u32 = 7;
+
+/// A note, each word of which is written at once, so that it is of one task.
+#[repr(C)]
+struct Note {
+    /// Nanoseconds since boot of the beginning, and below them the rest of the task's number.
+    began: u64,
+    /// The task's number, and below it the id of the mount.
+    mount: u64,
+}
+
+/// Notes of the tasks that are in an operation.
+#[map]
+static STARTS: Array<Note> = Array::with_max_entries(1 << PLACE_BITS, 0);
+
+/// The current task's note.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    note: *mut Note,
+    task: u64,
+}
+
+impl Place {
+    /// Where the current task's note stands.
+    #[inline(always)]
+    pub(super) fn of_current() -> Option<Self> {
+        // SAFETY: the helper has no preconditions.
+        let task = unsafe { bpf_get_current_pid_tgid() } & 0xffff_ffff;
+        let place = (task & ((1 << PLACE_BITS) - 1)) as u32;
+        Some(Self { note: STARTS.get_ptr_mut(place)?, task })
+    }
+
+    /// Notes that an operation begins now.
+    #[inline(always)]
+    pub(super) fn begin(self) {
+        // SAFETY: the helper has no preconditions, and the note is in the map's storage, which outlives
+        // this program.
+        unsafe {
+            let began = (bpf_ktime_get_ns() << REST_BITS) | self.rest();
+            (&raw mut (*self.note).began).write_volatile(began);
+        }
+    }
+
+    /// As [`Self::begin`], for an operation whose mount is to be found out meanwhile.
+    #[inline(always)]
+    pub(super) fn begin_somewhere(self) {
+        // SAFETY: the note is in the map's storage, which outlives this program.
+        unsafe { (&raw mut (*self.note).mount).write_volatile(0) };
+        self.begin();
+    }
+
+    /// How long the operation took that ends now, in nanoseconds. Its beginning is forgotten: if the
+    /// next one's is not noted, this must not stand in for it.
+    #[inline(always)]
+    pub(super) fn end(self) -> Option<u64> {
+        // SAFETY: as above.
+        unsafe {
+            let began = &raw mut (*self.note).began;
+            let noted = began.read_volatile();
+            if !self.is_ours(noted) {
+                return None;
+            }
+            began.write_volatile(0);
+            let now = bpf_ktime_get_ns() << REST_BITS;
+            Some(now.wrapping_sub(noted & !((1 << REST_BITS) - 1)) >> REST_BITS)
+        }
+    }
+
+    /// Notes the mount that the operation is on. The first counts: those after it are of the file
+    /// systems below.
+    #[inline(always)]
+    pub(super) fn note_mount(self, mnt_id: impl FnOnce() -> Option<u32>) {
+        // SAFETY: as above.
+        unsafe {
+            let mount = &raw mut (*self.note).mount;
+            let is_open = self.is_ours((&raw const (*self.note).began).read_volatile());
+            if is_open
+                && mount.read_volatile() >> 32 != self.task
+                && let Some(mnt_id) = mnt_id()
+            {
+                mount.write_volatile((self.task << 32) | u64::from(mnt_id));
+            }
+        }
+    }
+
+    /// The mount that was noted.
+    #[inline(always)]
+    pub(super) fn mount(self) -> Option<u32> {
+        // SAFETY: as above.
+        let mount = unsafe { (&raw const (*self.note).mount).read_volatile() };
+        #[expect(clippy::cast_possible_truncation, reason = "the lower half is meant")]
+        let mnt_id = mount as u32;
+        (mount >> 32 == self.task).then_some(mnt_id)
+    }
+
+    #[inline(always)]
+    fn rest(self) -> u64 {
+        self.task >> PLACE_BITS
+    }
+
+    #[inline(always)]
+    fn is_ours(self, began: u64) -> bool {
+        let rest = (1 << REST_BITS) - 1;
+        began > rest && began & rest == self.rest()
+    }
+}
