@@ -24,6 +24,7 @@ mod resource;
 #[cfg(test)]
 mod sample;
 mod sheet;
+mod tcp;
 #[cfg(test)]
 mod tests;
 
@@ -61,7 +62,7 @@ static DOMAINS: [Domain; 15] = [
     pod::DOMAIN,
     process::DOMAIN,
     net::NETWORK,
-    net::TCP,
+    tcp::DOMAIN,
     file::DOMAIN,
     resource::CPU,
     resource::MEMORY,

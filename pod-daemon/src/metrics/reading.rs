@@ -9,10 +9,8 @@ use std::{
 };
 
 use pod_ebpf::{
-    Counters as _, LAYOUT, NO_SLOT,
-    file::FileStats,
-    net::{NetStats, TcpStats},
-    process::ProcessStats,
+    Counters as _, LAYOUT, NO_SLOT, file::FileStats, net::NetStats, process::ProcessStats,
+    tcp::TcpStats,
 };
 
 use super::{Build, family::Family, own::Own};

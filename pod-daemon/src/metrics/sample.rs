@@ -3,11 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use jiff::Timestamp;
-use pod_ebpf::{
-    file::FileStats,
-    net::{NetStats, TcpStats},
-    process::ProcessStats,
-};
+use pod_ebpf::{file::FileStats, net::NetStats, process::ProcessStats, tcp::TcpStats};
 
 use super::{
     Build,

@@ -14,8 +14,9 @@ use pod_ebpf::{
     MAX_SLOTS, NO_SLOT,
     file::{FILE_CELLS, FileStats, MAX_VOLUMES, Volume},
     lost::Lost,
-    net::{AttachmentSlot, NetStats, TcpStats},
+    net::NetStats,
     process::{ProcessStats, Run, Victim},
+    tcp::{AttachmentSlot, TcpStats},
 };
 
 #[expect(
