@@ -25,6 +25,7 @@ mod resource;
 #[cfg(test)]
 mod sample;
 mod sheet;
+mod tcp;
 #[cfg(test)]
 mod tests;
 mod volume;
@@ -64,7 +65,7 @@ static DOMAINS: [Domain; 16] = [
     pod::DOMAIN,
     process::DOMAIN,
     net::NETWORK,
-    net::TCP,
+    tcp::DOMAIN,
     file::DOMAIN,
     volume::DOMAIN,
     resource::CPU,

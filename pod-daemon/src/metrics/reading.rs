@@ -9,10 +9,7 @@ use std::{
 };
 
 use pod_ebpf::{
-    LAYOUT, NO_SLOT,
-    block::BlockStats,
-    net::{NetStats, TcpStats},
-    process::ProcessStats,
+    LAYOUT, NO_SLOT, block::BlockStats, net::NetStats, process::ProcessStats, tcp::TcpStats,
 };
 
 use super::{

@@ -6,8 +6,9 @@ use jiff::Timestamp;
 use pod_ebpf::{
     block::{BlockOperation, BlockStats},
     file::{FileBytes, Operation, OperationStats},
-    net::{NetStats, TcpStats},
+    net::NetStats,
     process::ProcessStats,
+    tcp::TcpStats,
 };
 
 use super::{

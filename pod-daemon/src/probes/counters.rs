@@ -15,8 +15,9 @@ use pod_ebpf::{
     block::BlockStats,
     file::{FILE_CELLS, FileBytes, FileOperations, MAX_VOLUMES, Volume},
     lost::Lost,
-    net::{AttachmentSlot, NetStats, TcpStats},
+    net::NetStats,
     process::{ProcessStats, Run, Victim},
+    tcp::{AttachmentSlot, TcpStats},
 };
 
 #[expect(

@@ -16,6 +16,7 @@ mod kernel;
 mod net;
 mod process;
 mod slot;
+mod tcp;
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "license")]
