@@ -10,11 +10,13 @@ mod completed;
 mod daemon;
 #[cfg(test)]
 mod dashboards;
+mod dns;
 mod document;
 mod family;
 mod file;
 mod image;
 mod net;
+mod netns;
 mod node;
 mod own;
 mod pod;
@@ -57,11 +59,13 @@ use self::{
 };
 use crate::{node::Node, probes::Probes};
 
-static DOMAINS: [Domain; 15] = [
+static DOMAINS: [Domain; 17] = [
     pod::DOMAIN,
     process::DOMAIN,
     net::NETWORK,
     net::TCP,
+    dns::DOMAIN,
+    netns::DOMAIN,
     file::DOMAIN,
     resource::CPU,
     resource::MEMORY,

@@ -10,17 +10,21 @@ use std::{
 
 use pod_ebpf::{
     Counters as _, LAYOUT, NO_SLOT,
+    dns::DnsStats,
     file::FileStats,
     net::{NetStats, TcpStats},
     process::ProcessStats,
 };
 
-use super::{Build, family::Family, own::Own};
+use super::{Build, family::Family, netns::Netns, own::Own};
 use crate::{
-    cgroup::stats::{self, Stats},
+    cgroup::{
+        Hierarchy,
+        stats::{self, Stats},
+    },
     image::Totals,
     node::{Completed, ContainerSnapshot, Occupancy, PodSnapshot},
-    pod::Adopted,
+    pod::{Adopted, INFRA},
     probes::{MapFill, Origin, ProbeStatus, Probes, ProgramCost},
 };
 
@@ -79,6 +83,8 @@ pub(super) struct Pod {
     pub(super) containers: Vec<Container>,
     /// Controllers of its limits that the node cannot enforce.
     pub(super) unenforced: Vec<String>,
+    /// What the kernel counts for its network namespace.
+    pub(super) netns: Option<Netns>,
     /// Connections that it was refused, having as many as it may.
     pub(super) refused_connections: u64,
 }
@@ -88,6 +94,7 @@ pub(super) struct Container {
     pub(super) about: ContainerSnapshot,
     pub(super) process: ProcessStats,
     pub(super) net: NetStats,
+    pub(super) dns: DnsStats,
     pub(super) tcp: TcpStats,
     /// By name of the volume.
     pub(super) files: Vec<(String, FileStats)>,
@@ -113,11 +120,12 @@ impl Reading {
                 refused_connections: refused.remove(&about.uid).unwrap_or(0),
                 about,
                 containers: Vec::new(),
+                netns: None,
                 unenforced: unenforced.remove(&key).unwrap_or_default(),
             }
         });
         let mut pods: Vec<Pod> = pods.collect();
-        for_each(&mut pods, |pod| pod.read(probes));
+        for_each(&mut pods, |pod| pod.read(probes, node.cgroups()));
         let (costs, mut lost) = (probes.costs(), probes.lost());
         lost.push(("missed", costs.iter().map(|cost| cost.missed).sum()));
         Self {
@@ -152,7 +160,10 @@ impl Reading {
 }
 
 impl Pod {
-    fn read(&mut self, probes: &Probes) {
+    fn read(&mut self, probes: &Probes, cgroups: &Hierarchy) {
+        if !self.about.host_network {
+            self.netns = Netns::of_cgroup(&cgroups.root().join(&self.about.uid).join(INFRA));
+        }
         let containers = mem::take(&mut self.about.containers).into_iter();
         self.containers = containers.map(|about| Container::read(about, probes)).collect();
     }
@@ -173,11 +184,11 @@ impl Container {
         }
         let cgroup = about.cgroup.as_deref().map(stats::read).unwrap_or_default();
         // A container has series from its birth on, and no slot before it is first started.
-        let (process, net, tcp) = match about.slot {
-            NO_SLOT => (ProcessStats::ZERO, NetStats::ZERO, TcpStats::ZERO),
-            slot => (probes.process(slot), probes.net(slot), probes.tcp(slot)),
+        let (process, net, dns, tcp) = match about.slot {
+            NO_SLOT => (ProcessStats::ZERO, NetStats::ZERO, DnsStats::ZERO, TcpStats::ZERO),
+            slot => (probes.process(slot), probes.net(slot), probes.dns(slot), probes.tcp(slot)),
         };
-        Self { about, process, net, tcp, files, cgroup }
+        Self { about, process, net, dns, tcp, files, cgroup }
     }
 }
 

@@ -4,13 +4,15 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use jiff::Timestamp;
 use pod_ebpf::{
+    dns::{DnsStats, OUTCOMES},
     file::FileStats,
-    net::{NetStats, TcpStats},
+    net::{NetStats, TcpStats, Traffic, UdpTraffic},
     process::ProcessStats,
 };
 
 use super::{
     Build,
+    netns::Netns,
     own::Own,
     reading::{Container, Pod, Reading, Scrapes},
 };
@@ -103,7 +105,13 @@ fn pod(index: usize) -> Pod {
     let running = container("app", State::Running { started: at }, Some(exit.clone()));
     let ended = container("job", State::Terminated(exit), None);
     let unenforced = ["cpu", "memory", "pids", "io", "hugetlb"].map(str::to_owned).to_vec();
-    Pod { about, containers: vec![running, ended], unenforced, refused_connections: 0 }
+    Pod {
+        about,
+        containers: vec![running, ended],
+        unenforced,
+        netns: Some(Netns::sample()),
+        refused_connections: 0,
+    }
 }
 
 fn container(name: &str, state: State, last_exit: Option<Exit>) -> Container {
@@ -142,11 +150,30 @@ fn container(name: &str, state: State, last_exit: Option<Exit>) -> Container {
     Container {
         about,
         process,
-        net: NetStats { bytes: [10, 20], packets: [1, 2], segments: [3, 4] },
+        net: net(),
+        dns: dns(),
         tcp,
         files: files.to_vec(),
         cgroup: cgroup(),
     }
+}
+
+/// Traffic of every kind.
+fn net() -> NetStats {
+    let mut net = NetStats::ZERO;
+    for (index, traffic) in (1..).zip(&mut net.traffic) {
+        *traffic = Traffic { bytes: 100 * index, packets: index, more_segments: 1 };
+    }
+    net.udp = [UdpTraffic { bytes: 100, datagrams: 1 }; 2];
+    net
+}
+
+/// Answers of every kind, and one query that had none.
+fn dns() -> DnsStats {
+    let mut dns = DnsStats { queries: 6, answers: [1; OUTCOMES], ..DnsStats::ZERO };
+    dns.duration.sum_ns = 5_000_000;
+    dns.duration.buckets[12] = OUTCOMES as u64;
+    dns
 }
 
 pub(super) fn cgroup() -> Stats {

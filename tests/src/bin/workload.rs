@@ -10,6 +10,8 @@
 mod attack;
 #[path = "workload/exhaust.rs"]
 mod exhaust;
+#[path = "workload/traffic.rs"]
+mod traffic;
 
 use std::{
     env,
@@ -112,7 +114,8 @@ fn do_step(words: &[&str]) -> anyhow::Result<()> {
                 thread::sleep(Duration::from_millis(5));
             }
         }
-        ["udp-echo", port] => udp_echo(port.parse()?)?,
+        ["udp-echo", port] => udp_echo(("0.0.0.0", port.parse()?))?,
+        ["udp-echo6", port] => udp_echo(("::", port.parse()?))?,
         ["fetch", address] => fetch(address),
         ["look", path] => look(path),
         ["touch", path] => touch(path),
@@ -128,7 +131,7 @@ fn do_step(words: &[&str]) -> anyhow::Result<()> {
         ["serve", port] => serve(port.parse()?)?,
         ["send", address, bytes] => send(address, bytes.parse()?)?,
         [call, ref rest @ ..] => {
-            if !attack::step(words)? && !exhaust::step(words)? {
+            if !attack::step(words)? && !exhaust::step(words)? && !traffic::step(words)? {
                 return transfer(call, rest);
             }
         }
@@ -385,8 +388,8 @@ fn fetch(address: &str) {
 }
 
 /// Sends every datagram back.
-fn udp_echo(port: u16) -> io::Result<()> {
-    let socket = UdpSocket::bind(("0.0.0.0", port))?;
+fn udp_echo(address: (&str, u16)) -> io::Result<()> {
+    let socket = UdpSocket::bind(address)?;
     println!("listening");
     let mut buffer = [0; 2048];
     loop {
