@@ -149,7 +149,16 @@ fn make_node(
     memory: Memory,
 ) -> Result<Node, Error> {
     let locked_memory = lift_locked_memory();
-    let probes = Arc::new(load_probes(config, &hierarchy)?);
+    let probes = Arc::new(load_probes(config, &hierarchy, &network)?);
+    let told = Arc::clone(&probes);
+    network.watch_addresses(move |addresses| {
+        if let Err(error) = told.set_node_addresses(addresses) {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the probes know old addresses"
+            );
+        }
+    })?;
     let images = image::Settings {
         registries: config.registries.clone(),
         backoff: config.image_pull_backoff,
@@ -198,11 +207,12 @@ fn harden() {
     }
 }
 
-fn load_probes(config: &Config, hierarchy: &Hierarchy) -> Result<Probes, Error> {
+fn load_probes(config: &Config, hierarchy: &Hierarchy, network: &Network) -> Result<Probes, Error> {
     Ok(Probes::open(&probes::Settings {
         bpffs: &config.bpffs_dir,
         run: &config.run_dir,
         container_level: hierarchy.container_level(),
+        pods: network.range(),
         log: config.probe_log,
         floor: config.probe_floor,
     })?)

@@ -11,11 +11,13 @@ mod completed;
 mod daemon;
 #[cfg(test)]
 mod dashboards;
+mod dns;
 mod document;
 mod family;
 mod file;
 mod image;
 mod net;
+mod netns;
 mod node;
 mod own;
 mod pod;
@@ -61,11 +63,13 @@ use self::{
 };
 use crate::{node::Node, probes::Probes};
 
-static DOMAINS: [Domain; 16] = [
+static DOMAINS: [Domain; 18] = [
     pod::DOMAIN,
     process::DOMAIN,
     net::NETWORK,
     tcp::DOMAIN,
+    dns::DOMAIN,
+    netns::DOMAIN,
     file::DOMAIN,
     volume::DOMAIN,
     resource::CPU,

@@ -3,6 +3,7 @@
 //! IPv4 for now. Everything that is made carries the daemon's own names, so that several daemons
 //! can live on one node and a later start finds what a crash left behind.
 
+mod addresses;
 mod connections;
 mod netlink;
 mod pool;
@@ -12,7 +13,7 @@ use std::{
     collections::HashMap,
     fs,
     io::{self, Write as _},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     os::fd::BorrowedFd,
     path::Path,
     process::{Command, Stdio},
@@ -171,6 +172,18 @@ impl Network {
     #[must_use]
     pub fn node_address(&self) -> Ipv4Addr {
         self.state().pool.gateway()
+    }
+
+    /// The addresses that pods get, and the node's among them.
+    #[must_use]
+    pub fn range(&self) -> (Ipv4Net, Ipv4Addr) {
+        (self.range, self.node_address())
+    }
+
+    /// Calls `tell` with all addresses of the node, now and whenever they have changed, for as long as
+    /// this process lives.
+    pub fn watch_addresses(&self, tell: impl Fn(&[IpAddr]) + Send + 'static) -> Result<(), Error> {
+        addresses::watch(tell).map_err(failed_to("watch the node's addresses"))
     }
 
     /// Gives a pod's address back, and its ports if it still has some.

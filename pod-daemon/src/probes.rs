@@ -3,6 +3,7 @@
 //! The only module that knows aya. The daemon owns every key: it inserts a container's keys before
 //! its first process exists and deletes them after the last one is gone; the probes only add.
 
+mod addresses;
 pub mod btf;
 mod container;
 mod counters;
@@ -13,6 +14,7 @@ mod sys;
 
 use std::{
     fs, io,
+    net::Ipv4Addr,
     os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
@@ -25,6 +27,7 @@ use aya::{
     sys::Stats,
 };
 use aya_log::EbpfLogger;
+use ipnet::Ipv4Net;
 
 #[cfg(feature = "fuzzing")]
 pub(crate) use self::install::Installed;
@@ -35,12 +38,15 @@ pub use self::{
 use self::{counters::Counters, install::Installation, pins::Pins, sys::AttachType};
 use crate::cgroup::Cgroup;
 
-/// What is attached to a pod's cgroup.
-const POD_PROGRAMS: [(&str, AttachType); 2] =
-    [("net_ingress", AttachType::Ingress), ("net_egress", AttachType::Egress)];
-
 /// What is attached to each container's cgroup.
-const CONTAINER_PROGRAM: (&str, AttachType) = ("tcp", AttachType::SockOps);
+const CONTAINER_PROGRAMS: [(&str, AttachType); 3] = [
+    ("net_ingress", AttachType::Ingress),
+    ("net_egress", AttachType::Egress),
+    ("tcp", AttachType::SockOps),
+];
+
+/// Beginning of the names of the links of the device policy.
+const DEVICES: &str = "devices-";
 
 /// How much the probes themselves log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
@@ -75,6 +81,8 @@ pub struct Settings<'a> {
     pub run: &'a Path,
     /// Depth of containers' cgroups below the root of the hierarchy.
     pub container_level: i32,
+    /// The pods' network, and the node's address in it.
+    pub pods: (Ipv4Net, Ipv4Addr),
     /// How much they log.
     pub log: LogLevel,
     /// Whether there is one to compare the others' cost with.
@@ -226,17 +234,24 @@ impl Probes {
         self.origin
     }
 
-    /// Attaches the network programs to a pod's cgroup, before there is any process in it; or takes
-    /// over those that an earlier daemon has attached.
-    pub fn attach_pod(&self, uid: &str, cgroup: &Cgroup) -> Result<(), Error> {
+    /// Makes a place for what is attached to a pod's cgroups; or takes over the one that an earlier
+    /// daemon has made.
+    pub fn prepare_pod(&self, uid: &str) -> Result<(), Error> {
         let folder = self.pins.pod(uid);
         fs::create_dir_all(&folder).map_err(|source| Error::Pin {
             action: "make",
             path: folder.clone(),
             source,
         })?;
-        for (program, attach_type) in POD_PROGRAMS {
-            self.attach(&folder.join(program), program, attach_type, cgroup)?;
+        if self.origin == Origin::Replaced {
+            // A link that changes its program keeps its storage, which is of a map that is given up.
+            // But of the devices none may be open meanwhile, and that program has no storage.
+            let is_policy = |path: &Path| {
+                path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(DEVICES))
+            };
+            for path in pins::entries(&folder).filter(|path| !is_policy(path)) {
+                pins::remove_link(&path);
+            }
         }
         Ok(())
     }
@@ -244,7 +259,7 @@ impl Probes {
     /// Lets the processes of a pod's cgroup `name` use the usual devices only. Before there is any
     /// process in it: what is open stays open.
     pub fn guard_devices(&self, uid: &str, name: &str, cgroup: &Cgroup) -> Result<(), Error> {
-        let path = self.pins.pod(uid).join(format!("devices-{name}"));
+        let path = self.pins.pod(uid).join(format!("{DEVICES}{name}"));
         self.attach(&path, "devices", AttachType::Device, cgroup).map(drop)
     }
 
@@ -313,11 +328,12 @@ impl Probes {
         cgroup: &Cgroup,
         slot: u32,
     ) -> Result<(), Error> {
-        let (program, attach_type) = CONTAINER_PROGRAM;
-        let path = self.pins.pod(uid).join(format!("{program}-{name}"));
-        if self.attach(&path, program, attach_type, cgroup)? {
-            let key = CgroupStorageKey::new(cgroup.id(), attach_type as u32);
-            self.counters.set_attachment_slot(key, slot)?;
+        for (program, attach_type) in CONTAINER_PROGRAMS {
+            let path = self.pins.pod(uid).join(format!("{program}-{name}"));
+            if self.attach(&path, program, attach_type, cgroup)? {
+                let key = CgroupStorageKey::new(cgroup.id(), attach_type as u32);
+                self.counters.set_attachment_slot(key, slot)?;
+            }
         }
         Ok(())
     }

@@ -7,6 +7,7 @@
 #![no_std]
 
 pub mod block;
+pub mod dns;
 pub mod file;
 pub mod latency;
 pub mod lost;
@@ -25,6 +26,22 @@ pub const MAX_SLOTS: u32 = 2048;
 
 /// The slot of everything that does not belong to a container of a pod.
 pub const NO_SLOT: u32 = 0;
+
+/// What the daemon leaves in the storage of each attachment to a container's cgroup.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct AttachmentSlot {
+    /// Slot of the container whose cgroup this is.
+    pub slot: u32,
+    /// Cgroup storage comes in units of eight bytes.
+    pub unused: u32,
+}
+
+const _: () = assert!(size_of::<AttachmentSlot>() == 8);
+
+#[cfg(feature = "user")]
+// SAFETY: `repr(C)`, two `u32`s, so no padding and every bit pattern is valid.
+unsafe impl aya::Pod for AttachmentSlot {}
 
 /// What the probes count, as nothing but `u64`s: so it can be summed word by word.
 ///

@@ -71,23 +71,7 @@ impl ConnectResult {
     }
 }
 
-/// What the daemon leaves in the storage of each attachment of the TCP probe.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub struct AttachmentSlot {
-    /// Slot of the container whose cgroup this is.
-    pub slot: u32,
-    /// Cgroup storage comes in units of eight bytes.
-    pub unused: u32,
-}
-
-const _: () = assert!(size_of::<AttachmentSlot>() == 8);
-
 crate::counters!(TcpStats);
-
-#[cfg(feature = "user")]
-// SAFETY: `repr(C)`, two `u32`s, so no padding and every bit pattern is valid.
-unsafe impl aya::Pod for AttachmentSlot {}
 
 #[cfg(test)]
 mod tests {

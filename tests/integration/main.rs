@@ -26,4 +26,5 @@ mod recovery;
 mod registry;
 mod restarts;
 mod security;
+mod traffic;
 mod volumes;

@@ -1,6 +1,9 @@
 //! Bytes and packets.
 
-use pod_ebpf::Direction;
+use pod_ebpf::{
+    Direction,
+    net::{FAMILIES, Family as Protocol, NetStats, SCOPES, Scope, Traffic},
+};
 
 use super::{
     family::{
@@ -13,32 +16,75 @@ use super::{
 pub(super) const DIRECTION: Label =
     Label::each("direction", &[Direction::ALL[0].label(), Direction::ALL[1].label()]);
 
-const PROBES: &[&str] = &["network_receive", "network_transmit"];
+const FAMILY_LABELS: [&str; FAMILIES] = [Protocol::Ipv4.label(), Protocol::Ipv6.label()];
+
+const SCOPE_LABELS: [&str; SCOPES] = {
+    let mut labels = [""; SCOPES];
+    let mut index = 0;
+    while index < SCOPES {
+        labels[index] = Scope::ALL[index].label();
+        index += 1;
+    }
+    labels
+};
+
+const FAMILY: Label = Label::each("family", &FAMILY_LABELS);
+const SCOPE: Label = Label::each("scope", &SCOPE_LABELS);
+
+pub(super) const PROBES: &[&str] = &["network_receive", "network_transmit"];
 
 pub(super) const NETWORK: Domain = Domain {
     title: "Network",
     text: "Counted at the container's own sockets: containers of one pod share its network \
            namespace and are told apart all the same, and connections between them on localhost \
-           count as well. Lengths include the IP header, and not that of the link.",
+           count as well. Lengths include the IP header, and not that of the link. `family` is the \
+           packet's. `scope` says who is at the other end: `loopback`, what goes over the pod's own \
+           `lo`; `pod`, another address of the pods' network; `node`, one of the node's own \
+           addresses; `external`, everybody else. `ipv4` and `external` have series from the start; \
+           others appear with their first packet, so use `sum by (...)`.",
     families: &[
         Family::counter(
             "podscope_network_bytes_total",
             "Bytes received and sent, from the IP header on.",
-            Container(|c, sheet| by_direction(sheet, |direction| c.net.bytes[direction])),
+            Container(|c, sheet| traffic(sheet, &c.net, |traffic| traffic.bytes)),
         )
-        .by(&[DIRECTION])
+        .by(&[DIRECTION, FAMILY, SCOPE])
         .counted_by(PROBES),
         Family::counter(
             "podscope_network_packets_total",
             "Packets as the sockets see them: with segmentation offload, up to 64 KiB each.",
-            Container(|c, sheet| by_direction(sheet, |direction| c.net.packets[direction])),
+            Container(|c, sheet| traffic(sheet, &c.net, |traffic| traffic.packets)),
         )
-        .by(&[DIRECTION])
+        .by(&[DIRECTION, FAMILY, SCOPE])
         .counted_by(PROBES),
         Family::counter(
             "podscope_network_segments_total",
             "Packets as a wire sees them.",
-            Container(|c, sheet| by_direction(sheet, |direction| c.net.segments[direction])),
+            Container(|c, sheet| traffic(sheet, &c.net, Traffic::segments)),
+        )
+        .by(&[DIRECTION, FAMILY, SCOPE])
+        .counted_by(PROBES),
+        Family::counter(
+            "podscope_udp_bytes_total",
+            "Bytes received and sent by UDP, from the IP header on; they are part of \
+             `podscope_network_bytes_total`.",
+            Container(|c, sheet| {
+                for (direction, udp) in Direction::ALL.into_iter().zip(c.net.udp) {
+                    sheet.count(&[direction.label()], udp.bytes);
+                }
+            }),
+        )
+        .by(&[DIRECTION])
+        .counted_by(PROBES),
+        Family::counter(
+            "podscope_udp_datagrams_total",
+            "UDP datagrams received and sent, each of them also where the kernel handles several \
+             as one.",
+            Container(|c, sheet| {
+                for (direction, udp) in Direction::ALL.into_iter().zip(c.net.udp) {
+                    sheet.count(&[direction.label()], udp.datagrams);
+                }
+            }),
         )
         .by(&[DIRECTION])
         .counted_by(PROBES),
@@ -65,9 +111,18 @@ pub(super) const NETWORK: Domain = Domain {
     ],
 };
 
-/// Adds one series per direction.
-fn by_direction(sheet: &mut Sheet<'_>, count: impl Fn(usize) -> u64) {
-    for (index, direction) in Direction::ALL.into_iter().enumerate() {
-        sheet.count(&[direction.label()], count(index));
+/// Adds the series of what there was, and one per direction in any case.
+fn traffic(sheet: &mut Sheet<'_>, net: &NetStats, count: impl Fn(&Traffic) -> u64) {
+    for direction in Direction::ALL {
+        for family in Protocol::ALL {
+            for scope in Scope::ALL {
+                let traffic = net.traffic(direction, family, scope);
+                let always = (family, scope) == (Protocol::Ipv4, Scope::External);
+                if always || traffic.packets > 0 {
+                    let labels = [direction.label(), family.label(), scope.label()];
+                    sheet.count(&labels, count(traffic));
+                }
+            }
+        }
     }
 }

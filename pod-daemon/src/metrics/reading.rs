@@ -9,7 +9,8 @@ use std::{
 };
 
 use pod_ebpf::{
-    LAYOUT, NO_SLOT, block::BlockStats, net::NetStats, process::ProcessStats, tcp::TcpStats,
+    LAYOUT, NO_SLOT, block::BlockStats, dns::DnsStats, net::NetStats, process::ProcessStats,
+    tcp::TcpStats,
 };
 
 use super::{
@@ -17,13 +18,17 @@ use super::{
     capacity::{Capacities, Capacity},
     family::Family,
     file::Files,
+    netns::Netns,
     own::Own,
 };
 use crate::{
-    cgroup::stats::{self, Stats},
+    cgroup::{
+        Hierarchy,
+        stats::{self, Stats},
+    },
     image::Totals,
     node::{Completed, ContainerSnapshot, Occupancy, PodSnapshot},
-    pod::Adopted,
+    pod::{Adopted, INFRA},
     probes::{MapFill, Origin, ProbeStatus, Probes, ProgramCost},
 };
 
@@ -82,6 +87,8 @@ pub(super) struct Pod {
     pub(super) containers: Vec<Container>,
     /// Controllers of its limits that the node cannot enforce.
     pub(super) unenforced: Vec<String>,
+    /// What the kernel counts for its network namespace.
+    pub(super) netns: Option<Netns>,
     /// Connections that it was refused, having as many as it may.
     pub(super) refused_connections: u64,
     /// How large its volumes are, by name; those whose file system has answered.
@@ -93,6 +100,7 @@ pub(super) struct Container {
     pub(super) about: ContainerSnapshot,
     pub(super) process: ProcessStats,
     pub(super) net: NetStats,
+    pub(super) dns: DnsStats,
     pub(super) tcp: TcpStats,
     pub(super) block: BlockStats,
     /// By name of the volume.
@@ -120,12 +128,13 @@ impl Reading {
                 refused_connections: refused.remove(&about.uid).unwrap_or(0),
                 about,
                 containers: Vec::new(),
+                netns: None,
                 unenforced: unenforced.remove(&key).unwrap_or_default(),
                 volumes: Vec::new(),
             }
         });
         let mut pods: Vec<Pod> = pods.collect();
-        for_each(&mut pods, |pod| pod.read(probes));
+        for_each(&mut pods, |pod| pod.read(probes, node.cgroups()));
         let volumes = pods.iter().flat_map(|pod| &pod.about.volumes);
         let capacities = capacities.read(volumes.map(|(_, path)| path.clone()).collect());
         for pod in &mut pods {
@@ -167,7 +176,10 @@ impl Reading {
 }
 
 impl Pod {
-    fn read(&mut self, probes: &Probes) {
+    fn read(&mut self, probes: &Probes, cgroups: &Hierarchy) {
+        if !self.about.host_network {
+            self.netns = Netns::of_cgroup(&cgroups.root().join(&self.about.uid).join(INFRA));
+        }
         let containers = mem::take(&mut self.about.containers).into_iter();
         self.containers = containers.map(|about| Container::read(about, probes)).collect();
     }
@@ -188,11 +200,18 @@ impl Container {
         }
         let cgroup = about.cgroup.as_deref().map(stats::read).unwrap_or_default();
         // A container has series from its birth on, and no slot before it is first started.
-        let (process, net, tcp, block) = match about.slot {
-            NO_SLOT => (ProcessStats::ZERO, NetStats::ZERO, TcpStats::ZERO, BlockStats::ZERO),
-            slot => (probes.process(slot), probes.net(slot), probes.tcp(slot), probes.block(slot)),
-        };
-        Self { about, process, net, tcp, block, files, cgroup }
+        let slot = about.slot;
+        let is_there = slot != NO_SLOT;
+        Self {
+            process: if is_there { probes.process(slot) } else { ProcessStats::ZERO },
+            net: if is_there { probes.net(slot) } else { NetStats::ZERO },
+            dns: if is_there { probes.dns(slot) } else { DnsStats::ZERO },
+            tcp: if is_there { probes.tcp(slot) } else { TcpStats::ZERO },
+            block: if is_there { probes.block(slot) } else { BlockStats::ZERO },
+            about,
+            files,
+            cgroup,
+        }
     }
 }
 

@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, path::PathBuf};
 use jiff::Timestamp;
 use pod_ebpf::{
     block::{BlockOperation, BlockStats},
+    dns::{DnsStats, OUTCOMES},
     file::{FileBytes, Operation, OperationStats},
-    net::NetStats,
+    net::{NetStats, Traffic, UdpTraffic},
     process::ProcessStats,
     tcp::TcpStats,
 };
@@ -15,6 +16,7 @@ use super::{
     Build,
     capacity::Capacity,
     file::Files,
+    netns::Netns,
     own::Own,
     reading::{Container, Pod, Reading, Scrapes},
 };
@@ -117,7 +119,8 @@ fn pod(index: usize) -> Pod {
     };
     let volumes = ["rootfs", "data"].map(|volume| (volume.to_owned(), full)).to_vec();
     let containers = vec![running, ended];
-    Pod { about, containers, unenforced, refused_connections: 0, volumes }
+    let netns = Some(Netns::sample());
+    Pod { about, containers, unenforced, netns, refused_connections: 0, volumes }
 }
 
 fn container(name: &str, state: State, last_exit: Option<Exit>) -> Container {
@@ -157,7 +160,8 @@ fn container(name: &str, state: State, last_exit: Option<Exit>) -> Container {
     Container {
         about,
         process,
-        net: NetStats { bytes: [10, 20], packets: [1, 2], segments: [3, 4] },
+        net: net(),
+        dns: dns(),
         tcp,
         block: BlockStats { reads: requests, writes: requests },
         files: files.to_vec(),
@@ -173,6 +177,24 @@ fn files() -> Files {
         bytes: FileBytes { read: 1000, written: 4096 },
         operations: Operation::ALL.map(|operation| (operation, once)).to_vec(),
     }
+}
+
+/// Traffic of every kind.
+fn net() -> NetStats {
+    let mut net = NetStats::ZERO;
+    for (index, traffic) in (1..).zip(&mut net.traffic) {
+        *traffic = Traffic { bytes: 100 * index, packets: index, more_segments: 1 };
+    }
+    net.udp = [UdpTraffic { bytes: 100, datagrams: 1 }; 2];
+    net
+}
+
+/// Answers of every kind, and one query that had none.
+fn dns() -> DnsStats {
+    let mut dns = DnsStats { queries: 6, answers: [1; OUTCOMES], ..DnsStats::ZERO };
+    dns.duration.sum_ns = 5_000_000;
+    dns.duration.buckets[12] = OUTCOMES as u64;
+    dns
 }
 
 pub(super) fn cgroup() -> Stats {

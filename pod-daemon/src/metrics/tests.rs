@@ -52,8 +52,8 @@ fn series_carry_labels_and_values() {
             1.0,
         ),
         (
-            r#"podscope_network_bytes_total{namespace="default",pod="web-0",container="app",direction="transmit"}"#,
-            20.0,
+            r#"podscope_network_bytes_total{namespace="default",pod="web-0",container="app",direction="transmit",family="ipv6",scope="external"}"#,
+            1600.0,
         ),
         (
             r#"podscope_file_operations_total{namespace="default",pod="web-1",container="job",volume="data",operation="write"}"#,

@@ -222,6 +222,27 @@ impl Netlink {
         self.request(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL)
     }
 
+    /// Every address of this network namespace.
+    pub(super) fn addresses(&mut self) -> io::Result<Vec<IpAddr>> {
+        let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        let answers = self.exchange(request, NLM_F_DUMP)?;
+        let addresses = answers.into_iter().filter_map(|answer| {
+            let RouteNetlinkMessage::NewAddress(message) = answer else { return None };
+            // On a link with a peer, `Address` is the peer's.
+            let attributes = message.attributes.into_iter();
+            let (mut local, mut address) = (None, None);
+            for attribute in attributes {
+                match attribute {
+                    AddressAttribute::Local(found) => local = Some(found),
+                    AddressAttribute::Address(found) => address = Some(found),
+                    _ => {}
+                }
+            }
+            local.or(address)
+        });
+        Ok(addresses.collect())
+    }
+
     /// Sends a request and waits for its acknowledgement.
     fn request(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
         self.exchange(message, flags | NLM_F_ACK).map(drop)
@@ -264,6 +285,45 @@ impl Netlink {
                     }
                 }
                 rest = rest.get(length..).unwrap_or_default();
+            }
+        }
+    }
+}
+
+/// Tells that addresses of this network namespace have changed.
+pub(super) struct AddressChanges {
+    socket: Socket,
+}
+
+impl AddressChanges {
+    pub(super) fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        for group in [libc::RTNLGRP_IPV4_IFADDR, libc::RTNLGRP_IPV6_IFADDR] {
+            socket.add_membership(group)?;
+        }
+        Ok(Self { socket })
+    }
+
+    /// Waits for a change.
+    pub(super) fn wait(&mut self) -> io::Result<()> {
+        self.socket.set_non_blocking(false)?;
+        match self.socket.recv_from_full() {
+            // There were more than fit.
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(()),
+            result => result.map(drop),
+        }
+    }
+
+    /// Passes over the changes that are there already.
+    pub(super) fn forget(&mut self) -> io::Result<()> {
+        self.socket.set_non_blocking(true)?;
+        loop {
+            match self.socket.recv_from_full() {
+                Ok(_) => {}
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
             }
         }
     }

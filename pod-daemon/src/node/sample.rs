@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, path::Path, time::Duration};
 
+use pod_ebpf::Direction;
 use tokio::time::{Instant, sleep};
 
 use super::{ContainerSnapshot, ContainerUsage, Node, PodUsage};
@@ -56,8 +57,8 @@ fn of_container(probes: &Probes, container: &ContainerSnapshot, cpu_cores: f64) 
         cpu_cores,
         memory_bytes: container.cgroup.as_deref().and_then(memory_bytes),
         execs: probes.process(container.slot).execs,
-        received_bytes: net.bytes[0],
-        transmitted_bytes: net.bytes[1],
+        received_bytes: net.bytes(Direction::Receive),
+        transmitted_bytes: net.bytes(Direction::Transmit),
         read_bytes,
         written_bytes,
     }

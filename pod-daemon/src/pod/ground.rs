@@ -6,6 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::Container;
+use pod_ebpf::Direction;
 
 use super::{About, Waiting, resources, security};
 use crate::{
@@ -75,7 +76,7 @@ impl Ground {
         let device = shared.io_device;
         cgroup::limits::apply(&pod, &whole, &asked, available, device)?;
         fault::at("pod probes")?;
-        shared.probes.attach_pod(&about.uid, &pod)?;
+        shared.probes.prepare_pod(&about.uid)?;
         fault::at("infra cgroup")?;
         let infra = Cgroup::create(pod.path(), INFRA)?;
         let devices = Devices::of(about);
@@ -106,7 +107,7 @@ impl Ground {
         let path = shared.hierarchy.root().join(&about.uid);
         let infra = Cgroup::open(path.join(INFRA))?;
         let pod = Cgroup::open(path)?;
-        shared.probes.attach_pod(&about.uid, &pod)?;
+        shared.probes.prepare_pod(&about.uid)?;
         let devices = Devices::of(about);
         devices.guard_pod(shared, &pod, &infra)?;
         let mut places = Vec::new();
@@ -177,8 +178,8 @@ impl Ground {
             totals.execs += process.execs;
             totals.exits += process.exits.iter().chain(&process.signals).sum::<u64>();
             let net = probes.net(place.probe.slot());
-            totals.received_bytes += net.bytes[0];
-            totals.transmitted_bytes += net.bytes[1];
+            totals.received_bytes += net.bytes(Direction::Receive);
+            totals.transmitted_bytes += net.bytes(Direction::Transmit);
             for (_, cell) in place.probe.volumes() {
                 let bytes = probes.file_bytes(cell);
                 totals.read_bytes += bytes.read;

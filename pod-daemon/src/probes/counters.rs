@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap as Table, HashSet},
+    net::IpAddr,
     path::Path,
     sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
 };
@@ -11,13 +12,14 @@ use aya::{
     util::nr_cpus,
 };
 use pod_ebpf::{
-    MAX_SLOTS, NO_SLOT,
+    AttachmentSlot, MAX_SLOTS, NO_SLOT,
     block::BlockStats,
+    dns::DnsStats,
     file::{FILE_CELLS, FileBytes, FileOperations, MAX_VOLUMES, Volume},
     lost::Lost,
     net::NetStats,
     process::{ProcessStats, Run, Victim},
-    tcp::{AttachmentSlot, TcpStats},
+    tcp::TcpStats,
 };
 
 #[expect(
@@ -26,15 +28,18 @@ use pod_ebpf::{
 )]
 type AttachmentSlots = aya::maps::CgroupStorage<Data, AttachmentSlot>;
 
-use super::{Data, Error, MapFill, open};
+use super::{Data, Error, MapFill, addresses::Addresses, open};
 
 /// Names of the maps that outlive the daemon.
-pub(super) const NAMES: [&str; 13] = [
+pub(super) const NAMES: [&str; 16] = [
     "SLOTS",
     "PROCESS",
     "RUNS",
     "VICTIMS",
     "NET",
+    "ADDRESSES",
+    "DNS",
+    "DNS_PENDING",
     "TCP",
     "SLOT_OF",
     "CONNECT_TIME",
@@ -50,6 +55,7 @@ pub struct Counters {
     keys: Mutex<Keys>,
     /// Locked for writing only to clear what is given back.
     values: RwLock<Values>,
+    addresses: Mutex<Addresses>,
     lost: Array<Data, u64>,
     cpus: usize,
 }
@@ -60,6 +66,7 @@ struct Values {
     runs: Array<Data, Run>,
     victims: Array<Data, Victim>,
     net: PerCpuArray<Data, NetStats>,
+    dns: Array<Data, DnsStats>,
     tcp: Array<Data, TcpStats>,
     files: PerCpuArray<Data, FileBytes>,
     file_operations: Array<Data, FileOperations>,
@@ -110,11 +117,13 @@ impl Counters {
                 runs: open(folder, "RUNS", aya::maps::Map::Array)?,
                 victims: open(folder, "VICTIMS", aya::maps::Map::Array)?,
                 net: open(folder, "NET", aya::maps::Map::PerCpuArray)?,
+                dns: open(folder, "DNS", aya::maps::Map::Array)?,
                 tcp: open(folder, "TCP", aya::maps::Map::Array)?,
                 files: open(folder, "FILES", aya::maps::Map::PerCpuArray)?,
                 file_operations: open(folder, "FILE_OPS", aya::maps::Map::Array)?,
                 block: open(folder, "BLOCK", aya::maps::Map::Array)?,
             }),
+            addresses: Mutex::new(Addresses::open(folder)?),
             lost: open(folder, "LOST", aya::maps::Map::Array)?,
             cpus,
         })
@@ -202,6 +211,11 @@ impl Counters {
             .map_err(|source| Error::Map { action: "store an attachment's slot", source })
     }
 
+    /// Tells the probes the node's own addresses, in place of those that they know.
+    pub fn set_node_addresses(&self, addresses: &[IpAddr]) -> Result<(), Error> {
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner).set(addresses)
+    }
+
     pub(super) fn insert_mount(&self, mount_id: u32, volume: Volume) -> Result<(), Error> {
         let mut keys = self.keys();
         let is_new = keys.volumes.get(&mount_id, 0).is_err();
@@ -239,6 +253,7 @@ impl Counters {
         values.process.set(slot, &ProcessStats::ZERO, 0)?;
         values.runs.set(slot, &Run::NONE, 0)?;
         values.victims.set(slot, &Victim::NONE, 0)?;
+        values.dns.set(slot, &DnsStats::ZERO, 0)?;
         values.tcp.set(slot, &TcpStats::ZERO, 0)?;
         values.block.set(slot, &BlockStats::ZERO, 0)?;
         values.net.set(slot, PerCpuValues::try_from(vec![NetStats::ZERO; self.cpus])?, 0)?;
@@ -291,6 +306,12 @@ impl Counters {
     #[must_use]
     pub fn net(&self, slot: u32) -> NetStats {
         total(&self.values().net, slot)
+    }
+
+    /// What a slot's container asked of name servers.
+    #[must_use]
+    pub fn dns(&self, slot: u32) -> DnsStats {
+        self.values().dns.get(&slot, 0).unwrap_or(DnsStats::ZERO)
     }
 
     /// The TCP connections of a slot.

@@ -1,6 +1,6 @@
 //! Loading the object, or finding that an earlier daemon has: what is attached once per node.
 
-use std::{fs, io};
+use std::{fs, io, net::Ipv4Addr};
 
 use aya::EbpfLoader;
 use serde::{Deserialize, Serialize};
@@ -83,6 +83,7 @@ fn install(settings: &Settings<'_>, pins: &Pins, id: &str) -> Result<Vec<ProbeSt
         LogLevel::Warn => aya_log::Level::Warn as u8,
         LogLevel::Debug => aya_log::Level::Debug as u8,
     };
+    let (network, gateway) = settings.pods;
     let mut loader = EbpfLoader::new();
     for name in counters::NAMES {
         loader.map_pin_path(name, pins.maps().join(name));
@@ -91,6 +92,9 @@ fn install(settings: &Settings<'_>, pins: &Pins, id: &str) -> Result<Vec<ProbeSt
         .btf(&btf)
         .override_global("CONTAINER_LEVEL", &settings.container_level, true)
         .override_global("OFFSETS", &offsets, true)
+        .override_global("POD_NETWORK", &word(network.network()), true)
+        .override_global("POD_MASK", &word(network.netmask()), true)
+        .override_global("POD_GATEWAY", &word(gateway), true)
         .override_global(aya_log::LEVEL, &log_level, true)
         .load(OBJECT)
         .map_err(Error::Load)?;
@@ -104,12 +108,17 @@ fn install(settings: &Settings<'_>, pins: &Pins, id: &str) -> Result<Vec<ProbeSt
     Ok(status)
 }
 
+/// An address as it stands in packets.
+fn word(address: Ipv4Addr) -> u32 {
+    u32::from_ne_bytes(address.octets())
+}
+
 /// What tells one object from another: the code, and what it was told at the start. Of the kernel it
 /// was told, too, but a pin never sees another one.
 fn object_id(settings: &Settings<'_>) -> String {
     let mut hash = Sha256::new();
     hash.update(OBJECT);
-    let Settings { container_level, log, floor, .. } = settings;
-    hash.update(format!("{container_level} {log:?} {floor:?}"));
+    let Settings { container_level, pods, log, floor, .. } = settings;
+    hash.update(format!("{container_level} {pods:?} {log:?} {floor:?}"));
     hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }

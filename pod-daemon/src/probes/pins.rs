@@ -138,6 +138,13 @@ pub(super) fn entries(path: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
+/// Detaches what is pinned at `path`.
+pub(super) fn remove_link(path: &Path) {
+    if let Err(error) = fs::remove_file(path) {
+        tracing::warn!(path = %path.display(), %error, "a link stays");
+    }
+}
+
 pub(super) fn remove(path: &Path) {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {

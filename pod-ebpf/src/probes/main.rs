@@ -1,7 +1,8 @@
 //! The eBPF object: every program and map that Podscope loads, in one ELF.
 //!
-//! Programs only add to counters. They never insert keys, never block, and, but for `device`, always
-//! let the observed operation through. One file per domain; maps stand beside the hooks that write them.
+//! Programs only add to counters. But for queries that wait for their answer (`dns`) they never insert
+//! keys; they never block, and, but for `device`, always let the observed operation through. One file
+//! per domain; maps stand beside the hooks that write them.
 
 #![no_std]
 #![no_main]
@@ -11,6 +12,7 @@
 mod block;
 mod counter;
 mod device;
+mod dns;
 mod file;
 mod kernel;
 mod net;

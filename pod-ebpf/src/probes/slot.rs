@@ -1,20 +1,32 @@
 //! Which container a task or a socket belongs to.
 
+#![expect(
+    deprecated,
+    reason = "the successor of cgroup storage needs Linux 6.2, and a cgroup pointer"
+)]
+
 use aya_ebpf::{
     Global,
+    btf_maps::CgroupStorage,
     helpers::generated::{
         bpf_get_current_ancestor_cgroup_id, bpf_get_current_task, bpf_get_current_task_btf,
     },
-    macros::map,
+    macros::{btf_map, map},
     maps::HashMap,
 };
-use pod_ebpf::{MAX_SLOTS, NO_SLOT};
+use pod_ebpf::{AttachmentSlot, MAX_SLOTS, NO_SLOT};
 
 use crate::kernel::{field, has, offset, read};
 
 /// Container cgroup id to slot. The daemon inserts before a container's first process exists.
 #[map]
 static SLOTS: HashMap<u64, u32> = HashMap::with_max_entries(MAX_SLOTS, 0);
+
+/// The slot of the cgroup that a program is attached to. A program that hangs on a container's cgroup
+/// need not ask whose packet or socket it runs for, and no helper would tell a `sock_ops` program: the
+/// daemon leaves the slot in the attachment's storage.
+#[btf_map]
+static SLOT_OF: CgroupStorage<AttachmentSlot> = CgroupStorage::new();
 
 /// Depth of container cgroups below the root of the cgroup v2 hierarchy.
 #[unsafe(no_mangle)]
@@ -24,6 +36,13 @@ static CONTAINER_LEVEL: Global<i32> = Global::new(0);
 #[inline(always)]
 pub(crate) fn container_level() -> i32 {
     CONTAINER_LEVEL.load()
+}
+
+/// The slot of the container to whose cgroup the running program is attached.
+#[inline(always)]
+pub(crate) fn of_attachment() -> u32 {
+    // SAFETY: the storage belongs to the attachment that runs this program.
+    unsafe { (*SLOT_OF.get_ptr_mut()).slot }
 }
 
 /// The slot of a container's cgroup, or [`NO_SLOT`].

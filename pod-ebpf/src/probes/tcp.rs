@@ -1,17 +1,12 @@
 //! TCP connections, counted at the container's own cgroup.
 
-#![expect(
-    deprecated,
-    reason = "the successor of cgroup storage needs Linux 6.2, and a cgroup pointer"
-)]
-
 use aya_ebpf::{
     bindings::{
         BPF_SK_STORAGE_GET_F_CREATE, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB,
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
         BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_SYN_SENT,
     },
-    btf_maps::{CgroupStorage, SkStorage},
+    btf_maps::SkStorage,
     helpers::{bpf_ktime_get_ns, generated::bpf_sk_storage_get},
     macros::{btf_map, map, sock_ops},
     maps::Array,
@@ -20,27 +15,18 @@ use aya_ebpf::{
 use pod_ebpf::{
     MAX_SLOTS,
     lost::Lost,
-    tcp::{AttachmentSlot, CONNECT_RESULTS, ConnectResult, TcpStats},
+    tcp::{CONNECT_RESULTS, ConnectResult, TcpStats},
 };
 
 use crate::{
     counter,
     kernel::{offset, read},
+    slot,
 };
 
 /// TCP counters by slot.
 #[map]
 static TCP: Array<TcpStats> = Array::with_max_entries(MAX_SLOTS, 0);
-
-/// The slot of the cgroup that `tcp` is attached to. No helper tells a `sock_ops` program whose
-/// socket it runs for, so it is attached to each container's cgroup and the daemon leaves the slot
-/// in that attachment's storage.
-#[expect(
-    deprecated,
-    reason = "its successor needs Linux 6.2, and a helper that sock_ops may not call"
-)]
-#[btf_map]
-static SLOT_OF: CgroupStorage<AttachmentSlot> = CgroupStorage::new();
 
 /// When a connection attempt began, in nanoseconds of `bpf_ktime_get_ns`.
 #[btf_map]
@@ -48,9 +34,7 @@ static CONNECT_TIME: SkStorage<u64> = SkStorage::new();
 
 #[sock_ops]
 fn tcp(ctx: SockOpsContext) -> u32 {
-    // SAFETY: the storage belongs to the attachment that runs this program.
-    let slot = unsafe { (*SLOT_OF.get_ptr_mut()).slot };
-    let Some(stats) = TCP.get_ptr_mut(slot) else { return 1 };
+    let Some(stats) = TCP.get_ptr_mut(slot::of_attachment()) else { return 1 };
     match ctx.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => connecting(&ctx),
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => established(&ctx, stats),

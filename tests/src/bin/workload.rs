@@ -12,6 +12,8 @@ mod attack;
 mod exhaust;
 #[path = "workload/files.rs"]
 mod files;
+#[path = "workload/traffic.rs"]
+mod traffic;
 
 use std::{
     env,
@@ -114,7 +116,8 @@ fn do_step(words: &[&str]) -> anyhow::Result<()> {
                 thread::sleep(Duration::from_millis(5));
             }
         }
-        ["udp-echo", port] => udp_echo(port.parse()?)?,
+        ["udp-echo", port] => udp_echo(("0.0.0.0", port.parse()?))?,
+        ["udp-echo6", port] => udp_echo(("::", port.parse()?))?,
         ["fetch", address] => fetch(address),
         ["look", path] => look(path),
         ["touch", path] => touch(path),
@@ -130,7 +133,11 @@ fn do_step(words: &[&str]) -> anyhow::Result<()> {
         ["serve", port] => serve(port.parse()?)?,
         ["send", address, bytes] => send(address, bytes.parse()?)?,
         [call, ref rest @ ..] => {
-            if !attack::step(words)? && !exhaust::step(words)? && !files::step(words)? {
+            if !attack::step(words)?
+                && !exhaust::step(words)?
+                && !files::step(words)?
+                && !traffic::step(words)?
+            {
                 return transfer(call, rest);
             }
         }
@@ -387,8 +394,8 @@ fn fetch(address: &str) {
 }
 
 /// Sends every datagram back.
-fn udp_echo(port: u16) -> io::Result<()> {
-    let socket = UdpSocket::bind(("0.0.0.0", port))?;
+fn udp_echo(address: (&str, u16)) -> io::Result<()> {
+    let socket = UdpSocket::bind(address)?;
     println!("listening");
     let mut buffer = [0; 2048];
     loop {

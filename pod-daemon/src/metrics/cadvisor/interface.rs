@@ -1,6 +1,8 @@
 //! The interfaces of a pod's network namespace, from /proc/PID/net/dev.
 
-use std::{fs, path::Path};
+use std::path::Path;
+
+use crate::metrics::netns;
 
 /// The most interfaces that are shown of a pod: one that may make them could make any number.
 pub(super) const MAX: usize = 8;
@@ -27,13 +29,7 @@ pub(super) struct Counters {
 
 /// The interfaces that the first process of `cgroup` sees; none if there is no process.
 pub(super) fn of_cgroup(cgroup: &Path) -> Vec<Interface> {
-    let procs = cgroup.join("cgroup.procs");
-    let read = || fs::read_to_string(&procs).unwrap_or_default();
-    let before = read();
-    let Some(pid) = before.lines().next() else { return Vec::new() };
-    let text = fs::read(format!("/proc/{pid}/net/dev")).unwrap_or_default();
-    // Whose pid it was when the file was opened is not known before it is still the same.
-    if read().lines().next() == Some(pid) { parse(&text) } else { Vec::new() }
+    netns::files(cgroup, ["dev"]).map(|[text]| parse(&text)).unwrap_or_default()
 }
 
 /// Reads the lines after the two of the heading: a name, eight numbers of what was received, and
