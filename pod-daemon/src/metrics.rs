@@ -1,18 +1,21 @@
 //! /metrics: every number of every pod, read when it is asked for.
 //!
-//! Nothing is sampled and nothing is kept between two scrapes: a scrape reads the probes' maps and
-//! the cgroups' files, and writes them out. /metrics/cadvisor is a page of its own, for those who
-//! know the kubelet's. Only these modules know the `prometheus` crate; how a
-//! number is counted is the business of the probes, and what a pod is that of the node.
+//! Nothing is sampled, and nothing is kept between two scrapes but the account of what the probes
+//! cost (`cost`): a scrape reads the probes' maps and the cgroups' files, and writes them out.
+//! /metrics/cadvisor is a page of its own, for those who know the kubelet's. Only these modules
+//! know the `prometheus` crate; how a number is counted is the business of the probes, and what a
+//! pod is that of the node.
 
 mod cadvisor;
 mod completed;
+mod cost;
 mod daemon;
 #[cfg(test)]
 mod dashboards;
 mod document;
 mod family;
 mod file;
+mod governor;
 mod image;
 mod net;
 mod node;
@@ -21,6 +24,7 @@ mod pod;
 mod process;
 mod reading;
 mod resource;
+mod runqueue;
 #[cfg(test)]
 mod sample;
 mod sheet;
@@ -51,15 +55,17 @@ use prometheus::{
 
 pub use self::{cadvisor::documentation as cadvisor_documentation, document::documentation};
 use self::{
+    cost::Ledger,
     family::{Domain, Family, Origin},
     own::Own,
     reading::{Reading, Scrapes},
 };
 use crate::{node::Node, probes::Probes};
 
-static DOMAINS: [Domain; 15] = [
+static DOMAINS: [Domain; 18] = [
     pod::DOMAIN,
     process::DOMAIN,
+    runqueue::DOMAIN,
     net::NETWORK,
     net::TCP,
     file::DOMAIN,
@@ -72,6 +78,8 @@ static DOMAINS: [Domain; 15] = [
     image::DOMAIN,
     node::DOMAIN,
     daemon::DOMAIN,
+    governor::DOMAIN,
+    cost::DOMAIN,
     own::DOMAIN,
 ];
 
@@ -90,6 +98,7 @@ struct Inner {
     is_ready: AtomicBool,
     /// Held for a whole scrape, so that several scrapers at once take no more memory than one.
     scrapes: Mutex<Scrapes>,
+    ledger: Mutex<Ledger>,
     /// Length of the last page of /metrics/cadvisor, and held in the same way.
     cadvisor_bytes: Mutex<usize>,
 }
@@ -125,6 +134,7 @@ impl Metrics {
             descriptors,
             is_ready: AtomicBool::new(false),
             scrapes: Mutex::default(),
+            ledger: Mutex::default(),
             cadvisor_bytes: Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -162,7 +172,9 @@ impl Metrics {
 impl Inner {
     fn read(&self, scrapes: Scrapes) -> Reading {
         let own = Own::read(self.start_seconds);
-        Reading::take(&self.node, &self.probes, self.build, own, scrapes)
+        let mut reading = Reading::take(&self.node, &self.probes, self.build, own, scrapes);
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner).enter(&mut reading);
+        reading
     }
 }
 

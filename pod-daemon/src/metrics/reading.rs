@@ -13,15 +13,16 @@ use pod_ebpf::{
     file::FileStats,
     net::{NetStats, TcpStats},
     process::ProcessStats,
+    runqueue::RunQueueStats,
 };
 
-use super::{Build, family::Family, own::Own};
+use super::{Build, cost::Attributed, family::Family, own::Own};
 use crate::{
     cgroup::stats::{self, Stats},
     image::Totals,
-    node::{Completed, ContainerSnapshot, Occupancy, PodSnapshot},
+    node::{Completed, ContainerSnapshot, DiskUsage, Occupancy, PodSnapshot},
     pod::Adopted,
-    probes::{MapFill, Origin, ProbeStatus, Probes, ProgramCost},
+    probes::{Governed, MapFill, Origin, ProbeStatus, Probes, ProgramCost},
 };
 
 /// Most of a scrape is waiting for system calls on thousands of small files, which threads share
@@ -38,11 +39,14 @@ pub(super) struct Reading {
     pub(super) completed: Vec<(String, Completed)>,
     pub(super) images: Totals,
     pub(super) probes: Vec<ProbeStatus>,
+    pub(super) governed: Governed,
     pub(super) origin: Origin,
     /// Version of the layout of the maps.
     pub(super) layout: String,
     pub(super) adopted: BTreeMap<Adopted, u64>,
     pub(super) costs: Vec<ProgramCost>,
+    /// What of that is no living pod's doing.
+    pub(super) attributed: Attributed,
     pub(super) maps: Vec<MapFill>,
     pub(super) lost: Vec<(&'static str, u64)>,
     pub(super) build: Build,
@@ -81,6 +85,10 @@ pub(super) struct Pod {
     pub(super) unenforced: Vec<String>,
     /// Connections that it was refused, having as many as it may.
     pub(super) refused_connections: u64,
+    /// Run time of the probes that is its doing.
+    pub(super) probe_seconds: f64,
+    /// What its containers have on the disk, by name; those that were measured.
+    pub(super) disk: HashMap<String, DiskUsage>,
 }
 
 /// One container and all that was counted for it.
@@ -89,9 +97,12 @@ pub(super) struct Container {
     pub(super) process: ProcessStats,
     pub(super) net: NetStats,
     pub(super) tcp: TcpStats,
+    pub(super) runqueue: RunQueueStats,
     /// By name of the volume.
     pub(super) files: Vec<(String, FileStats)>,
     pub(super) cgroup: Stats,
+    /// What it has on the disk, once that was measured.
+    pub(super) disk: Option<DiskUsage>,
 }
 
 impl Reading {
@@ -107,10 +118,13 @@ impl Reading {
             unenforced.entry((namespace, pod)).or_default().push(controller);
         }
         let mut refused = node.network().refused_connections();
+        let mut disk = node.disk_usage();
         let pods = node.snapshot().into_iter().map(|about| {
             let key = (about.namespace.clone(), about.name.clone());
             Pod {
                 refused_connections: refused.remove(&about.uid).unwrap_or(0),
+                probe_seconds: 0.0,
+                disk: disk.remove(&about.uid).unwrap_or_default(),
                 about,
                 containers: Vec::new(),
                 unenforced: unenforced.remove(&key).unwrap_or_default(),
@@ -125,10 +139,12 @@ impl Reading {
             completed: node.completed(),
             images: node.images().totals(),
             probes: probes.status(),
+            governed: probes.governed(),
             origin: probes.origin(),
             layout: LAYOUT.to_string(),
             adopted: node.adopted_pods(),
             costs,
+            attributed: Attributed::default(),
             maps: probes.maps(),
             lost,
             build,
@@ -146,7 +162,7 @@ impl Reading {
 
     /// Whether everything that counts `family` is on.
     pub(super) fn has(&self, family: &Family) -> bool {
-        let is_off = |status: &ProbeStatus| status.mode == "off";
+        let is_off = |status: &ProbeStatus| !status.is_attached();
         !self.probes.iter().any(|probe| is_off(probe) && family.probes.contains(&&*probe.probe))
     }
 }
@@ -154,7 +170,11 @@ impl Reading {
 impl Pod {
     fn read(&mut self, probes: &Probes) {
         let containers = mem::take(&mut self.about.containers).into_iter();
-        self.containers = containers.map(|about| Container::read(about, probes)).collect();
+        let mut read = |about: ContainerSnapshot| {
+            let disk = self.disk.remove(&about.name);
+            Container { disk, ..Container::read(about, probes) }
+        };
+        self.containers = containers.map(&mut read).collect();
     }
 }
 
@@ -177,7 +197,11 @@ impl Container {
             NO_SLOT => (ProcessStats::ZERO, NetStats::ZERO, TcpStats::ZERO),
             slot => (probes.process(slot), probes.net(slot), probes.tcp(slot)),
         };
-        Self { about, process, net, tcp, files, cgroup }
+        let runqueue = match about.slot {
+            slot if slot != NO_SLOT && probes.runs("runqueue") => probes.runqueue(slot),
+            _ => RunQueueStats::ZERO,
+        };
+        Self { about, process, net, tcp, runqueue, files, cgroup, disk: None }
     }
 }
 

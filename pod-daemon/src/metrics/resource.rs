@@ -183,6 +183,25 @@ pub(super) const IO: Domain = Domain {
            is absent on a node that has it not. This is what reached a disk, often later than the \
            write that caused it; for what the container asked for, see Files.",
     families: &[
+        Family::gauge(
+            "podscope_io_limit_bytes_per_second",
+            "The most that block devices transfer for the container; absent when there is no limit.",
+            Container(|c, sheet| {
+                let [read, write, _, _] = c.about.limits.io;
+                each_limit(sheet, [read, write]);
+            }),
+        )
+        .by(&[OPERATION]),
+        Family::gauge(
+            "podscope_io_limit_operations_per_second",
+            "The most requests that block devices serve for the container; absent when there is no \
+             limit.",
+            Container(|c, sheet| {
+                let [_, _, read, write] = c.about.limits.io;
+                each_limit(sheet, [read, write]);
+            }),
+        )
+        .by(&[OPERATION]),
         Family::counter(
             "podscope_io_bytes_total",
             "Bytes that block devices transferred for the container.",
@@ -231,6 +250,14 @@ pub(super) const PRESSURE: Domain = Domain {
         Label::each("kind", &["some", "full"]),
     ])],
 };
+
+fn each_limit(sheet: &mut Sheet<'_>, limits: [Option<u64>; 2]) {
+    for (operation, limit) in OPERATIONS.iter().zip(limits) {
+        if let Some(limit) = limit {
+            sheet.count(&[operation], limit);
+        }
+    }
+}
 
 fn stalls(sheet: &mut Sheet<'_>, resource: &str, pressure: Option<Pressure>) {
     let Some(pressure) = pressure else { return };

@@ -1,16 +1,21 @@
 //! A node with pods that have every metric, for tests.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+};
 
 use jiff::Timestamp;
 use pod_ebpf::{
     file::FileStats,
     net::{NetStats, TcpStats},
     process::ProcessStats,
+    runqueue::RunQueueStats,
 };
 
 use super::{
     Build,
+    cost::Attributed,
     own::Own,
     reading::{Container, Pod, Reading, Scrapes},
 };
@@ -21,9 +26,9 @@ use crate::{
     },
     image::Totals as ImageTotals,
     manifest::demand::{CPU, Totals},
-    node::{Completed, ContainerSnapshot, Exit, Occupancy, PodSnapshot, State},
+    node::{Completed, ContainerSnapshot, DiskUsage, Exit, Occupancy, PodSnapshot, State},
     pod::Adopted,
-    probes::{MapFill, Origin, ProbeStatus, ProgramCost},
+    probes::{Governed, GovernedProbe, MapFill, Origin, ProbeStatus, ProgramCost},
 };
 
 /// A node with `pods` pods of two containers: `app`, which runs, and `job`, which has ended.
@@ -44,10 +49,19 @@ pub(super) fn reading(pods: usize) -> Reading {
             ..ImageTotals::default()
         },
         probes: vec![probe("exec", "tracepoint"), probe("file_write", "syscall")],
+        governed: Governed {
+            budget: 0.01,
+            probes: vec![GovernedProbe {
+                probe: "runqueue",
+                share: Some(0.001),
+                switched_off: false,
+            }],
+        },
         origin: Origin::New,
         layout: "1".to_owned(),
         adopted: BTreeMap::from([(Adopted::Kept, 2)]),
         costs: vec![ProgramCost { program: "exec".to_owned(), runs: 3, seconds: 0.25, missed: 0 }],
+        attributed: Attributed { deleted: 0.5, rest: 1.5 },
         maps: vec![MapFill { map: "SLOTS", entries: 2, capacity: 2048 }],
         lost: vec![("event", 0)],
         build: Build { version: "0.1.0", revision: "abc", rustc: "1.98.0" },
@@ -103,7 +117,14 @@ fn pod(index: usize) -> Pod {
     let running = container("app", State::Running { started: at }, Some(exit.clone()));
     let ended = container("job", State::Terminated(exit), None);
     let unenforced = ["cpu", "memory", "pids", "io", "hugetlb"].map(str::to_owned).to_vec();
-    Pod { about, containers: vec![running, ended], unenforced, refused_connections: 0 }
+    Pod {
+        about,
+        containers: vec![running, ended],
+        unenforced,
+        refused_connections: 0,
+        probe_seconds: 0.25,
+        disk: HashMap::new(),
+    }
 }
 
 fn container(name: &str, state: State, last_exit: Option<Exit>) -> Container {
@@ -130,6 +151,7 @@ fn container(name: &str, state: State, last_exit: Option<Exit>) -> Container {
         ooms: [1, 0, 0],
     };
     let mut process = ProcessStats { execs: 5, forks: 4, threads: 3, ..ProcessStats::ZERO };
+    process.exec_failures = [1; 7];
     process.exits[2] = 7;
     process.signals[9] = 1;
     let mut tcp = TcpStats { accepts: 2, ..TcpStats::ZERO };
@@ -137,6 +159,8 @@ fn container(name: &str, state: State, last_exit: Option<Exit>) -> Container {
     tcp.connect_latency.sum_ns = 5_000_000;
     tcp.connect_latency.buckets[9] = 2;
     tcp.connect_latency.buckets[27] = 1;
+    let mut runqueue = RunQueueStats::ZERO;
+    runqueue.wait_ns[1] = 1_000_000;
     let file = FileStats { read_bytes: 1000, reads: 1, written_bytes: 4096, writes: 1 };
     let files = ["rootfs", "data", "other"].map(|volume| (volume.to_owned(), file));
     Container {
@@ -144,8 +168,10 @@ fn container(name: &str, state: State, last_exit: Option<Exit>) -> Container {
         process,
         net: NetStats { bytes: [10, 20], packets: [1, 2], segments: [3, 4] },
         tcp,
+        runqueue,
         files: files.to_vec(),
         cgroup: cgroup(),
+        disk: Some(DiskUsage { rootfs_bytes: 4096, log_bytes: 8192 }),
     }
 }
 

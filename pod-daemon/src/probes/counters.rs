@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap as Table, HashSet},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     path::Path,
     sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
 };
@@ -16,6 +17,7 @@ use pod_ebpf::{
     lost::Lost,
     net::{AttachmentSlot, NetStats, TcpStats},
     process::{ProcessStats, Run, Victim},
+    runqueue::{HOST, IDLE, PodNumber, RunQueueStats},
 };
 
 #[expect(
@@ -27,7 +29,7 @@ type AttachmentSlots = aya::maps::CgroupStorage<Data, AttachmentSlot>;
 use super::{Data, Error, MapFill, open};
 
 /// Names of the maps that outlive the daemon.
-pub(super) const NAMES: [&str; 11] = [
+pub(super) const NAMES: [&str; 13] = [
     "SLOTS",
     "PROCESS",
     "RUNS",
@@ -39,6 +41,8 @@ pub(super) const NAMES: [&str; 11] = [
     "VOLUMES",
     "FILES",
     "LOST",
+    "RUNQUEUE",
+    "POD_OF",
 ];
 
 /// The probes' maps, as the daemon uses them.
@@ -58,6 +62,7 @@ struct Values {
     net: PerCpuArray<Data, NetStats>,
     tcp: Array<Data, TcpStats>,
     files: PerCpuArray<Data, FileStats>,
+    runqueue: Array<Data, RunQueueStats>,
 }
 
 /// What only the daemon writes.
@@ -65,6 +70,7 @@ struct Keys {
     slots: HashMap<Data, u64, u32>,
     volumes: HashMap<Data, u32, Volume>,
     attachments: AttachmentSlots,
+    pods: Array<Data, PodNumber>,
     free_slots: Vec<u32>,
     free_cells: Vec<u32>,
     slot_count: u64,
@@ -93,6 +99,7 @@ impl Counters {
                 slots,
                 volumes,
                 attachments: open(folder, "SLOT_OF", aya::maps::Map::CgroupStorage)?,
+                pods: open(folder, "POD_OF", aya::maps::Map::Array)?,
                 // Taken from the end: low numbers first.
                 free_slots: (NO_SLOT + 1..MAX_SLOTS).rev().collect(),
                 free_cells: (MAX_SLOTS..FILE_CELLS).rev().collect(),
@@ -106,6 +113,7 @@ impl Counters {
                 net: open(folder, "NET", aya::maps::Map::PerCpuArray)?,
                 tcp: open(folder, "TCP", aya::maps::Map::Array)?,
                 files: open(folder, "FILES", aya::maps::Map::PerCpuArray)?,
+                runqueue: open(folder, "RUNQUEUE", aya::maps::Map::Array)?,
             }),
             lost: open(folder, "LOST", aya::maps::Map::Array)?,
             cpus,
@@ -183,6 +191,14 @@ impl Counters {
         Ok(())
     }
 
+    /// Says which pod a slot's container is of.
+    pub(super) fn set_pod(&self, slot: u32, uid: &str) -> Result<(), Error> {
+        self.keys()
+            .pods
+            .set(slot, &pod_number(uid), 0)
+            .map_err(|source| Error::Map { action: "store a container's pod", source })
+    }
+
     pub(super) fn set_attachment_slot(
         &self,
         key: CgroupStorageKey,
@@ -231,6 +247,7 @@ impl Counters {
         values.process.set(slot, &ProcessStats::ZERO, 0)?;
         values.runs.set(slot, &Run::NONE, 0)?;
         values.victims.set(slot, &Victim::NONE, 0)?;
+        values.runqueue.set(slot, &RunQueueStats::ZERO, 0)?;
         values.tcp.set(slot, &TcpStats::ZERO, 0)?;
         values.net.set(slot, PerCpuValues::try_from(vec![NetStats::ZERO; self.cpus])?, 0)?;
         for cell in cells.iter().chain([&slot]) {
@@ -289,6 +306,12 @@ impl Counters {
         self.values().tcp.get(&slot, 0).unwrap_or(TcpStats::ZERO)
     }
 
+    /// The waits for a CPU of a slot.
+    #[must_use]
+    pub fn runqueue(&self, slot: u32) -> RunQueueStats {
+        self.values().runqueue.get(&slot, 0).unwrap_or(RunQueueStats::ZERO)
+    }
+
     /// The file operations of a cell, all CPUs together.
     #[must_use]
     pub fn file(&self, cell: u32) -> FileStats {
@@ -324,4 +347,11 @@ fn total<T: pod_ebpf::Counters>(map: &PerCpuArray<Data, T>, cell: u32) -> T {
         values.iter().for_each(|value| sum.add(value));
     }
     sum
+}
+
+/// What tells a pod from others in the probes, made of its uid.
+fn pod_number(uid: &str) -> PodNumber {
+    let mut hasher = DefaultHasher::new();
+    uid.hash(&mut hasher);
+    hasher.finish().clamp(HOST + 1, IDLE - 1)
 }

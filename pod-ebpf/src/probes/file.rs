@@ -20,6 +20,7 @@ use pod_ebpf::{
 use crate::{
     counter,
     kernel::{field, has, offset, read},
+    process::exec_returned,
     slot,
 };
 
@@ -197,6 +198,9 @@ mod arch {
     }
     pub(super) const NUMBER: u64 = 280;
 
+    /// `execve`, `execveat`.
+    pub(super) const EXECS: [u32; 2] = [221, 281];
+
     pub(super) const fn classify(nr: u32) -> Option<Call> {
         Some(match nr {
             63 | 67 | 65 | 69 | 286 => call(Some(0), None),
@@ -225,6 +229,9 @@ mod arch {
     /// Offset of the call's number: orig_ax.
     pub(super) const NUMBER: u64 = 120;
 
+    /// `execve`, `execveat`.
+    pub(super) const EXECS: [u32; 2] = [59, 322];
+
     pub(super) const fn classify(nr: u32) -> Option<Call> {
         Some(match nr {
             // read, pread64, readv, preadv, preadv2
@@ -249,11 +256,15 @@ const fn call(reads: Option<usize>, writes: Option<usize>) -> Call {
 fn file_syscall(ctx: BtfTracePointContext) -> i32 {
     let regs = ctx.arg::<*const u8>(0);
     let result = ctx.arg::<i64>(1);
-    if result < 0 {
-        return 0;
-    }
     // SAFETY: `regs` is the tracepoint's `struct pt_regs *`.
     let nr = unsafe { field::<u32>(regs, arch::NUMBER) };
+    if result < 0 {
+        // Here, since a program of its own would cost every system call as much as this one.
+        if arch::EXECS.contains(&nr) {
+            exec_returned(result);
+        }
+        return 0;
+    }
     match arch::classify(nr) {
         Some(call) => finished(regs, result, call),
         None => 0,

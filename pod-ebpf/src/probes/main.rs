@@ -14,6 +14,7 @@ mod file;
 mod kernel;
 mod net;
 mod process;
+mod runqueue;
 mod slot;
 
 #[unsafe(no_mangle)]
