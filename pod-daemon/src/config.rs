@@ -17,7 +17,7 @@ use crate::{
     manifest::{QuantityError, Unsupported, bytes, millicores},
     node::{Reserve, USAGE_INTERVAL, UnenforcedLimits},
     pod::logs::Limits,
-    probes::{Floor, LogLevel},
+    probes::{LogLevel, Switch},
 };
 
 /// Runs pods and sees everything they do.
@@ -79,7 +79,15 @@ struct Settings {
     probe_log: Option<LogLevel>,
     /// A program that does next to nothing, to compare the cost of the probes with [default: off]
     #[arg(long, value_enum, value_name = "WHAT")]
-    probe_floor: Option<Floor>,
+    probe_floor: Option<Switch>,
+    /// How long containers' threads wait for a CPU, and who has it meanwhile; costs something at every
+    /// switch of tasks [default: off]
+    #[arg(long, value_enum, value_name = "WHAT")]
+    probe_runqueue: Option<Switch>,
+    /// Share of all CPUs that optional probes may take before they are switched off; 0 is any
+    /// [default: 1]
+    #[arg(long, value_name = "PERCENT")]
+    probe_budget: Option<f64>,
     /// Milliseconds before a container's second restart; doubles up to thirty times as much
     /// [default: 10000]
     #[arg(long, value_name = "MS")]
@@ -190,7 +198,11 @@ pub struct Config {
     /// What the eBPF probes log.
     pub probe_log: LogLevel,
     /// A program to compare the cost of the probes with.
-    pub probe_floor: Floor,
+    pub probe_floor: Switch,
+    /// Whether waits for a CPU are counted.
+    pub probe_runqueue: Switch,
+    /// Share of all CPUs that optional probes may take together; 0 is any.
+    pub probe_budget: f64,
     /// Pause before a container's second restart.
     pub restart_backoff: Duration,
     /// What of the node is not for pods.
@@ -283,6 +295,8 @@ impl Settings {
             unsupported_fields: self.unsupported_fields.or(other.unsupported_fields),
             probe_log: self.probe_log.or(other.probe_log),
             probe_floor: self.probe_floor.or(other.probe_floor),
+            probe_runqueue: self.probe_runqueue.or(other.probe_runqueue),
+            probe_budget: self.probe_budget.or(other.probe_budget),
             restart_backoff_ms: self.restart_backoff_ms.or(other.restart_backoff_ms),
             log_max_bytes: self.log_max_bytes.or(other.log_max_bytes),
             log_max_files: self.log_max_files.or(other.log_max_files),
@@ -402,6 +416,13 @@ impl Settings {
                 problem: "a log needs 2 files of 4096 bytes at least".to_owned(),
             });
         }
+        let probe_budget = self.probe_budget.unwrap_or(1.0);
+        if !(0.0..=100.0).contains(&probe_budget) {
+            return Err(Error::Value {
+                setting: "probe-budget",
+                problem: format!("{probe_budget} is not between 0 and 100"),
+            });
+        }
         let run_dir = absolute("run-dir", self.run_dir, DEFAULT_RUN_DIR)?;
         let bpffs_dir = match instance(&run_dir) {
             name if name.is_empty() => "/sys/fs/bpf/podscope".to_owned(),
@@ -428,6 +449,8 @@ impl Settings {
             },
             probe_log: self.probe_log.unwrap_or_default(),
             probe_floor: self.probe_floor.unwrap_or_default(),
+            probe_runqueue: self.probe_runqueue.unwrap_or_default(),
+            probe_budget: probe_budget / 100.0,
             restart_backoff: Duration::from_millis(self.restart_backoff_ms.unwrap_or(10_000)),
             log_limits,
             on_stop: self.on_stop.unwrap_or_default(),

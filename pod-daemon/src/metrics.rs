@@ -1,13 +1,15 @@
 //! /metrics: every number of every pod, read when it is asked for.
 //!
-//! Nothing is sampled and nothing is kept between two scrapes: a scrape reads the probes' maps and
-//! the cgroups' files, and writes them out. /metrics/cadvisor is a page of its own, for those who
-//! know the kubelet's. Only these modules know the `prometheus` crate; how a
-//! number is counted is the business of the probes, and what a pod is that of the node.
+//! Nothing is sampled, and nothing is kept between two scrapes but the account of what the probes
+//! cost (`cost`): a scrape reads the probes' maps and the cgroups' files, and writes them out.
+//! /metrics/cadvisor is a page of its own, for those who know the kubelet's. Only these modules
+//! know the `prometheus` crate; how a number is counted is the business of the probes, and what a
+//! pod is that of the node.
 
 mod cadvisor;
 mod capacity;
 mod completed;
+mod cost;
 mod daemon;
 #[cfg(test)]
 mod dashboards;
@@ -15,6 +17,7 @@ mod dns;
 mod document;
 mod family;
 mod file;
+mod governor;
 mod image;
 mod net;
 mod netns;
@@ -24,6 +27,7 @@ mod pod;
 mod process;
 mod reading;
 mod resource;
+mod runqueue;
 #[cfg(test)]
 mod sample;
 mod sheet;
@@ -57,15 +61,17 @@ use prometheus::{
 pub use self::{cadvisor::documentation as cadvisor_documentation, document::documentation};
 use self::{
     capacity::Capacities,
+    cost::Ledger,
     family::{Domain, Family, Origin},
     own::Own,
     reading::{Reading, Scrapes},
 };
 use crate::{node::Node, probes::Probes};
 
-static DOMAINS: [Domain; 18] = [
+static DOMAINS: [Domain; 21] = [
     pod::DOMAIN,
     process::DOMAIN,
+    runqueue::DOMAIN,
     net::NETWORK,
     tcp::DOMAIN,
     dns::DOMAIN,
@@ -81,6 +87,8 @@ static DOMAINS: [Domain; 18] = [
     image::DOMAIN,
     node::DOMAIN,
     daemon::DOMAIN,
+    governor::DOMAIN,
+    cost::DOMAIN,
     own::DOMAIN,
 ];
 
@@ -100,6 +108,7 @@ struct Inner {
     is_ready: AtomicBool,
     /// Held for a whole scrape, so that several scrapers at once take no more memory than one.
     scrapes: Mutex<Scrapes>,
+    ledger: Mutex<Ledger>,
     /// Length of the last page of /metrics/cadvisor, and held in the same way.
     cadvisor_bytes: Mutex<usize>,
 }
@@ -136,6 +145,7 @@ impl Metrics {
             capacities: Capacities::default(),
             is_ready: AtomicBool::new(false),
             scrapes: Mutex::default(),
+            ledger: Mutex::default(),
             cadvisor_bytes: Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -174,7 +184,10 @@ impl Inner {
     fn read(&self, scrapes: Scrapes) -> Reading {
         let own = Own::read(self.start_seconds);
         let capacities = &self.capacities;
-        Reading::take(&self.node, &self.probes, self.build, own, scrapes, capacities)
+        let mut reading =
+            Reading::take(&self.node, &self.probes, self.build, own, scrapes, capacities);
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner).enter(&mut reading);
+        reading
     }
 }
 

@@ -22,7 +22,7 @@ mod store;
 mod table;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
     sync::{Arc, MutexGuard, PoisonError},
     time::Duration,
@@ -40,7 +40,7 @@ pub(crate) use self::events::EventType;
 pub use self::guard::USAGE_INTERVAL;
 pub use self::shared::{Settings, Shared, UnenforcedLimits};
 pub use self::snapshot::{
-    Completed, ContainerSnapshot, ContainerUsage, Exit, PodSnapshot, PodUsage, State,
+    Completed, ContainerSnapshot, ContainerUsage, DiskUsage, Exit, PodSnapshot, PodUsage, State,
 };
 use crate::{
     cgroup::Hierarchy,
@@ -345,6 +345,12 @@ impl Node {
     #[must_use]
     pub fn snapshot(&self) -> Vec<PodSnapshot> {
         self.shared.table.snapshots()
+    }
+
+    /// What containers have on the disk, as far as it was measured, by pod's uid and name.
+    #[must_use]
+    pub fn disk_usage(&self) -> HashMap<String, HashMap<String, DiskUsage>> {
+        self.shared.disk_usage.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Totals of deleted pods by namespace.

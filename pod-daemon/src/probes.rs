@@ -7,6 +7,7 @@ mod addresses;
 pub mod btf;
 mod container;
 mod counters;
+mod governor;
 mod install;
 mod pins;
 mod plan;
@@ -15,9 +16,10 @@ mod sys;
 use std::{
     fs, io,
     net::Ipv4Addr,
+    num::NonZero,
     os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -33,9 +35,12 @@ use ipnet::Ipv4Net;
 pub(crate) use self::install::Installed;
 pub use self::{
     container::{Claim, ContainerProbe},
+    governor::{Governed, GovernedProbe, INTERVAL as GOVERNOR_INTERVAL},
     plan::{ProbeStatus, UNSEEN},
 };
-use self::{counters::Counters, install::Installation, pins::Pins, sys::AttachType};
+use self::{
+    counters::Counters, governor::Governor, install::Installation, pins::Pins, sys::AttachType,
+};
 use crate::cgroup::Cgroup;
 
 /// What is attached to each container's cgroup.
@@ -61,14 +66,14 @@ pub enum LogLevel {
     Debug,
 }
 
-/// Whether a program that does next to nothing runs beside the probes, to compare their cost with.
+/// Whether something runs that need not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Floor {
+pub enum Switch {
     /// It does not.
     #[default]
     Off,
-    /// It does, as `podscope_bpf_program_*{program="floor"}`.
+    /// It does.
     On,
 }
 
@@ -85,8 +90,12 @@ pub struct Settings<'a> {
     pub pods: (Ipv4Net, Ipv4Addr),
     /// How much they log.
     pub log: LogLevel,
-    /// Whether there is one to compare the others' cost with.
-    pub floor: Floor,
+    /// Whether there is one to compare the others' cost with, as `podscope_bpf_program_*{program="floor"}`.
+    pub floor: Switch,
+    /// Whether waits for a CPU are counted.
+    pub runqueue: Switch,
+    /// Share of all CPUs that optional probes may take together; 0 is any.
+    pub budget: f64,
 }
 
 /// The loaded probes of this node.
@@ -94,8 +103,11 @@ pub struct Probes {
     pins: Pins,
     id: String,
     counters: Arc<Counters>,
-    status: Vec<ProbeStatus>,
+    status: RwLock<Vec<ProbeStatus>>,
     origin: Origin,
+    /// Where the next daemon finds the status.
+    record: PathBuf,
+    governor: Mutex<Governor>,
     /// Keeps the kernel's accounting of programs' run time switched on.
     _statistics: Option<OwnedFd>,
 }
@@ -209,7 +221,7 @@ impl Probes {
     /// Takes over what an earlier daemon has left running, or loads the object and attaches what
     /// is attached once per node.
     pub fn open(settings: &Settings<'_>) -> Result<Self, Error> {
-        let Installation { pins, id, status, origin } = install::take_over(settings)?;
+        let Installation { pins, id, status, origin, record } = install::take_over(settings)?;
         if settings.log != LogLevel::Off {
             forward_log(&pins.object(&id).join("programs/exec"))?;
         }
@@ -219,13 +231,23 @@ impl Probes {
             )
             .ok();
         let counters = Arc::new(Counters::open(&pins.maps())?);
-        Ok(Self { pins, id, counters, status, origin, _statistics: statistics })
+        let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let governor = Mutex::new(Governor::new(settings.budget, cpus as f64));
+        let status = RwLock::new(status);
+        Ok(Self { pins, id, counters, status, origin, record, governor, _statistics: statistics })
     }
 
     /// What is attached how, and what is not.
     #[must_use]
     pub fn status(&self) -> Vec<ProbeStatus> {
-        self.status.clone()
+        self.status.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether a probe is attached.
+    #[must_use]
+    pub fn runs(&self, probe: &str) -> bool {
+        let status = self.status.read().unwrap_or_else(PoisonError::into_inner);
+        status.iter().any(|status| status.probe == probe && status.is_attached())
     }
 
     /// What this daemon found of an earlier one's probes.
@@ -280,7 +302,8 @@ impl Probes {
         let probe = self.probe(cgroup, Claim { slot, cells }, volumes, Vec::new());
         let attached = self
             .counters
-            .insert_slot(cgroup.id(), slot)
+            .set_pod(slot, uid)
+            .and_then(|()| self.counters.insert_slot(cgroup.id(), slot))
             .and_then(|()| self.attach_container(uid, name, cgroup, slot));
         match attached {
             Ok(()) => Ok(probe),
@@ -301,6 +324,7 @@ impl Probes {
     ) -> Result<ContainerProbe, Error> {
         let slot = claim.slot;
         let mounts = self.counters.claim(cgroup.id(), slot, &claim.cells)?;
+        self.counters.set_pod(slot, uid)?;
         self.attach_container(uid, name, cgroup, slot)?;
         Ok(self.probe(cgroup, claim, volumes, mounts))
     }
@@ -382,19 +406,22 @@ impl Probes {
     #[must_use]
     pub fn costs(&self) -> Vec<ProgramCost> {
         let mut costs: Vec<_> = pins::entries(&self.pins.object(&self.id).join("programs"))
-            .filter_map(|path| {
-                let info = sys::program_info(sys::get(&path).ok()?.as_fd()).ok()?;
-                Some(ProgramCost {
-                    program: path.file_name()?.to_str()?.to_owned(),
-                    runs: info.runs,
-                    seconds: Duration::from_nanos(info.run_time_ns).as_secs_f64(),
-                    missed: info.missed,
-                })
-            })
+            .filter_map(|path| cost(&path))
             .collect();
         costs.sort_by(|a, b| a.program.cmp(&b.program));
         costs
     }
+}
+
+/// What the program cost so far that is pinned at `path`.
+fn cost(path: &Path) -> Option<ProgramCost> {
+    let info = sys::program_info(sys::get(path).ok()?.as_fd()).ok()?;
+    Some(ProgramCost {
+        program: path.file_name()?.to_str()?.to_owned(),
+        runs: info.runs,
+        seconds: Duration::from_nanos(info.run_time_ns).as_secs_f64(),
+        missed: info.missed,
+    })
 }
 
 impl std::ops::Deref for Probes {

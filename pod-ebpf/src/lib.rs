@@ -14,6 +14,7 @@ pub mod lost;
 pub mod net;
 pub mod offsets;
 pub mod process;
+pub mod runqueue;
 pub mod tcp;
 
 /// Version of the layout of all maps: it grows with every change of a key, a value or a capacity. A

@@ -55,6 +55,16 @@ offsets! {
     task_signal: "task_struct.signal";
     task_leader: "task_struct.group_leader";
     task_name: "task_struct.comm";
+    /// How long it has waited for a CPU, how often it got one, and since when it waits now, by the clock
+    /// of the CPU's queue; 0 if it does not.
+    task_run_delay: "task_struct.sched_info.run_delay";
+    task_times_run: "task_struct.sched_info.pcount";
+    task_last_queued: "task_struct.sched_info.last_queued";
+    task_queue: "task_struct.se.cfs_rq";
+    queue_cpu: "cfs_rq.rq";
+    /// How long it has been throttled, as long as its load is not counted. Renamed in Linux 5.19.
+    queue_throttled: "cfs_rq.throttled_clock_pelt_time" | "cfs_rq.throttled_clock_task_time";
+    cpu_clock: "rq.clock";
     /// Renamed in Linux 5.17.
     signal_exec_task: "signal_struct.group_exec_task" | "signal_struct.group_exit_task";
     files_fdt: "files_struct.fdt";

@@ -3,6 +3,9 @@
 /// Number of [`ExitClass`]es.
 pub const EXIT_CLASSES: usize = 6;
 
+/// Number of [`ExecFailure`] classes.
+pub const EXEC_FAILURES: usize = 7;
+
 /// Signals are numbered 1 to 64 on every architecture that Podscope runs on; index 0 is unused.
 pub const SIGNALS: usize = 65;
 
@@ -12,6 +15,8 @@ pub const SIGNALS: usize = 65;
 pub struct ProcessStats {
     /// Successful `execve` and `execveat` calls.
     pub execs: u64,
+    /// Those that failed, by [`ExecFailure`].
+    pub exec_failures: [u64; EXEC_FAILURES],
     /// New processes (not threads).
     pub forks: u64,
     /// New threads of existing processes.
@@ -23,12 +28,19 @@ pub struct ProcessStats {
 }
 
 const _: () = assert!(size_of::<Run>() == 24);
-const _: () = assert!(size_of::<ProcessStats>() == 8 * (3 + EXIT_CLASSES + SIGNALS));
+const _: () =
+    assert!(size_of::<ProcessStats>() == 8 * (3 + EXEC_FAILURES + EXIT_CLASSES + SIGNALS));
 
 impl ProcessStats {
     /// No events.
-    pub const ZERO: Self =
-        Self { execs: 0, forks: 0, threads: 0, exits: [0; EXIT_CLASSES], signals: [0; SIGNALS] };
+    pub const ZERO: Self = Self {
+        execs: 0,
+        exec_failures: [0; EXEC_FAILURES],
+        forks: 0,
+        threads: 0,
+        exits: [0; EXIT_CLASSES],
+        signals: [0; SIGNALS],
+    };
 }
 
 /// A container's run, as its first process lived it: how a daemon that was away learns the exit code.
@@ -95,6 +107,70 @@ impl Run {
     #[must_use]
     pub const fn awaited(number: u32) -> Self {
         Self { number, state: RunState::Awaited as u32, ..Self::NONE }
+    }
+}
+
+/// Why a program could not be executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum ExecFailure {
+    /// `ENOENT`: there is no such file, or not the interpreter that it names.
+    NotFound = 0,
+    /// `EACCES`: it may not be executed.
+    Denied = 1,
+    /// `ENOEXEC`: the kernel does not know what it is.
+    UnknownFormat = 2,
+    /// `E2BIG`: arguments and environment are too long.
+    TooLong = 3,
+    /// `ENOMEM`.
+    NoMemory = 4,
+    /// `ETXTBSY`: it is open for writing.
+    Busy = 5,
+    /// All else.
+    Other = 6,
+}
+
+impl ExecFailure {
+    /// Every class, in the order of [`ProcessStats::exec_failures`].
+    pub const ALL: [Self; EXEC_FAILURES] = [
+        Self::NotFound,
+        Self::Denied,
+        Self::UnknownFormat,
+        Self::TooLong,
+        Self::NoMemory,
+        Self::Busy,
+        Self::Other,
+    ];
+
+    /// The class of what `execve` returned; `None` if it did not fail, or if the kernel begins it again
+    /// after a signal, which the program does not get to see.
+    #[must_use]
+    #[inline(always)]
+    pub const fn of(result: i64) -> Option<Self> {
+        Some(match result {
+            -2 => Self::NotFound,
+            -13 => Self::Denied,
+            -8 => Self::UnknownFormat,
+            -7 => Self::TooLong,
+            -12 => Self::NoMemory,
+            -26 => Self::Busy,
+            -511..=-1 => Self::Other,
+            _ => return None,
+        })
+    }
+
+    /// The value of the `errno` label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::NotFound => "ENOENT",
+            Self::Denied => "EACCES",
+            Self::UnknownFormat => "ENOEXEC",
+            Self::TooLong => "E2BIG",
+            Self::NoMemory => "ENOMEM",
+            Self::Busy => "ETXTBSY",
+            Self::Other => "other",
+        }
     }
 }
 
@@ -191,5 +267,17 @@ mod tests {
         for (index, class) in ExitClass::ALL.into_iter().enumerate() {
             assert_eq!(class as usize, index);
         }
+        for (index, class) in ExecFailure::ALL.into_iter().enumerate() {
+            assert_eq!(class as usize, index);
+        }
+    }
+
+    #[test]
+    fn an_exec_that_succeeds_or_is_begun_again_has_not_failed() {
+        for result in [0, 1, -512, -513, -516] {
+            assert_eq!(ExecFailure::of(result), None, "{result}");
+        }
+        assert_eq!(ExecFailure::of(-2), Some(ExecFailure::NotFound));
+        assert_eq!(ExecFailure::of(-1), Some(ExecFailure::Other));
     }
 }

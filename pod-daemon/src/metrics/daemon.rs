@@ -26,7 +26,7 @@ pub(super) const DOMAIN: Domain = Domain {
         ]),
         Family::gauge(
             "podscope_probe_info",
-            "How each probe is attached on this kernel; always 1.",
+            "How each probe is attached on this kernel; always 1. `optional`: it was not asked for.",
             Node(|reading, sheet| {
                 for status in &reading.probes {
                     sheet.count(&[&status.probe, &status.mode, &status.reason], 1);
@@ -35,7 +35,7 @@ pub(super) const DOMAIN: Domain = Domain {
         )
         .by(&[
             Label::free("probe", "name of the probe"),
-            Label::one_of("mode", &["tracepoint", "cgroup", "fexit", "syscall", "off"]),
+            Label::one_of("mode", &["tracepoint", "cgroup", "fexit", "syscall", "optional", "off"]),
             Label::free("reason", "why it is not the best mode; empty when it is"),
         ]),
         Family::gauge(

@@ -138,6 +138,26 @@ pub(super) const DOMAIN: Domain = Domain {
         )
         .by(&[Label::each("limit", &OOM_LIMITS)]),
         Family::gauge(
+            "podscope_container_rootfs_used_bytes",
+            "Disk that the container's changes to its image take up, measured every \
+             `--disk-usage-seconds`, or seldom enough to cost a tenth of a CPU at most; absent before \
+             the first time.",
+            Container(|c, sheet| {
+                if let Some(disk) = c.disk {
+                    sheet.count(&[], disk.rootfs_bytes);
+                }
+            }),
+        ),
+        Family::gauge(
+            "podscope_container_log_used_bytes",
+            "Disk that the container's logs take up, measured with the former.",
+            Container(|c, sheet| {
+                if let Some(disk) = c.disk {
+                    sheet.count(&[], disk.log_bytes);
+                }
+            }),
+        ),
+        Family::gauge(
             "podscope_container_start_time_seconds",
             "When the container last started, as a Unix time; absent before its first start.",
             Container(|c, sheet| {

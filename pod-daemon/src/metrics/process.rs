@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use nix::sys::signal::Signal;
-use pod_ebpf::process::{EXIT_CLASSES, ExitClass};
+use pod_ebpf::process::{EXEC_FAILURES, EXIT_CLASSES, ExecFailure, ExitClass};
 
 use super::family::{Domain, Family, Label, Source::Container};
 
@@ -15,6 +15,16 @@ const EXIT_CODES: [&str; EXIT_CLASSES] = {
         index += 1;
     }
     codes
+};
+
+const ERRNOS: [&str; EXEC_FAILURES] = {
+    let mut errnos = [""; EXEC_FAILURES];
+    let mut index = 0;
+    while index < EXEC_FAILURES {
+        errnos[index] = ExecFailure::ALL[index].label();
+        index += 1;
+    }
+    errnos
 };
 
 pub(super) const DOMAIN: Domain = Domain {
@@ -29,6 +39,22 @@ pub(super) const DOMAIN: Domain = Domain {
             Container(|c, sheet| sheet.count(&[], c.process.execs)),
         )
         .counted_by(&["exec"]),
+        Family::counter(
+            "podscope_exec_failures_total",
+            "Calls of `execve` and `execveat` that failed, that of the container's own command \
+             included. A look-up along `PATH` that simply tries, as the daemon's own and that of \
+             many programs, fails with `ENOENT` in each directory before the right one. An error \
+             has no series before it first happens.",
+            Container(|c, sheet| {
+                for (failure, count) in ExecFailure::ALL.into_iter().zip(c.process.exec_failures) {
+                    if count > 0 {
+                        sheet.count(&[failure.label()], count);
+                    }
+                }
+            }),
+        )
+        .by(&[Label::each("errno", &ERRNOS)])
+        .counted_by(&["exec_failure"]),
         Family::counter(
             "podscope_forks_total",
             "New processes.",

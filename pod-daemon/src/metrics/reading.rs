@@ -10,12 +10,13 @@ use std::{
 
 use pod_ebpf::{
     LAYOUT, NO_SLOT, block::BlockStats, dns::DnsStats, net::NetStats, process::ProcessStats,
-    tcp::TcpStats,
+    runqueue::RunQueueStats, tcp::TcpStats,
 };
 
 use super::{
     Build,
     capacity::{Capacities, Capacity},
+    cost::Attributed,
     family::Family,
     file::Files,
     netns::Netns,
@@ -27,9 +28,9 @@ use crate::{
         stats::{self, Stats},
     },
     image::Totals,
-    node::{Completed, ContainerSnapshot, Occupancy, PodSnapshot},
+    node::{Completed, ContainerSnapshot, DiskUsage, Occupancy, PodSnapshot},
     pod::{Adopted, INFRA},
-    probes::{MapFill, Origin, ProbeStatus, Probes, ProgramCost},
+    probes::{Governed, MapFill, Origin, ProbeStatus, Probes, ProgramCost},
 };
 
 /// Most of a scrape is waiting for system calls on thousands of small files, which threads share
@@ -46,11 +47,14 @@ pub(super) struct Reading {
     pub(super) completed: Vec<(String, Completed)>,
     pub(super) images: Totals,
     pub(super) probes: Vec<ProbeStatus>,
+    pub(super) governed: Governed,
     pub(super) origin: Origin,
     /// Version of the layout of the maps.
     pub(super) layout: String,
     pub(super) adopted: BTreeMap<Adopted, u64>,
     pub(super) costs: Vec<ProgramCost>,
+    /// What of that is no living pod's doing.
+    pub(super) attributed: Attributed,
     pub(super) maps: Vec<MapFill>,
     pub(super) lost: Vec<(&'static str, u64)>,
     pub(super) build: Build,
@@ -93,6 +97,10 @@ pub(super) struct Pod {
     pub(super) refused_connections: u64,
     /// How large its volumes are, by name; those whose file system has answered.
     pub(super) volumes: Vec<(String, Capacity)>,
+    /// Run time of the probes that is its doing.
+    pub(super) probe_seconds: f64,
+    /// What its containers have on the disk, by name; those that were measured.
+    pub(super) disk: HashMap<String, DiskUsage>,
 }
 
 /// One container and all that was counted for it.
@@ -103,9 +111,12 @@ pub(super) struct Container {
     pub(super) dns: DnsStats,
     pub(super) tcp: TcpStats,
     pub(super) block: BlockStats,
+    pub(super) runqueue: RunQueueStats,
     /// By name of the volume.
     pub(super) files: Vec<(String, Files)>,
     pub(super) cgroup: Stats,
+    /// What it has on the disk, once that was measured.
+    pub(super) disk: Option<DiskUsage>,
 }
 
 impl Reading {
@@ -122,10 +133,13 @@ impl Reading {
             unenforced.entry((namespace, pod)).or_default().push(controller);
         }
         let mut refused = node.network().refused_connections();
+        let mut disk = node.disk_usage();
         let pods = node.snapshot().into_iter().map(|about| {
             let key = (about.namespace.clone(), about.name.clone());
             Pod {
                 refused_connections: refused.remove(&about.uid).unwrap_or(0),
+                probe_seconds: 0.0,
+                disk: disk.remove(&about.uid).unwrap_or_default(),
                 about,
                 containers: Vec::new(),
                 netns: None,
@@ -149,10 +163,12 @@ impl Reading {
             completed: node.completed(),
             images: node.images().totals(),
             probes: probes.status(),
+            governed: probes.governed(),
             origin: probes.origin(),
             layout: LAYOUT.to_string(),
             adopted: node.adopted_pods(),
             costs,
+            attributed: Attributed::default(),
             maps: probes.maps(),
             lost,
             build,
@@ -170,7 +186,7 @@ impl Reading {
 
     /// Whether everything that counts `family` is on.
     pub(super) fn has(&self, family: &Family) -> bool {
-        let is_off = |status: &ProbeStatus| status.mode == "off";
+        let is_off = |status: &ProbeStatus| !status.is_attached();
         !self.probes.iter().any(|probe| is_off(probe) && family.probes.contains(&&*probe.probe))
     }
 }
@@ -181,7 +197,11 @@ impl Pod {
             self.netns = Netns::of_cgroup(&cgroups.root().join(&self.about.uid).join(INFRA));
         }
         let containers = mem::take(&mut self.about.containers).into_iter();
-        self.containers = containers.map(|about| Container::read(about, probes)).collect();
+        let mut read = |about: ContainerSnapshot| {
+            let disk = self.disk.remove(&about.name);
+            Container { disk, ..Container::read(about, probes) }
+        };
+        self.containers = containers.map(&mut read).collect();
     }
 }
 
@@ -208,9 +228,15 @@ impl Container {
             dns: if is_there { probes.dns(slot) } else { DnsStats::ZERO },
             tcp: if is_there { probes.tcp(slot) } else { TcpStats::ZERO },
             block: if is_there { probes.block(slot) } else { BlockStats::ZERO },
+            runqueue: if is_there && probes.runs("runqueue") {
+                probes.runqueue(slot)
+            } else {
+                RunQueueStats::ZERO
+            },
             about,
             files,
             cgroup,
+            disk: None,
         }
     }
 }

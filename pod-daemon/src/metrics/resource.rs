@@ -188,6 +188,25 @@ pub(super) const IO: Domain = Domain {
            when a device is done, and those that the kernel has merged are one. Both need the `io` \
            controller, which says whose a request is, and are absent on a node that has it not.",
     families: &[
+        Family::gauge(
+            "podscope_io_limit_bytes_per_second",
+            "The most that block devices transfer for the container; absent when there is no limit.",
+            Container(|c, sheet| {
+                let [read, write, _, _] = c.about.limits.io;
+                each_limit(sheet, [read, write]);
+            }),
+        )
+        .by(&[OPERATION]),
+        Family::gauge(
+            "podscope_io_limit_operations_per_second",
+            "The most requests that block devices serve for the container; absent when there is no \
+             limit.",
+            Container(|c, sheet| {
+                let [_, _, read, write] = c.about.limits.io;
+                each_limit(sheet, [read, write]);
+            }),
+        )
+        .by(&[OPERATION]),
         Family::counter(
             "podscope_io_bytes_total",
             "Bytes that block devices transferred for the container.",
@@ -291,6 +310,14 @@ pub(super) const PRESSURE: Domain = Domain {
         Label::each("kind", &["some", "full"]),
     ])],
 };
+
+fn each_limit(sheet: &mut Sheet<'_>, limits: [Option<u64>; 2]) {
+    for (operation, limit) in OPERATIONS.iter().zip(limits) {
+        if let Some(limit) = limit {
+            sheet.count(&[operation], limit);
+        }
+    }
+}
 
 fn stalls(sheet: &mut Sheet<'_>, resource: &str, pressure: Option<Pressure>) {
     let Some(pressure) = pressure else { return };

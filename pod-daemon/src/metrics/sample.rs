@@ -1,6 +1,9 @@
 //! A node with pods that have every metric, for tests.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+};
 
 use jiff::Timestamp;
 use pod_ebpf::{
@@ -9,12 +12,14 @@ use pod_ebpf::{
     file::{FileBytes, Operation, OperationStats},
     net::{NetStats, Traffic, UdpTraffic},
     process::ProcessStats,
+    runqueue::RunQueueStats,
     tcp::TcpStats,
 };
 
 use super::{
     Build,
     capacity::Capacity,
+    cost::Attributed,
     file::Files,
     netns::Netns,
     own::Own,
@@ -27,9 +32,9 @@ use crate::{
     },
     image::Totals as ImageTotals,
     manifest::demand::{CPU, Totals},
-    node::{Completed, ContainerSnapshot, Exit, Occupancy, PodSnapshot, State},
+    node::{Completed, ContainerSnapshot, DiskUsage, Exit, Occupancy, PodSnapshot, State},
     pod::Adopted,
-    probes::{MapFill, Origin, ProbeStatus, ProgramCost},
+    probes::{Governed, GovernedProbe, MapFill, Origin, ProbeStatus, ProgramCost},
 };
 
 /// A node with `pods` pods of two containers: `app`, which runs, and `job`, which has ended.
@@ -50,10 +55,19 @@ pub(super) fn reading(pods: usize) -> Reading {
             ..ImageTotals::default()
         },
         probes: vec![probe("exec", "tracepoint"), probe("file_write", "syscall")],
+        governed: Governed {
+            budget: 0.01,
+            probes: vec![GovernedProbe {
+                probe: "runqueue",
+                share: Some(0.001),
+                switched_off: false,
+            }],
+        },
         origin: Origin::New,
         layout: "1".to_owned(),
         adopted: BTreeMap::from([(Adopted::Kept, 2)]),
         costs: vec![ProgramCost { program: "exec".to_owned(), runs: 3, seconds: 0.25, missed: 0 }],
+        attributed: Attributed { deleted: 0.5, rest: 1.5 },
         maps: vec![MapFill { map: "SLOTS", entries: 2, capacity: 2048 }],
         lost: vec![("event", 0)],
         build: Build { version: "0.1.0", revision: "abc", rustc: "1.98.0" },
@@ -120,7 +134,16 @@ fn pod(index: usize) -> Pod {
     let volumes = ["rootfs", "data"].map(|volume| (volume.to_owned(), full)).to_vec();
     let containers = vec![running, ended];
     let netns = Some(Netns::sample());
-    Pod { about, containers, unenforced, netns, refused_connections: 0, volumes }
+    Pod {
+        about,
+        containers,
+        unenforced,
+        netns,
+        refused_connections: 0,
+        volumes,
+        probe_seconds: 0.25,
+        disk: HashMap::new(),
+    }
 }
 
 fn container(name: &str, state: State, last_exit: Option<Exit>) -> Container {
@@ -147,6 +170,7 @@ fn container(name: &str, state: State, last_exit: Option<Exit>) -> Container {
         ooms: [1, 0, 0],
     };
     let mut process = ProcessStats { execs: 5, forks: 4, threads: 3, ..ProcessStats::ZERO };
+    process.exec_failures = [1; 7];
     process.exits[2] = 7;
     process.signals[9] = 1;
     let mut tcp = TcpStats { accepts: 2, ..TcpStats::ZERO };
@@ -154,6 +178,8 @@ fn container(name: &str, state: State, last_exit: Option<Exit>) -> Container {
     tcp.connect_latency.sum_ns = 5_000_000;
     tcp.connect_latency.buckets[9] = 2;
     tcp.connect_latency.buckets[27] = 1;
+    let mut runqueue = RunQueueStats::ZERO;
+    runqueue.wait_ns[1] = 1_000_000;
     let mut requests = BlockOperation { bytes: 4096, errors: 1, ..BlockOperation::ZERO };
     requests.latency.buckets[5] = 1;
     let files = ["rootfs", "data", "other"].map(|volume| (volume.to_owned(), files()));
@@ -164,8 +190,10 @@ fn container(name: &str, state: State, last_exit: Option<Exit>) -> Container {
         dns: dns(),
         tcp,
         block: BlockStats { reads: requests, writes: requests },
+        runqueue,
         files: files.to_vec(),
         cgroup: cgroup(),
+        disk: Some(DiskUsage { rootfs_bytes: 4096, log_bytes: 8192 }),
     }
 }
 

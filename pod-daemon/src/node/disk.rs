@@ -16,6 +16,7 @@ use rustix::{
     fs::{AtFlags, Dir, FileType, Mode, OFlags, fstat, open, openat, statat},
 };
 
+use super::DiskUsage;
 use crate::manifest::{
     bytes,
     demand::{Unit, container_limits, display, limits},
@@ -40,6 +41,34 @@ enum Whose {
     Volume(String),
     Container(String),
     Pod,
+}
+
+/// Directories, each measured once: what is written meanwhile must not count for the pod and not
+/// for its container.
+#[derive(Debug, Default)]
+pub(super) struct Measured(HashMap<PathBuf, Usage>);
+
+impl Measured {
+    fn of(&mut self, directory: &Path) -> Usage {
+        if let Some(usage) = self.0.get(directory) {
+            return *usage;
+        }
+        // What is not there, or no longer, uses nothing.
+        let usage = measure(directory).unwrap_or_default();
+        self.0.insert(directory.to_path_buf(), usage);
+        usage
+    }
+
+    /// What a container has, with its pod's files in `files` and its logs in `logs`.
+    pub(super) fn container(&mut self, name: &str, files: &Path, logs: &Path) -> DiskUsage {
+        let [rootfs, log] = of_container(name, files, logs);
+        DiskUsage { rootfs_bytes: self.of(&rootfs).bytes, log_bytes: self.of(&log).bytes }
+    }
+}
+
+/// Where a container's changes to its image are, and its logs.
+fn of_container(name: &str, files: &Path, logs: &Path) -> [PathBuf; 2] {
+    [files.join("containers").join(name), logs.join(name)]
 }
 
 /// What is below a directory.
@@ -69,7 +98,7 @@ pub(super) fn budgets(spec: &PodSpec, files: &Path, logs: &Path) -> Vec<Budget> 
         }
         volumes.push(directory);
     }
-    let of = |name: &str| vec![files.join("containers").join(name), logs.join(name)];
+    let of = |name: &str| of_container(name, files, logs).to_vec();
     for container in &spec.containers {
         if let Some(limit) = container_limits(container).ephemeral_bytes {
             let whose = Whose::Container(container.name.clone());
@@ -85,15 +114,11 @@ pub(super) fn budgets(spec: &PodSpec, files: &Path, logs: &Path) -> Vec<Budget> 
 }
 
 /// What to say about the first of a pod's limits that is exceeded.
-pub(super) fn violation(budgets: &[Budget]) -> Option<String> {
-    // Once each: what is written meanwhile must not count for the pod and not for its container.
-    let mut measured: HashMap<&Path, Usage> = HashMap::new();
+pub(super) fn violation(budgets: &[Budget], measured: &mut Measured) -> Option<String> {
     budgets.iter().find_map(|budget| {
         let mut sum = Usage::default();
         for directory in &budget.directories {
-            // What is not there, or no longer, uses nothing.
-            let usage =
-                measured.entry(directory).or_insert_with(|| measure(directory).unwrap_or_default());
+            let usage = measured.of(directory);
             sum.bytes += usage.bytes;
             sum.too_deep |= usage.too_deep;
         }
@@ -226,7 +251,7 @@ mod tests {
             limit: u64::MAX,
             directories: vec![directory.path().to_path_buf()],
         };
-        let message = violation(&[budget]).unwrap();
+        let message = violation(&[budget], &mut Measured::default()).unwrap();
         assert!(message.contains("not measured"), "{message}");
     }
 
@@ -271,6 +296,7 @@ mod tests {
             limit,
             directories: vec![directory.path().to_path_buf(), PathBuf::from("/nonexistent")],
         };
+        let violation = |budgets: &[Budget]| violation(budgets, &mut Measured::default());
         assert_eq!(violation(&[budget(4 << 20)]), None);
         let message = violation(&[budget(4 << 20), budget(1 << 20)]).unwrap();
         let start = "Usage of EmptyDir volume \"cache\" exceeds the limit \"1Mi\": ";

@@ -2,8 +2,9 @@
 //! use more disk than they may.
 
 use std::{
-    collections::HashSet,
-    sync::{Arc, Weak},
+    collections::{HashMap, HashSet},
+    path::PathBuf,
+    sync::{Arc, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
@@ -14,9 +15,9 @@ use tokio::{
 };
 
 use super::{
-    Node, Shared,
+    DiskUsage, Node, Shared,
     admission::Preemption,
-    disk::{self, Budget},
+    disk::{self, Budget, Measured},
     refusals,
 };
 use crate::pod::{self, Disruption, Key};
@@ -49,20 +50,26 @@ async fn preempt(shared: Weak<Shared>, mut preemptions: mpsc::UnboundedReceiver<
     }
 }
 
-/// Measures what pods use, again and again, and evicts those that use too much.
+/// Measures what pods have on the disk, again and again, and evicts those that use too much.
 async fn watch_disk(shared: Weak<Shared>) {
     // By uid, for as long as they are there: a pod takes its time to end, and is evicted once.
     let mut evicted: HashSet<String> = HashSet::new();
     loop {
         let Some(node) = shared.upgrade() else { return };
         node.admission.set_pressure(disk::pressure(&node.settings.data_dir, node.disk_reserve()));
-        let limited = limited_pods(&node, &mut evicted);
+        let written = written(&node, &evicted);
+        evicted.retain(|uid| written.iter().any(|pod| pod.uid == *uid));
         let began = Instant::now();
-        let exceeded = if limited.is_empty() { Vec::new() } else { measure(limited).await };
-        for (pod, message) in exceeded {
-            evict(&node, &pod.key, message).await;
-            evicted.insert(pod.uid);
+        let measured = if written.is_empty() { Vec::new() } else { measure(written).await };
+        let mut usage = HashMap::with_capacity(measured.len());
+        for pod in measured {
+            if let Some(message) = pod.violation {
+                evict(&node, &pod.key, message).await;
+                evicted.insert(pod.uid.clone());
+            }
+            usage.insert(pod.uid, pod.usage);
         }
+        *node.disk_usage.lock().unwrap_or_else(PoisonError::into_inner) = usage;
         let pause = node.settings.usage_interval.max(began.elapsed() * SHARE);
         // Not held while nothing is done: the node may be gone by then.
         drop(node);
@@ -70,52 +77,70 @@ async fn watch_disk(shared: Weak<Shared>) {
     }
 }
 
-/// A pod that has limits.
-struct Limited {
+/// A pod that has written something, or may have.
+struct Written {
     key: Key,
     uid: String,
+    files: PathBuf,
+    logs: PathBuf,
+    containers: Vec<String>,
+    /// Its limits, if it can still be evicted.
     budgets: Vec<Budget>,
 }
 
-/// Pods that run, have limits, and are not `evicted`; those that are gone are struck off that.
-fn limited_pods(shared: &Shared, evicted: &mut HashSet<String>) -> Vec<Limited> {
-    let (pods, _) = shared.table.pods(None);
-    let uids: HashSet<&str> = pods.iter().filter_map(|pod| pod.metadata.uid.as_deref()).collect();
-    evicted.retain(|uid| uids.contains(uid.as_str()));
-    let limited = |pod: &Arc<Pod>| {
-        let key = Key::of(&**pod);
-        let phase = pod.status.as_ref()?.phase.as_deref()?;
-        if matches!(phase, "Succeeded" | "Failed") {
-            return None;
-        }
-        let uid = pod.metadata.uid.as_deref().filter(|uid| !evicted.contains(*uid))?;
-        let files = shared.pod_directory(uid);
-        let logs = pod::logs::directory(&shared.settings.log_dir, &key, uid);
-        let budgets = disk::budgets(pod.spec.as_ref()?, &files, &logs);
-        (!budgets.is_empty()).then(|| Limited { key, uid: uid.to_owned(), budgets })
-    };
-    pods.iter().filter_map(limited).collect()
+/// What it has written.
+struct Measurement {
+    key: Key,
+    uid: String,
+    usage: HashMap<String, DiskUsage>,
+    violation: Option<String>,
 }
 
-/// Finds the pods that use too much, on a thread that gives way to everything else.
-async fn measure(limited: Vec<Limited>) -> Vec<(Limited, String)> {
+/// All pods; those that are over, or `evicted`, without their limits.
+fn written(shared: &Shared, evicted: &HashSet<String>) -> Vec<Written> {
+    let (pods, _) = shared.table.pods(None);
+    let written = |pod: &Arc<Pod>| {
+        let key = Key::of(&**pod);
+        let (uid, spec) = (pod.metadata.uid.clone()?, pod.spec.as_ref()?);
+        let phase = pod.status.as_ref()?.phase.as_deref()?;
+        let files = shared.pod_directory(&uid);
+        let logs = pod::logs::directory(&shared.settings.log_dir, &key, &uid);
+        let stays = matches!(phase, "Succeeded" | "Failed") || evicted.contains(&uid);
+        let budgets = if stays { Vec::new() } else { disk::budgets(spec, &files, &logs) };
+        let containers = spec.containers.iter().map(|container| container.name.clone()).collect();
+        Some(Written { key, uid, files, logs, containers, budgets })
+    };
+    pods.iter().filter_map(written).collect()
+}
+
+/// Measures what pods have written, on a thread that gives way to everything else.
+async fn measure(written: Vec<Written>) -> Vec<Measurement> {
     let (reply, answer) = oneshot::channel();
     let walk = move || {
         if let Err(error) = rustix::process::setpriority_process(None, NICE) {
             tracing::debug!(%error, "pods' files are measured at full speed");
         }
-        let exceeded = limited.into_iter().filter_map(|pod| {
-            let message = disk::violation(&pod.budgets)?;
-            Some((pod, message))
-        });
         // Nobody waits when the daemon ends.
-        reply.send(exceeded.collect()).ok();
+        reply.send(written.into_iter().map(Written::measure).collect()).ok();
     };
     if let Err(error) = std::thread::Builder::new().name("disk-usage".to_owned()).spawn(walk) {
         tracing::warn!(%error, "pods' use of the disk is not measured");
         return Vec::new();
     }
     answer.await.unwrap_or_default()
+}
+
+impl Written {
+    fn measure(self) -> Measurement {
+        let Self { key, uid, files, logs, containers, budgets } = self;
+        let mut measured = Measured::default();
+        let violation = disk::violation(&budgets, &mut measured);
+        let usage = containers.into_iter().map(|name| {
+            let usage = measured.container(&name, &files, &logs);
+            (name, usage)
+        });
+        Measurement { usage: usage.collect(), key, uid, violation }
+    }
 }
 
 async fn evict(shared: &Shared, key: &Key, message: String) {

@@ -1,7 +1,7 @@
 //! What the node's operations and the pods' workers share.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
@@ -14,8 +14,8 @@ use k8s_openapi::{
 use tokio::sync::mpsc;
 
 use super::{
-    Admission, Completed, PodSnapshot, Reserve, admission, secrets::Secrets, store::Store as Files,
-    table::Table,
+    Admission, Completed, DiskUsage, PodSnapshot, Reserve, admission, secrets::Secrets,
+    store::Store as Files, table::Table,
 };
 use crate::{
     cgroup::{Device, Hierarchy},
@@ -52,6 +52,8 @@ pub struct Shared {
     pub(super) table: Table,
     pub(super) files: Files,
     pub(super) adopted: Mutex<BTreeMap<Adopted, u64>>,
+    /// What pods' containers have on the disk, as it was last measured, by the pods' uids.
+    pub(super) disk_usage: Mutex<HashMap<String, HashMap<String, DiskUsage>>>,
 }
 
 /// What the node's owner decides.
@@ -122,6 +124,7 @@ impl Shared {
             table,
             files,
             adopted: Mutex::default(),
+            disk_usage: Mutex::default(),
         }
     }
 

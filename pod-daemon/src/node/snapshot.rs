@@ -71,6 +71,15 @@ pub struct ContainerSnapshot {
     pub ooms: [u64; 3],
 }
 
+/// What a container has on the node's disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskUsage {
+    /// Bytes of what it has changed in its image.
+    pub rootfs_bytes: u64,
+    /// Bytes of its logs.
+    pub log_bytes: u64,
+}
+
 /// What a container is doing.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub enum State {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap as Table, HashSet},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     net::IpAddr,
     path::Path,
     sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
@@ -19,6 +20,7 @@ use pod_ebpf::{
     lost::Lost,
     net::NetStats,
     process::{ProcessStats, Run, Victim},
+    runqueue::{HOST, IDLE, PodNumber, RunQueueStats},
     tcp::TcpStats,
 };
 
@@ -31,7 +33,7 @@ type AttachmentSlots = aya::maps::CgroupStorage<Data, AttachmentSlot>;
 use super::{Data, Error, MapFill, addresses::Addresses, open};
 
 /// Names of the maps that outlive the daemon.
-pub(super) const NAMES: [&str; 16] = [
+pub(super) const NAMES: [&str; 18] = [
     "SLOTS",
     "PROCESS",
     "RUNS",
@@ -48,6 +50,8 @@ pub(super) const NAMES: [&str; 16] = [
     "FILE_OPS",
     "BLOCK",
     "LOST",
+    "RUNQUEUE",
+    "POD_OF",
 ];
 
 /// The probes' maps, as the daemon uses them.
@@ -71,6 +75,7 @@ struct Values {
     files: PerCpuArray<Data, FileBytes>,
     file_operations: Array<Data, FileOperations>,
     block: Array<Data, BlockStats>,
+    runqueue: Array<Data, RunQueueStats>,
 }
 
 /// What only the daemon writes.
@@ -78,6 +83,7 @@ struct Keys {
     slots: HashMap<Data, u64, u32>,
     volumes: HashMap<Data, u32, Volume>,
     attachments: AttachmentSlots,
+    pods: Array<Data, PodNumber>,
     free_slots: Vec<u32>,
     free_cells: Vec<u32>,
     slot_count: u64,
@@ -106,6 +112,7 @@ impl Counters {
                 slots,
                 volumes,
                 attachments: open(folder, "SLOT_OF", aya::maps::Map::CgroupStorage)?,
+                pods: open(folder, "POD_OF", aya::maps::Map::Array)?,
                 // Taken from the end: low numbers first.
                 free_slots: (NO_SLOT + 1..MAX_SLOTS).rev().collect(),
                 free_cells: (MAX_SLOTS..FILE_CELLS).rev().collect(),
@@ -122,6 +129,7 @@ impl Counters {
                 files: open(folder, "FILES", aya::maps::Map::PerCpuArray)?,
                 file_operations: open(folder, "FILE_OPS", aya::maps::Map::Array)?,
                 block: open(folder, "BLOCK", aya::maps::Map::Array)?,
+                runqueue: open(folder, "RUNQUEUE", aya::maps::Map::Array)?,
             }),
             addresses: Mutex::new(Addresses::open(folder)?),
             lost: open(folder, "LOST", aya::maps::Map::Array)?,
@@ -200,6 +208,14 @@ impl Counters {
         Ok(())
     }
 
+    /// Says which pod a slot's container is of.
+    pub(super) fn set_pod(&self, slot: u32, uid: &str) -> Result<(), Error> {
+        self.keys()
+            .pods
+            .set(slot, &pod_number(uid), 0)
+            .map_err(|source| Error::Map { action: "store a container's pod", source })
+    }
+
     pub(super) fn set_attachment_slot(
         &self,
         key: CgroupStorageKey,
@@ -254,6 +270,7 @@ impl Counters {
         values.runs.set(slot, &Run::NONE, 0)?;
         values.victims.set(slot, &Victim::NONE, 0)?;
         values.dns.set(slot, &DnsStats::ZERO, 0)?;
+        values.runqueue.set(slot, &RunQueueStats::ZERO, 0)?;
         values.tcp.set(slot, &TcpStats::ZERO, 0)?;
         values.block.set(slot, &BlockStats::ZERO, 0)?;
         values.net.set(slot, PerCpuValues::try_from(vec![NetStats::ZERO; self.cpus])?, 0)?;
@@ -320,6 +337,12 @@ impl Counters {
         self.values().tcp.get(&slot, 0).unwrap_or(TcpStats::ZERO)
     }
 
+    /// The waits for a CPU of a slot.
+    #[must_use]
+    pub fn runqueue(&self, slot: u32) -> RunQueueStats {
+        self.values().runqueue.get(&slot, 0).unwrap_or(RunQueueStats::ZERO)
+    }
+
     /// What was read and written on a cell, all CPUs together.
     #[must_use]
     pub fn file_bytes(&self, cell: u32) -> FileBytes {
@@ -367,4 +390,11 @@ fn total<T: pod_ebpf::Counters>(map: &PerCpuArray<Data, T>, cell: u32) -> T {
         values.iter().for_each(|value| sum.add(value));
     }
     sum
+}
+
+/// What tells a pod from others in the probes, made of its uid.
+fn pod_number(uid: &str) -> PodNumber {
+    let mut hasher = DefaultHasher::new();
+    uid.hash(&mut hasher);
+    hasher.finish().clamp(HOST + 1, IDLE - 1)
 }

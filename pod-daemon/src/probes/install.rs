@@ -1,13 +1,17 @@
 //! Loading the object, or finding that an earlier daemon has: what is attached once per node.
 
-use std::{fs, io, net::Ipv4Addr};
+use std::{
+    fs, io,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+};
 
 use aya::EbpfLoader;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Error, Floor, LogLevel, Origin, ProbeStatus, Settings, btf, counters,
+    Error, LogLevel, Origin, ProbeStatus, Settings, Switch, btf, counters,
     pins::Pins,
     plan::{self, Attachment},
 };
@@ -25,6 +29,8 @@ pub(super) struct Installation {
     pub(super) id: String,
     pub(super) status: Vec<ProbeStatus>,
     pub(super) origin: Origin,
+    /// Where the next daemon learns of all that.
+    pub(super) record: PathBuf,
 }
 
 /// What a daemon leaves to the next one.
@@ -57,18 +63,23 @@ pub(super) fn take_over(settings: &Settings<'_>) -> Result<Installation, Error> 
             };
             fs::remove_file(&record).ok();
             let status = install(settings, &pins, &id)?;
-            let installed = Installed { id: id.clone(), status };
-            serde_json::to_vec(&installed)
-                .map_err(io::Error::from)
-                .and_then(|text| fs::write(&record, text))
-                .map_err(|source| Error::Pin { action: "write", path: record, source })?;
-            (installed.status, origin)
+            save(&record, &id, &status)?;
+            (status, origin)
         }
     };
     for probe in status.iter().filter(|probe| probe.mode == plan::OFF) {
         tracing::warn!(probe = %probe.probe, reason = %probe.reason, "probe is off");
     }
-    Ok(Installation { pins, id, status, origin })
+    Ok(Installation { pins, id, status, origin, record })
+}
+
+/// Leaves to the next daemon how the object `id` is attached.
+pub(super) fn save(record: &Path, id: &str, status: &[ProbeStatus]) -> Result<(), Error> {
+    let installed = Installed { id: id.to_owned(), status: status.to_vec() };
+    serde_json::to_vec(&installed)
+        .map_err(io::Error::from)
+        .and_then(|text| fs::write(record, text))
+        .map_err(|source| Error::Pin { action: "write", path: record.to_path_buf(), source })
 }
 
 /// Loads the object with the maps that are there, and attaches what is attached once per node in
@@ -101,7 +112,9 @@ fn install(settings: &Settings<'_>, pins: &Pins, id: &str) -> Result<Vec<ProbeSt
     let mut attachment =
         Attachment { ebpf: &mut ebpf, kernel: &kernel, btf: &btf, offsets: &offsets, pins, id };
     let mut status = attachment.attach();
-    if settings.floor == Floor::On {
+    let wanted: &[&str] = if settings.runqueue == Switch::On { &["runqueue"] } else { &[] };
+    status.extend(attachment.attach_optional(wanted));
+    if settings.floor == Switch::On {
         status.push(attachment.attach_floor());
     }
     attachment.pin_programs()?;
@@ -118,7 +131,8 @@ fn word(address: Ipv4Addr) -> u32 {
 fn object_id(settings: &Settings<'_>) -> String {
     let mut hash = Sha256::new();
     hash.update(OBJECT);
-    let Settings { container_level, pods, log, floor, .. } = settings;
-    hash.update(format!("{container_level} {pods:?} {log:?} {floor:?}"));
+    // With another budget, what the last one has switched off is worth another try.
+    let Settings { container_level, pods, log, floor, runqueue, budget, .. } = settings;
+    hash.update(format!("{container_level} {pods:?} {log:?} {floor:?} {runqueue:?} {budget}"));
     hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }

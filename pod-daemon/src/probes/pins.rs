@@ -76,6 +76,14 @@ impl Pins {
         Ok(())
     }
 
+    /// Detaches what the object `id` has attached under this name.
+    pub(super) fn remove_link(&self, id: &str, name: &str) {
+        let path = self.object(id).join("links").join(name);
+        if let Err(error) = fs::remove_file(&path) {
+            tracing::warn!(path = %path.display(), %error, "a program stays attached");
+        }
+    }
+
     /// Detaches what another object than `id` has attached under this name.
     pub(super) fn remove_link_of_others(&self, id: &str, name: &str) {
         for folder in self.others(OBJECT, &self.object(id)) {

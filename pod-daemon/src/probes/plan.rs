@@ -19,21 +19,37 @@ use super::{Error, btf::Btf, pins::Pins, sys};
 /// Mode of a probe that does not run.
 pub(super) const OFF: &str = "off";
 
+/// Mode of an optional probe that nobody has asked for.
+const UNASKED: &str = "optional";
+
+/// Mode of probes that share one program at the exit of all system calls.
+const SYSCALL: &str = "syscall";
+
+/// How the reason begins for which the governor has switched a probe off.
+const OVER_BUDGET: &str = "over budget";
+
+/// Why the governor switches a probe off: the share of all CPUs that the optional probes took, and
+/// that they may take.
+pub(super) fn over_budget(share: f64, budget: f64) -> String {
+    let percent = |share: f64| 100.0 * share;
+    format!("{OVER_BUDGET}: {:.3} % of the CPUs, of {} %", percent(share), percent(budget))
+}
+
 /// How one probe is attached.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct ProbeStatus {
     /// What it measures.
     pub probe: Cow<'static, str>,
-    /// `tracepoint`, `cgroup`, `fexit`, `syscall` or `off`.
+    /// `tracepoint`, `cgroup`, `fexit`, `syscall`, `optional` or `off`.
     pub mode: Cow<'static, str>,
     /// Why it is not in its preferred mode; empty if it is.
     pub reason: String,
 }
 
 /// A program, what it measures, and where it hangs.
-struct Probe {
-    name: &'static str,
-    program: &'static str,
+pub(super) struct Probe {
+    pub(super) name: &'static str,
+    pub(super) program: &'static str,
     /// A tracepoint, a function of the kernel or a system call whose return is hooked; empty for what
     /// hangs on cgroups.
     hook: &'static str,
@@ -85,6 +101,18 @@ const REQUEST: &[&str] = &[
     "cgroup_level",
 ];
 
+/// A task that is given a CPU.
+const SWITCH: &[&str] = &[
+    "task_pid",
+    "task_cgroups",
+    "task_run_delay",
+    "task_times_run",
+    "task_last_queued",
+    "task_queue",
+    "queue_cpu",
+    "cpu_clock",
+];
+
 /// From a file to its kind and its mount.
 const FILE: &[&str] = &["file_inode", "file_mnt", "inode_mode", "mnt_id"];
 
@@ -116,6 +144,24 @@ const TRACEPOINTS: [Probe; 5] = [
     probe("block", "block_done", "block_rq_complete", REQUEST),
     probe("oom_victim", "oom_victim", "mark_victim", &["task_tgid", "task_cgroups"]),
 ];
+
+/// Typed tracepoints that cost too much for everybody: they are attached when asked for, and
+/// detached again when they cost too much.
+pub(super) const OPTIONAL: [Probe; 1] = [probe("runqueue", "runqueue", "sched_switch", SWITCH)];
+
+/// The calls that execute a program.
+const EXEC_CALLS: [Probe; 2] = [
+    probe(EXEC_FAILURE, "f_execve", "execve", &[]),
+    probe(EXEC_FAILURE, "f_execveat", "execveat", &[]),
+];
+
+/// The same for 32-bit programs, where the kernel runs these.
+const EXEC_CALLS_32: [Probe; 2] = [
+    probe(EXEC_FAILURE, "f_execve32", "execve", &[]),
+    probe(EXEC_FAILURE, "f_execveat32", "execveat", &[]),
+];
+
+const EXEC_FAILURE: &str = "exec_failure";
 
 /// At the entry and the return of functions of the kernel.
 const FILE_FUNCTIONS: [Probe; 6] = [
@@ -162,8 +208,12 @@ pub const UNSEEN: [&str; 2] = ["file_io_uring", "file_mmap"];
 /// What the kernel calls the entry of a system call.
 #[cfg(target_arch = "aarch64")]
 const SYSCALL_PREFIX: &str = "__arm64_sys_";
+#[cfg(target_arch = "aarch64")]
+const SYSCALL_PREFIX_32: &str = "__arm64_compat_sys_";
 #[cfg(not(target_arch = "aarch64"))]
 const SYSCALL_PREFIX: &str = "__x64_sys_";
+#[cfg(not(target_arch = "aarch64"))]
+const SYSCALL_PREFIX_32: &str = "__ia32_compat_sys_";
 
 /// An object that is being loaded, and where its programs and links are kept.
 pub(super) struct Attachment<'a> {
@@ -195,8 +245,49 @@ impl Attachment<'_> {
             with::<SockOps, _, _>(self.ebpf, "tcp", SockOps::load).map_err(Refusal::Program)
         });
         status.push(outcome("tcp", "cgroup", result));
-        status.extend(self.attach_files());
+        let files = self.attach_files();
+        status.push(self.attach_exec_failures(&files));
+        status.extend(files);
         status
+    }
+
+    /// Attaches the optional probes that are `wanted`.
+    pub(super) fn attach_optional(&mut self, wanted: &[&str]) -> Vec<ProbeStatus> {
+        let attach = |probe: &Probe| {
+            if !wanted.contains(&probe.name) {
+                let reason = format!("needs --probe-{}=on", probe.name);
+                return ProbeStatus::new(probe.name, UNASKED, reason);
+            }
+            let result = self.attach_tracepoint(probe);
+            outcome(probe.name, "tracepoint", result)
+        };
+        OPTIONAL.iter().map(attach).collect()
+    }
+
+    /// What counts execs that fail: by fexit, or, if the kernel refuses that, by what counts files
+    /// in syscall mode.
+    fn attach_exec_failures(&mut self, files: &[ProbeStatus]) -> ProbeStatus {
+        let of_32_bit = EXEC_CALLS_32.iter().map(|probe| (probe, SYSCALL_PREFIX_32));
+        let calls: Vec<_> = EXEC_CALLS
+            .iter()
+            .map(|probe| (probe, SYSCALL_PREFIX))
+            .chain(of_32_bit)
+            .map(|(probe, prefix)| (probe, format!("{prefix}{}", probe.hook)))
+            .collect();
+        for (probe, function) in calls {
+            let is_32_bit = function.starts_with(SYSCALL_PREFIX_32);
+            match self.attach_function::<FExit>(probe.program, &function, probe.needs) {
+                Ok(()) => {}
+                // It runs no such programs.
+                Err(Refusal::NoFunction(_)) if is_32_bit => {}
+                Err(Refusal::Program(refused)) if files.iter().any(|file| file.mode == SYSCALL) => {
+                    let reason = format!("fexit: {}", chain(&refused));
+                    return ProbeStatus::new(EXEC_FAILURE, SYSCALL, reason);
+                }
+                Err(refusal) => return outcome(EXEC_FAILURE, OFF, Err(refusal)),
+            }
+        }
+        outcome(EXEC_FAILURE, "fexit", Ok(()))
     }
 
     /// Attaches the program that does next to nothing, to compare the others' cost with.
@@ -253,7 +344,7 @@ impl Attachment<'_> {
             .attach_tracepoint(&FILE_ENTER)
             .and_then(|()| self.attach_tracepoint(&FILE_SYSCALL));
         let status = |probe: &Probe| match &result {
-            Ok(()) => ProbeStatus::new(probe.name, "syscall", reason.to_owned()),
+            Ok(()) => ProbeStatus::new(probe.name, SYSCALL, reason.to_owned()),
             Err(refusal) => {
                 ProbeStatus::new(probe.name, OFF, format!("{reason}; sys_exit: {refusal}"))
             }
@@ -372,6 +463,17 @@ impl ProbeStatus {
             "syscall" if WITHOUT_VOLUME.contains(&&*self.probe) => "degraded",
             _ => "attached",
         }
+    }
+
+    /// Whether it counts.
+    #[must_use]
+    pub fn is_attached(&self) -> bool {
+        !matches!(&*self.mode, OFF | UNASKED)
+    }
+
+    /// Whether the governor has switched it off.
+    pub(super) fn is_over_budget(&self) -> bool {
+        self.reason.starts_with(OVER_BUDGET)
     }
 }
 

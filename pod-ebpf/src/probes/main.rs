@@ -17,6 +17,7 @@ mod file;
 mod kernel;
 mod net;
 mod process;
+mod runqueue;
 mod slot;
 mod tcp;
 

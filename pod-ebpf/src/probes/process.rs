@@ -5,15 +5,18 @@
 use aya_ebpf::{
     EbpfContext as _,
     helpers::generated::bpf_ktime_get_boot_ns,
-    macros::{btf_tracepoint, map},
+    macros::{btf_tracepoint, fexit, map},
     maps::Array,
-    programs::BtfTracePointContext,
+    programs::{BtfTracePointContext, FExitContext},
 };
 use aya_log_ebpf::debug;
 use pod_ebpf::{
     MAX_SLOTS, NO_SLOT,
     lost::Lost,
-    process::{EXIT_CLASSES, ExitClass, ProcessStats, Run, RunState, SIGNALS, Victim},
+    process::{
+        EXEC_FAILURES, EXIT_CLASSES, ExecFailure, ExitClass, ProcessStats, Run, RunState, SIGNALS,
+        Victim,
+    },
 };
 
 use crate::{
@@ -46,6 +49,41 @@ fn exec(ctx: BtfTracePointContext) -> i32 {
         debug!(&ctx, "exec: pid {} in slot {}", ctx.tgid(), slot);
     }
     0
+}
+
+/// A call of `execve` or `execveat` returned.
+#[inline(always)]
+pub(crate) fn exec_returned(result: i64) {
+    let Some(failure) = ExecFailure::of(result) else { return };
+    let Some(stats) = PROCESS.get_ptr_mut(slot::of_current()) else { return };
+    let index = failure as usize;
+    if index < EXEC_FAILURES {
+        // SAFETY: `stats` points into the map's storage, which outlives this program, and the index
+        // is within the array.
+        unsafe {
+            counter::add((&raw mut (*stats).exec_failures).cast::<u64>().add(index), 1);
+        }
+    }
+}
+
+/// The system calls themselves, where the kernel allows fexit: else whatever counts at the exit of
+/// all system calls does it. What calls them within the kernel, for a program of its own, is not
+/// meant.
+macro_rules! exec_calls {
+    ($($program:ident $function:literal;)*) => {$(
+        #[fexit(function = $function)]
+        fn $program(ctx: FExitContext) -> i32 {
+            exec_returned(ctx.arg(1));
+            0
+        }
+    )*};
+}
+
+exec_calls! {
+    f_execve "execve";
+    f_execveat "execveat";
+    f_execve32 "execve";
+    f_execveat32 "execveat";
 }
 
 /// Takes note of a container's first process, which the daemon has named before. Nothing else runs

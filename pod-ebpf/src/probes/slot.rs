@@ -142,6 +142,35 @@ fn ancestor_of_cgroup(cgroup: u64, level: i32) -> Option<u64> {
     if read::<i32>(cgroup, offset!(cgroup_level))? < level {
         return None;
     }
+    ancestor(cgroup, level)
+}
+
+/// The slot of a task that need not be the running one, without helpers for most tasks of a node,
+/// which live in cgroups less deep than containers'.
+///
+/// # Safety
+/// `task` is a `struct task_struct *` to the verifier.
+#[inline(always)]
+pub(crate) unsafe fn of_typed_task(task: *const u8) -> u32 {
+    let level = container_level();
+    // SAFETY: by this function's contract; each step is a field of what the one before points at.
+    let (cgroup, depth) = unsafe {
+        let set = field::<*const u8>(task, offset!(task_cgroups));
+        let cgroup = field::<*const u8>(set, offset!(css_set_cgroup));
+        (cgroup, field::<i32>(cgroup, offset!(cgroup_level)))
+    };
+    if depth < level {
+        return NO_SLOT;
+    }
+    match ancestor(cgroup as u64, level) {
+        Some(id) => of_cgroup(id),
+        None => NO_SLOT,
+    }
+}
+
+/// The id of the ancestor at `level` of a cgroup that is at least that deep.
+#[inline(always)]
+fn ancestor(cgroup: u64, level: i32) -> Option<u64> {
     let at = 8 * u64::from(level.cast_unsigned());
     if has!(cgroup_ancestor_ids) {
         return read::<u64>(cgroup, offset!(cgroup_ancestor_ids) + at);

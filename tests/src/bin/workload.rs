@@ -10,6 +10,8 @@
 mod attack;
 #[path = "workload/exhaust.rs"]
 mod exhaust;
+#[path = "workload/fail.rs"]
+mod fail;
 #[path = "workload/files.rs"]
 mod files;
 #[path = "workload/traffic.rs"]
@@ -28,7 +30,7 @@ use std::{
     path::Path,
     process::{self, Command},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail};
@@ -104,6 +106,8 @@ fn do_step(words: &[&str]) -> anyhow::Result<()> {
         ["fork", count] => fork_and_wait(count.parse()?)?,
         ["orphans", count] => orphans(count.parse()?)?,
         ["exec-nothing", count] => exec_nothing(count.parse()?),
+        ["fail-to-exec", how, count] => fail::to_exec(how, count.parse()?)?,
+        ["burn", count, time] => burn(count.parse()?, Duration::from_millis(time.parse()?))?,
         ["print", ref text @ ..] => println!("{}", text.join(" ")),
         ["chronicle", path, lines] => chronicle(path, lines.parse()?)?,
         ["log", lines] => (0..lines.parse::<u64>()?).for_each(|line| println!("line {line}")),
@@ -272,6 +276,27 @@ fn end_child(signal: libc::c_int) -> io::Result<()> {
         // SAFETY: plain numbers.
         unsafe { libc::raise(signal) };
     })?);
+    Ok(())
+}
+
+/// Has `count` children use a CPU for `time` and then sleep for good; says so when all have done so.
+fn burn(count: usize, time: Duration) -> anyhow::Result<()> {
+    let (mut reader, writer) = io::pipe()?;
+    for _ in 0..count {
+        let mut writer = writer.try_clone()?;
+        fork(|| {
+            let end = Instant::now() + time;
+            while Instant::now() < end {
+                std::hint::spin_loop();
+            }
+            if writer.write_all(&[1]).is_err() {
+                process::abort();
+            }
+            thread::sleep(Duration::from_secs(3600));
+        })?;
+    }
+    reader.read_exact(&mut vec![0; count])?;
+    println!("burned");
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use pod_ebpf::{NO_SLOT, file::Operation, lost::Lost};
 
 use super::{Outcome, file_at, file_of, is_final, opened, timing::Place};
-use crate::{counter, kernel::field, slot};
+use crate::{counter, kernel::field, process, slot};
 
 /// What a system call does.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub(super) enum Call {
     /// Of a directory, if its third argument says so.
     UnlinkAt,
     Rename,
+    /// Executes a program.
+    Exec,
 }
 
 /// System calls have lower numbers.
@@ -85,6 +87,11 @@ pub(super) unsafe fn finished(regs: *const u8, result: i64, call: Call) -> Optio
     if !is_final(result) {
         return None;
     }
+    if call == Call::Exec {
+        // Here, since a program of its own would cost every system call as much as this one.
+        process::exec_returned(result);
+        return None;
+    }
     let slot = slot::of_current();
     if slot == NO_SLOT {
         return None;
@@ -125,7 +132,7 @@ pub(super) unsafe fn finished(regs: *const u8, result: i64, call: Call) -> Optio
             Outcome { slot, result, duration: Place::of_current()?.end() }.count(operation, None);
             Some(())
         }
-        Call::Other => None,
+        Call::Exec | Call::Other => None,
     }
 }
 
@@ -184,6 +191,8 @@ mod arch {
         (&[35], Call::UnlinkAt),
         // renameat, renameat2
         (&[38, 276], Call::Rename),
+        // execve, execveat
+        (&[221, 281], Call::Exec),
     ];
 }
 
@@ -220,5 +229,7 @@ mod arch {
         (&[263], Call::UnlinkAt),
         // rename, renameat, renameat2
         (&[82, 264, 316], Call::Rename),
+        // execve, execveat
+        (&[59, 322], Call::Exec),
     ];
 }

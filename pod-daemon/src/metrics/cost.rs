@@ -1,0 +1,243 @@
+//! Whose doing the run time of the probes is.
+//!
+//! The kernel accounts a program's run time as a whole. How often a container set it off is known
+//! from what was counted for it, and so its share is: as many runs, at the mean cost of the
+//! program's runs since the scrape before. It is added up from scrape to scrape, since a mean over
+//! all time would let a counter fall.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{
+    family::{Domain, Family, Source},
+    reading::{Container, Pod, Reading},
+};
+use crate::probes::ProgramCost;
+
+pub(super) const DOMAIN: Domain = Domain {
+    title: "Whose doing the cost is",
+    text: "The time of `podscope_bpf_program_seconds_total`, by who set the programs off, since \
+           this daemon started: all of the three together grow as that does. A pod's is the number \
+           of its execs, forks, exits, packets, connections, file operations and waits for a CPU, \
+           each at the mean cost of the program that counts it between two scrapes. What no count \
+           tells of is not attributed: above all, calls that are looked at and left alone, such as \
+           those of the host, and in `syscall` mode all system calls but those that move bytes.",
+    families: &[
+        Family::counter(
+            "podscope_bpf_pod_seconds_total",
+            "Run time of the eBPF programs that is a pod's doing.",
+            Source::Pod(|pod, sheet| sheet.value(&[], pod.probe_seconds)),
+        ),
+        Family::counter(
+            "podscope_bpf_deleted_pod_seconds_total",
+            "The same of pods that were deleted.",
+            Source::Node(|reading, sheet| sheet.value(&[], reading.attributed.deleted)),
+        ),
+        Family::counter(
+            "podscope_bpf_unattributed_seconds_total",
+            "Run time of the eBPF programs that is no pod's doing, as far as is known.",
+            Source::Node(|reading, sheet| sheet.value(&[], reading.attributed.rest)),
+        ),
+    ],
+};
+
+/// Run time that is no living pod's.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Attributed {
+    pub(super) deleted: f64,
+    pub(super) rest: f64,
+}
+
+/// Programs that run for the same reason, and how often a container has given it.
+struct Hook {
+    programs: &'static [&'static str],
+    runs: fn(&Container) -> u64,
+}
+
+const HOOKS: [Hook; 11] = [
+    Hook { programs: &["exec"], runs: |c| c.process.execs },
+    Hook {
+        programs: &["f_execve", "f_execveat", "f_execve32", "f_execveat32"],
+        runs: |c| c.process.execs + c.process.exec_failures.iter().sum::<u64>(),
+    },
+    Hook { programs: &["fork"], runs: |c| c.process.forks + c.process.threads },
+    Hook {
+        programs: &["exit"],
+        // The end of a thread is not counted, but has a beginning that is.
+        runs: |c| {
+            let exits = c.process.exits.iter().chain(&c.process.signals).sum::<u64>();
+            exits + c.process.threads
+        },
+    },
+    Hook { programs: &["net_ingress"], runs: |c| c.net.packets[0] },
+    Hook { programs: &["net_egress"], runs: |c| c.net.packets[1] },
+    Hook { programs: &["tcp"], runs: |c| c.tcp.connects.iter().sum::<u64>() + c.tcp.accepts },
+    Hook {
+        programs: &["file_read", "f_readv", "f_preadv", "f_preadv2"],
+        runs: |c| c.files.iter().map(|(_, file)| file.reads).sum(),
+    },
+    Hook {
+        programs: &["file_write", "f_writev", "f_pwritev", "f_pwritev2", "f_sendfile", "f_splice"],
+        runs: |c| c.files.iter().map(|(_, file)| file.writes).sum(),
+    },
+    Hook {
+        programs: &["file_syscall"],
+        runs: |c| c.files.iter().map(|(_, file)| file.reads + file.writes).sum(),
+    },
+    Hook { programs: &["runqueue"], runs: |c| c.runqueue.latency.count() },
+];
+
+/// Times that a container has given each reason.
+type Counts = [u64; HOOKS.len()];
+
+/// What was attributed up to the last scrape.
+#[derive(Default)]
+pub(super) struct Ledger {
+    /// Runs and seconds of each program, then.
+    programs: HashMap<String, (u64, f64)>,
+    /// By pod and container.
+    counts: HashMap<(String, String), Counts>,
+    /// By pod.
+    seconds: HashMap<String, f64>,
+    attributed: Attributed,
+    is_open: bool,
+}
+
+impl Ledger {
+    /// Attributes what has come since the last scrape, and enters the sums into `reading`.
+    pub(super) fn enter(&mut self, reading: &mut Reading) {
+        let spent = self.spent(&reading.costs);
+        let began = reading.own.start_seconds;
+        let mut counts = HashMap::new();
+        let mut new: Vec<Vec<Counts>> = Vec::with_capacity(reading.pods.len());
+        for pod in &reading.pods {
+            let of_pod = pod.containers.iter().map(|container| {
+                let key = (pod.about.uid.clone(), container.about.name.clone());
+                let current: Counts = std::array::from_fn(|hook| (HOOKS[hook].runs)(container));
+                let before = self.counts.get(&key).copied();
+                counts.insert(key, current);
+                since(current, before.unwrap_or_else(|| first(pod, began, current)))
+            });
+            new.push(of_pod.collect());
+        }
+        self.counts = counts;
+
+        let mut total = [0; HOOKS.len()];
+        for (hook, total) in total.iter_mut().enumerate() {
+            *total = new.iter().flatten().map(|counts| counts[hook]).sum::<u64>();
+        }
+        let prices: [f64; HOOKS.len()] =
+            std::array::from_fn(|hook| spent.price(HOOKS[hook].programs, total[hook]));
+        let mut attributed = 0.0;
+        for (pod, counts) in reading.pods.iter_mut().zip(new) {
+            let counts = counts.iter().flat_map(|counts| counts.iter().zip(prices));
+            let more: f64 = counts.map(|(runs, price)| *runs as f64 * price).sum();
+            attributed += more;
+            let sum = self.seconds.entry(pod.about.uid.clone()).or_default();
+            *sum += more;
+            pod.probe_seconds = *sum;
+        }
+        self.forget(&reading.pods);
+        self.attributed.rest += (spent.all - attributed).max(0.0);
+        reading.attributed = self.attributed;
+    }
+
+    /// What the programs have done since the last scrape; nothing before the first one, since what
+    /// an earlier daemon has attributed is not known.
+    fn spent(&mut self, costs: &[ProgramCost]) -> Spent {
+        let mut spent = Spent::default();
+        for cost in costs {
+            let current = (cost.runs, cost.seconds);
+            let before = self.programs.insert(cost.program.clone(), current);
+            let before = before.unwrap_or(if self.is_open { (0, 0.0) } else { current });
+            let (runs, seconds) = (cost.runs.saturating_sub(before.0), cost.seconds - before.1);
+            spent.all += seconds;
+            spent.programs.insert(cost.program.clone(), (runs, seconds));
+        }
+        self.is_open = true;
+        spent
+    }
+
+    fn forget(&mut self, pods: &[Pod]) {
+        let living: HashSet<&str> = pods.iter().map(|pod| &*pod.about.uid).collect();
+        self.seconds.retain(|uid, seconds| {
+            let lives = living.contains(uid.as_str());
+            if !lives {
+                self.attributed.deleted += *seconds;
+            }
+            lives
+        });
+    }
+}
+
+/// What the programs have done since the last scrape.
+#[derive(Default)]
+struct Spent {
+    all: f64,
+    programs: HashMap<String, (u64, f64)>,
+}
+
+impl Spent {
+    /// The mean cost of a run of these programs. Pods may have counted some runs more than the
+    /// kernel says, since not all is read at the same moment: all of them together cost no more
+    /// than was spent.
+    fn price(&self, programs: &[&str], counted: u64) -> f64 {
+        let mut sum = (0, 0.0);
+        for (runs, seconds) in programs.iter().filter_map(|program| self.programs.get(*program)) {
+            sum = (sum.0 + runs, sum.1 + seconds);
+        }
+        let runs = sum.0.max(counted);
+        if runs == 0 { 0.0 } else { sum.1 / runs as f64 }
+    }
+}
+
+/// What a container that is seen for the first time had counted before: nothing, unless it is older
+/// than this daemon.
+fn first(pod: &Pod, began: f64, current: Counts) -> Counts {
+    let observed = pod.about.observed_from.as_duration().as_secs_f64();
+    if observed < began { current } else { Counts::default() }
+}
+
+fn since(current: Counts, before: Counts) -> Counts {
+    std::array::from_fn(|hook| current[hook].saturating_sub(before[hook]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::sample, *};
+
+    fn cost(program: &str, runs: u64, seconds: f64) -> ProgramCost {
+        ProgramCost { program: program.to_owned(), runs, seconds, missed: 0 }
+    }
+
+    /// A reading of one pod with one container that has forked and executed so often.
+    fn reading(forks: u64, execs: u64, costs: Vec<ProgramCost>) -> Reading {
+        let mut reading = sample::reading(1);
+        reading.costs = costs;
+        reading.pods[0].containers.truncate(1);
+        let process = &mut reading.pods[0].containers[0].process;
+        (process.forks, process.threads, process.execs) = (forks, 0, execs);
+        reading
+    }
+
+    #[test]
+    fn a_pods_runs_cost_the_mean_and_nothing_is_lost() {
+        let mut ledger = Ledger::default();
+        let mut first = reading(0, 0, vec![cost("fork", 100, 1.0), cost("exec", 0, 0.0)]);
+        ledger.enter(&mut first);
+        assert_eq!((first.pods[0].probe_seconds, first.attributed.rest), (0.0, 0.0));
+
+        let mut second = reading(10, 0, vec![cost("fork", 140, 3.0), cost("exec", 0, 0.0)]);
+        ledger.enter(&mut second);
+        assert_eq!((second.pods[0].probe_seconds, second.attributed.rest), (0.5, 1.5));
+
+        // More than the kernel has seen: it costs what was spent, and no more.
+        let mut third = reading(14, 8, vec![cost("fork", 142, 4.0), cost("exec", 4, 2.0)]);
+        ledger.enter(&mut third);
+        assert_eq!((third.pods[0].probe_seconds, third.attributed.rest), (3.5, 1.5));
+
+        let mut fourth = reading(0, 0, vec![cost("fork", 142, 4.0), cost("exec", 4, 2.0)]);
+        fourth.pods.clear();
+        ledger.enter(&mut fourth);
+        assert_eq!((fourth.attributed.deleted, fourth.attributed.rest), (3.5, 1.5));
+    }
+}

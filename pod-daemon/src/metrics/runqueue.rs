@@ -1,0 +1,45 @@
+//! Waiting for a CPU.
+
+use pod_ebpf::runqueue::{HOLDERS, Holder};
+
+use super::family::{Domain, Family, Label, Source::Container};
+
+const BY: [&str; HOLDERS] = {
+    let mut labels = [""; HOLDERS];
+    let mut index = 0;
+    while index < HOLDERS {
+        labels[index] = Holder::ALL[index].label();
+        index += 1;
+    }
+    labels
+};
+
+pub(super) const DOMAIN: Domain = Domain {
+    title: "Waiting for a CPU",
+    text: "From the moment that a thread can run, since it was woken up or had to give way, until \
+           it does. Only with `--probe-runqueue=on`. The sum is what the kernel adds up for the \
+           same threads in `/proc/PID/schedstat`.",
+    families: &[
+        Family::histogram(
+            "podscope_runqueue_latency_seconds",
+            "How long threads waited for a CPU.",
+            Container(|c, sheet| sheet.latency(&[], &c.runqueue.latency)),
+        )
+        .counted_by(&["runqueue"]),
+        Family::counter(
+            "podscope_runqueue_wait_seconds_total",
+            "The same time by who had the CPU: nobody could, since the CPU limit of the container \
+             or its pod was used up (`own_throttle`); a thread of the same pod, maybe of the same \
+             container; of another pod; of no pod (`host`); nobody, while the CPU came out of \
+             idling (`idle`). `unknown` is the time before the thread was moved to the CPU that it \
+             got, and what is longer ago than the last 16 switches of that CPU.",
+            Container(|c, sheet| {
+                for (holder, nanoseconds) in Holder::ALL.into_iter().zip(c.runqueue.wait_ns) {
+                    sheet.value(&[holder.label()], nanoseconds as f64 / 1e9);
+                }
+            }),
+        )
+        .by(&[Label::each("by", &BY)])
+        .counted_by(&["runqueue"]),
+    ],
+};
