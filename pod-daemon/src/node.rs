@@ -40,7 +40,7 @@ pub(crate) use self::events::EventType;
 pub use self::guard::USAGE_INTERVAL;
 pub use self::shared::{Settings, Shared, UnenforcedLimits};
 pub use self::snapshot::{
-    Completed, ContainerSnapshot, ContainerUsage, Exit, PodSnapshot, PodUsage, State,
+    ContainerSnapshot, ContainerUsage, Exit, Keeper, PodSnapshot, PodUsage, State,
 };
 use crate::{
     cgroup::Hierarchy,
@@ -345,12 +345,6 @@ impl Node {
     #[must_use]
     pub fn snapshot(&self) -> Vec<PodSnapshot> {
         self.shared.table.snapshots()
-    }
-
-    /// Totals of deleted pods by namespace.
-    #[must_use]
-    pub fn completed(&self) -> Vec<(String, Completed)> {
-        self.shared.table.completed()
     }
 
     /// What the node has, and what of it pods have.

@@ -4,10 +4,12 @@ use std::{
     collections::{BTreeMap, HashMap},
     mem,
     num::NonZero,
+    sync::Arc,
     thread,
     time::Duration,
 };
 
+use jiff::Timestamp;
 use pod_ebpf::{
     Counters as _, LAYOUT, NO_SLOT,
     file::FileStats,
@@ -15,11 +17,18 @@ use pod_ebpf::{
     process::ProcessStats,
 };
 
-use super::{Build, family::Family, own::Own};
+use super::{
+    Build,
+    archive::{Archive, Held, Sums, View},
+    family::Family,
+    own::Own,
+    reconcile::{self, Traffic},
+    sheet::Exemplar,
+};
 use crate::{
     cgroup::stats::{self, Stats},
     image::Totals,
-    node::{Completed, ContainerSnapshot, Occupancy, PodSnapshot},
+    node::{ContainerSnapshot, Occupancy, PodSnapshot},
     pod::Adopted,
     probes::{MapFill, Origin, ProbeStatus, Probes, ProgramCost},
 };
@@ -34,8 +43,12 @@ const PODS_PER_THREAD: usize = 16;
 /// What one scrape tells.
 pub(super) struct Reading {
     pub(super) pods: Vec<Pod>,
-    /// Totals of deleted pods, by namespace.
-    pub(super) completed: Vec<(String, Completed)>,
+    /// Pods that are gone and whose series are not.
+    pub(super) held: Vec<Arc<Held>>,
+    /// Pods that were held for less than their time.
+    pub(super) folded_early: u64,
+    /// Totals of pods that are held no longer.
+    pub(super) completed: Arc<Sums>,
     pub(super) images: Totals,
     pub(super) probes: Vec<ProbeStatus>,
     pub(super) origin: Origin,
@@ -69,8 +82,6 @@ pub(super) struct Node {
 pub(super) struct Scrapes {
     pub(super) count: u64,
     pub(super) last: Option<Duration>,
-    /// Length of the last one.
-    pub(super) bytes: usize,
 }
 
 /// One pod; its containers have moved from the snapshot to `containers`.
@@ -81,6 +92,10 @@ pub(super) struct Pod {
     pub(super) unenforced: Vec<String>,
     /// Connections that it was refused, having as many as it may.
     pub(super) refused_connections: u64,
+    /// When its last process was dead and it was read for the last time.
+    pub(super) deleted: Option<Timestamp>,
+    /// What the devices of its network passed.
+    pub(super) traffic: Option<Traffic>,
 }
 
 /// One container and all that was counted for it.
@@ -92,12 +107,16 @@ pub(super) struct Container {
     /// By name of the volume.
     pub(super) files: Vec<(String, FileStats)>,
     pub(super) cgroup: Stats,
+    /// The first process of the current or last run.
+    pub(super) first: Option<Exemplar>,
+    /// The process of that run that the kernel ended for want of memory.
+    pub(super) victim: Option<Exemplar>,
 }
 
 impl Reading {
     pub(super) fn take(
         node: &crate::node::Node,
-        probes: &Probes,
+        (probes, archive): (&Probes, &Archive),
         build: Build,
         own: Own,
         scrapes: Scrapes,
@@ -107,22 +126,25 @@ impl Reading {
             unenforced.entry((namespace, pod)).or_default().push(controller);
         }
         let mut refused = node.network().refused_connections();
-        let pods = node.snapshot().into_iter().map(|about| {
+        let reading = archive.reading();
+        let View { living, held, completed, early } = archive.view(|| node.snapshot());
+        let pods = living.into_iter().map(|about| {
             let key = (about.namespace.clone(), about.name.clone());
-            Pod {
-                refused_connections: refused.remove(&about.uid).unwrap_or(0),
-                about,
-                containers: Vec::new(),
-                unenforced: unenforced.remove(&key).unwrap_or_default(),
-            }
+            let mut pod = Pod::new(about);
+            pod.refused_connections = refused.remove(&pod.about.uid).unwrap_or(0);
+            pod.unenforced = unenforced.remove(&key).unwrap_or_default();
+            pod
         });
         let mut pods: Vec<Pod> = pods.collect();
         for_each(&mut pods, |pod| pod.read(probes));
+        drop(reading);
         let (costs, mut lost) = (probes.costs(), probes.lost());
         lost.push(("missed", costs.iter().map(|cost| cost.missed).sum()));
         Self {
             pods,
-            completed: node.completed(),
+            held,
+            folded_early: early,
+            completed,
             images: node.images().totals(),
             probes: probes.status(),
             origin: probes.origin(),
@@ -146,15 +168,38 @@ impl Reading {
 
     /// Whether everything that counts `family` is on.
     pub(super) fn has(&self, family: &Family) -> bool {
-        let is_off = |status: &ProbeStatus| status.mode == "off";
-        !self.probes.iter().any(|probe| is_off(probe) && family.probes.contains(&&*probe.probe))
+        has(&self.probes, family)
     }
 }
 
+/// Whether all of `probes` are on that count `family`.
+pub(super) fn has(probes: &[ProbeStatus], family: &Family) -> bool {
+    let is_off = |status: &ProbeStatus| status.mode == "off";
+    !probes.iter().any(|probe| is_off(probe) && family.probes.contains(&&*probe.probe))
+}
+
 impl Pod {
-    fn read(&mut self, probes: &Probes) {
+    /// A pod whose counters are not read yet.
+    pub(super) fn new(about: PodSnapshot) -> Self {
+        Self {
+            about,
+            containers: Vec::new(),
+            unenforced: Vec::new(),
+            refused_connections: 0,
+            deleted: None,
+            traffic: None,
+        }
+    }
+
+    /// Reads what was counted.
+    pub(super) fn read(&mut self, probes: &Probes) {
         let containers = mem::take(&mut self.about.containers).into_iter();
         self.containers = containers.map(|about| Container::read(about, probes)).collect();
+        let mut cgroups =
+            self.containers.iter().filter_map(|c| c.about.cgroup.as_deref()?.parent());
+        // Behind the counters: what passes meanwhile is the kernel's.
+        self.traffic =
+            cgroups.next().filter(|_| !self.about.host_network).and_then(reconcile::traffic);
     }
 }
 
@@ -177,7 +222,12 @@ impl Container {
             NO_SLOT => (ProcessStats::ZERO, NetStats::ZERO, TcpStats::ZERO),
             slot => (probes.process(slot), probes.net(slot), probes.tcp(slot)),
         };
-        Self { about, process, net, tcp, files, cgroup }
+        let run = (about.slot != NO_SLOT).then(|| probes.run(about.slot));
+        let victim = run.and_then(|run| probes.victim(about.slot, run.number));
+        let such_as = |pid: u32| (pid > 0).then_some(Exemplar { pid });
+        let first = run.and_then(|run| such_as(run.tgid));
+        let victim = victim.and_then(|victim| such_as(victim.tgid));
+        Self { about, process, net, tcp, files, cgroup, first, victim }
     }
 }
 

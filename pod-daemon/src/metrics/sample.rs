@@ -11,8 +11,11 @@ use pod_ebpf::{
 
 use super::{
     Build,
+    archive::{Held, Sums},
     own::Own,
     reading::{Container, Pod, Reading, Scrapes},
+    reconcile::Traffic,
+    sheet::Exemplar,
 };
 use crate::{
     cgroup::{
@@ -21,7 +24,7 @@ use crate::{
     },
     image::Totals as ImageTotals,
     manifest::demand::{CPU, Totals},
-    node::{Completed, ContainerSnapshot, Exit, Occupancy, PodSnapshot, State},
+    node::{ContainerSnapshot, Exit, Occupancy, PodSnapshot, State},
     pod::Adopted,
     probes::{MapFill, Origin, ProbeStatus, ProgramCost},
 };
@@ -35,7 +38,9 @@ pub(super) fn reading(pods: usize) -> Reading {
     };
     Reading {
         pods: (0..pods).map(pod).collect(),
-        completed: vec![("default".to_owned(), Completed { pods: 2, ..Completed::default() })],
+        held: Vec::new(),
+        folded_early: 0,
+        completed: completed().into(),
         images: ImageTotals {
             images: 3,
             bytes: 4096,
@@ -53,7 +58,7 @@ pub(super) fn reading(pods: usize) -> Reading {
         build: Build { version: "0.1.0", revision: "abc", rustc: "1.98.0" },
         node: node(),
         own: Own { max_fds: Some(1024), ..Own::default() },
-        scrapes: Scrapes { count: 1, last: Some(std::time::Duration::from_millis(3)), bytes: 9 },
+        scrapes: Scrapes { count: 1, last: Some(std::time::Duration::from_millis(3)) },
     }
 }
 
@@ -75,7 +80,7 @@ fn node() -> super::reading::Node {
     }
 }
 
-fn pod(index: usize) -> Pod {
+pub(super) fn pod(index: usize) -> Pod {
     let at = Timestamp::UNIX_EPOCH;
     let exit = Exit {
         code: 137,
@@ -103,7 +108,23 @@ fn pod(index: usize) -> Pod {
     let running = container("app", State::Running { started: at }, Some(exit.clone()));
     let ended = container("job", State::Terminated(exit), None);
     let unenforced = ["cpu", "memory", "pids", "io", "hugetlb"].map(str::to_owned).to_vec();
-    Pod { about, containers: vec![running, ended], unenforced, refused_connections: 0 }
+    Pod {
+        about,
+        containers: vec![running, ended],
+        unenforced,
+        refused_connections: 0,
+        deleted: None,
+        traffic: Some(Traffic { bytes: [20, 42], packets: [2, 5] }),
+    }
+}
+
+/// Two such pods that are held no longer.
+fn completed() -> Sums {
+    let mut totals = Sums::default();
+    for pod in [pod(0), pod(1)] {
+        Held::of(&pod, &[]).add_to(&mut totals);
+    }
+    totals
 }
 
 fn container(name: &str, state: State, last_exit: Option<Exit>) -> Container {
@@ -146,6 +167,8 @@ fn container(name: &str, state: State, last_exit: Option<Exit>) -> Container {
         tcp,
         files: files.to_vec(),
         cgroup: cgroup(),
+        first: Some(Exemplar { pid: 4711 }),
+        victim: Some(Exemplar { pid: 4712 }),
     }
 }
 
