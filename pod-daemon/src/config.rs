@@ -15,6 +15,7 @@ use serde::Deserialize;
 use crate::{
     image::{Registries, Registry, Thresholds},
     manifest::{QuantityError, Unsupported, bytes, millicores},
+    metrics::Hold,
     node::{Reserve, USAGE_INTERVAL, UnenforcedLimits},
     pod::logs::Limits,
     probes::{LogLevel, Switch},
@@ -61,6 +62,10 @@ struct Settings {
     /// Where /metrics is served [default: 127.0.0.1:9464]
     #[arg(long, value_name = "ADDR")]
     metrics_address: Option<SocketAddr>,
+    /// Seconds that the series of a deleted pod stay, at least until the next scrape; 0 for not at all
+    /// [default: 300]
+    #[arg(long, value_name = "SECONDS")]
+    hold_seconds: Option<u64>,
     /// This node's name [default: the hostname]
     #[arg(long, value_name = "NAME")]
     node_name: Option<String>,
@@ -187,6 +192,8 @@ pub struct Config {
     pub pod_connections: Option<u32>,
     /// Where /metrics is served.
     pub metrics_address: SocketAddr,
+    /// How long the series of deleted pods stay.
+    pub hold: Hold,
     /// This node's name.
     pub node_name: String,
     /// First of the user ids of pods that have their own.
@@ -289,6 +296,7 @@ impl Settings {
             network: self.network.or(other.network),
             pod_connections: self.pod_connections.or(other.pod_connections),
             metrics_address: self.metrics_address.or(other.metrics_address),
+            hold_seconds: self.hold_seconds.or(other.hold_seconds),
             node_name: self.node_name.or(other.node_name),
             first_user_id: self.first_user_id.or(other.first_user_id),
             unenforced_limits: self.unenforced_limits.or(other.unenforced_limits),
@@ -440,6 +448,10 @@ impl Settings {
             metrics_address: self
                 .metrics_address
                 .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 9464))),
+            hold: Hold {
+                time: Duration::from_secs(self.hold_seconds.unwrap_or(300)),
+                ..Hold::default()
+            },
             node_name: self.node_name.unwrap_or_else(hostname),
             first_user_id,
             unenforced_limits: self.unenforced_limits.unwrap_or_default(),

@@ -20,7 +20,7 @@ use crate::{
     config::{Config, OnStop},
     fault,
     image::{self, Images, Store, Usage},
-    metrics::{self, Metrics},
+    metrics::{self, Archive, Metrics},
     network::Network,
     node::{self, Node, Settings, Shared},
     probes::{self, Probes},
@@ -99,14 +99,14 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let hierarchy = Hierarchy::prepare(&config.cgroup_root)?;
     let network = Network::prepare(config.network, &config.instance(), config.pod_connections)?;
     let memory = Memory::open(&config.run_dir)?;
-    let node = make_node(&config, hierarchy.clone(), network, memory)?;
+    let (node, archive) = make_node(&config, hierarchy.clone(), network, memory)?;
     let pods = node.adopt();
     sweep(&config, &hierarchy, &node, &pods)?;
     let socket = config.run_dir.join(SOCKET);
     let api = listen(&socket)?;
 
     let build = metrics::Build { version: env!("CARGO_PKG_VERSION"), ..metrics::Build::default() };
-    let metrics = Metrics::new(node.clone(), Arc::clone(node.probes()), build)?;
+    let metrics = Metrics::new(node.clone(), Arc::clone(node.probes()), archive, build)?;
     metrics.mark_ready();
     let stop = shutdown.clone();
     let metrics_server = axum::serve(listener, metrics::router(metrics))
@@ -149,7 +149,7 @@ fn make_node(
     hierarchy: Hierarchy,
     network: Network,
     memory: Memory,
-) -> Result<Node, Error> {
+) -> Result<(Node, Arc<Archive>), Error> {
     let locked_memory = lift_locked_memory();
     let probes = Arc::new(load_probes(config, &hierarchy, &network)?);
     let told = Arc::clone(&probes);
@@ -184,7 +184,10 @@ fn make_node(
         reserve: config.reserve,
         usage_interval: config.usage_interval,
     };
-    Ok(Node::new(Shared::new(settings, images, sandboxes, hierarchy, network, probes, memory)))
+    let archive = Arc::new(Archive::open(&config.data_dir, config.hold, Arc::clone(&probes)));
+    let counts = (probes, Arc::clone(&archive) as Arc<dyn node::Keeper>);
+    let shared = Shared::new(settings, images, sandboxes, hierarchy, network, counts, memory);
+    Ok((Node::new(shared), archive))
 }
 
 /// How early the kernel may kill the daemon when the node has no memory left: as the kubelet, after

@@ -1,11 +1,12 @@
 //! /metrics: every number of every pod, read when it is asked for.
 //!
-//! Nothing is sampled, and nothing is kept between two scrapes but the account of what the probes
-//! cost (`cost`): a scrape reads the probes' maps and the cgroups' files, and writes them out.
-//! /metrics/cadvisor is a page of its own, for those who know the kubelet's. Only these modules
-//! know the `prometheus` crate; how a number is counted is the business of the probes, and what a
-//! pod is that of the node.
+//! Nothing is sampled between two scrapes: a scrape reads the probes' maps and the cgroups' files, and
+//! writes them out. What is kept is of pods that are gone (`archive`), and the account of what the
+//! probes cost (`cost`). /metrics/cadvisor is a page of its own, for those who know the kubelet's. Only
+//! these modules know the `prometheus` crate; how a number is counted is the business of the probes, and
+//! what a pod is that of the node.
 
+mod archive;
 mod cadvisor;
 mod capacity;
 mod completed;
@@ -17,6 +18,7 @@ mod dns;
 mod document;
 mod family;
 mod file;
+mod format;
 mod governor;
 mod image;
 mod net;
@@ -26,6 +28,7 @@ mod own;
 mod pod;
 mod process;
 mod reading;
+mod reconcile;
 mod resource;
 mod runqueue;
 #[cfg(test)]
@@ -37,38 +40,61 @@ mod tests;
 mod volume;
 
 use std::{
-    slice,
+    io,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use axum::{
     Router,
+    body::Body,
     extract::State,
-    http::{StatusCode, header::CONTENT_TYPE},
+    http::{
+        HeaderMap, StatusCode,
+        header::{ACCEPT, CONTENT_TYPE, VARY},
+    },
     response::{IntoResponse, Response},
     routing::get,
 };
+use futures_util::{StreamExt as _, stream};
 use prometheus::{
-    Encoder, TextEncoder,
     core::{Collector, Desc},
     proto::MetricFamily,
 };
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, mpsc},
+    time::timeout,
+};
 
-pub use self::{cadvisor::documentation as cadvisor_documentation, document::documentation};
+pub use self::{
+    archive::{Archive, Hold},
+    cadvisor::documentation as cadvisor_documentation,
+    document::documentation,
+};
 use self::{
+    archive::{completed_help, completed_name, write_totals},
     capacity::Capacities,
     cost::Ledger,
-    family::{Domain, Family, Origin},
+    family::{Domain, Family},
+    format::{Collected, Format, Page, Protobuf, Text},
     own::Own,
     reading::{Reading, Scrapes},
+    sheet::Sink,
 };
 use crate::{node::Node, probes::Probes};
 
-static DOMAINS: [Domain; 21] = [
+/// Scrapes that are served at a time: those of two servers do not wait for each other, and of more the
+/// memory is bounded.
+const SCRAPERS: usize = 2;
+
+/// How long a client may leave what it is sent before the scrape ends.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+static DOMAINS: [Domain; 22] = [
     pod::DOMAIN,
     process::DOMAIN,
     runqueue::DOMAIN,
@@ -83,6 +109,7 @@ static DOMAINS: [Domain; 21] = [
     resource::PIDS,
     resource::IO,
     resource::PRESSURE,
+    reconcile::DOMAIN,
     completed::DOMAIN,
     image::DOMAIN,
     node::DOMAIN,
@@ -101,17 +128,20 @@ pub struct Metrics {
 struct Inner {
     node: Node,
     probes: Arc<Probes>,
+    archive: Arc<Archive>,
     build: Build,
     start_seconds: f64,
     descriptors: Vec<Desc>,
     capacities: Capacities,
     is_ready: AtomicBool,
-    /// Held for a whole scrape, so that several scrapers at once take no more memory than one.
+    /// What a scrape holds from its beginning to its end.
+    places: Arc<Semaphore>,
     scrapes: Mutex<Scrapes>,
     ledger: Mutex<Ledger>,
-    /// Length of the last page of /metrics/cadvisor, and held in the same way.
-    cadvisor_bytes: Mutex<usize>,
 }
+
+/// Takes a page in pieces, and says whether anybody wants more.
+type Taker<'a> = &'a mut dyn FnMut(Vec<u8>) -> bool;
 
 /// What was built, for `podscope_build_info`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -133,20 +163,26 @@ pub struct Error {
 }
 
 impl Metrics {
-    /// Metrics of what `node` runs and `probes` count.
-    pub fn new(node: Node, probes: Arc<Probes>, build: Build) -> Result<Self, Error> {
-        let descriptors = descriptors().map_err(failed_to("describe"))?;
+    /// Metrics of what `node` runs and `probes` count, and of the pods in `archive`.
+    pub fn new(
+        node: Node,
+        probes: Arc<Probes>,
+        archive: Arc<Archive>,
+        build: Build,
+    ) -> Result<Self, Error> {
+        let descriptors = descriptors().map_err(|source| Error { action: "describe", source })?;
         let inner = Inner {
             node,
             probes,
+            archive,
             build,
             start_seconds: own::start_seconds(),
             descriptors,
             capacities: Capacities::default(),
             is_ready: AtomicBool::new(false),
+            places: Arc::new(Semaphore::new(SCRAPERS)),
             scrapes: Mutex::default(),
             ledger: Mutex::default(),
-            cadvisor_bytes: Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -156,36 +192,37 @@ impl Metrics {
         self.inner.is_ready.store(true, Ordering::Relaxed);
     }
 
-    /// Everything, in Prometheus' text format.
-    pub fn render(&self) -> Result<String, Error> {
-        let mut scrapes = self.inner.scrapes.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Writes everything; says whether everything was wanted.
+    fn write(&self, format: Format, send: Taker<'_>) -> bool {
         let start = Instant::now();
-        let reading = self.inner.read(*scrapes);
-        // Not through a `Registry`, which would hold all families at once: see `sheet`.
-        let text = render(families(&reading), &reading, scrapes.bytes)?;
+        let reading = self.inner.read();
+        let is_whole = write(format, send, |sink| fill(&reading, sink));
+        if is_whole {
+            self.inner.archive.shown(&reading.held);
+        }
+        let mut scrapes = self.inner.scrapes();
         scrapes.count += 1;
-        scrapes.bytes = text.len();
         scrapes.last = Some(start.elapsed());
-        Ok(text)
+        is_whole
     }
 
-    /// What cAdvisor would say, in the same format.
-    pub fn render_cadvisor(&self) -> Result<String, Error> {
-        let bytes = &self.inner.cadvisor_bytes;
-        let mut bytes = bytes.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Writes what cAdvisor would say.
+    fn write_cadvisor(&self, format: Format, send: Taker<'_>) -> bool {
         let reading = cadvisor::Reading::take(&self.inner.node);
-        let text = render(of_domains(&cadvisor::DOMAINS), &reading, *bytes)?;
-        *bytes = text.len();
-        Ok(text)
+        write(format, send, |sink| sheet::fill(of_domains(&cadvisor::DOMAINS), &reading, sink))
     }
 }
 
 impl Inner {
-    fn read(&self, scrapes: Scrapes) -> Reading {
+    fn scrapes(&self) -> MutexGuard<'_, Scrapes> {
+        self.scrapes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read(&self) -> Reading {
         let own = Own::read(self.start_seconds);
-        let capacities = &self.capacities;
-        let mut reading =
-            Reading::take(&self.node, &self.probes, self.build, own, scrapes, capacities);
+        let scrapes = *self.scrapes();
+        let sources = (&*self.probes, &self.archive, &self.capacities);
+        let mut reading = Reading::take(&self.node, sources, self.build, own, scrapes);
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner).enter(&mut reading);
         reading
     }
@@ -198,41 +235,75 @@ impl Collector for Metrics {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let scrapes = *self.inner.scrapes.lock().unwrap_or_else(PoisonError::into_inner);
-        collect(&self.inner.read(scrapes))
+        let reading = self.inner.read();
+        let families = collect(&reading);
+        self.inner.archive.shown(&reading.held);
+        families
     }
+}
+
+/// Reads what an earlier daemon may have stored of pods that are gone.
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub fn stored(data_dir: &std::path::Path) -> impl Sized {
+    archive::stored(data_dir)
 }
 
 /// Routes of the metrics address.
 pub fn router(metrics: Metrics) -> Router {
     Router::new()
-        .route("/metrics", get(async |metrics| scrape(metrics, Metrics::render).await))
-        .route(
-            "/metrics/cadvisor",
-            get(async |metrics| scrape(metrics, Metrics::render_cadvisor).await),
-        )
+        .route("/metrics", get(own_page))
+        .route("/metrics/cadvisor", get(cadvisor_page))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .with_state(metrics)
 }
 
-async fn scrape(
-    State(metrics): State<Metrics>,
-    render: fn(&Metrics) -> Result<String, Error>,
-) -> Response {
-    // Thousands of small files are read: not on a thread that serves sockets.
-    match tokio::task::spawn_blocking(move || render(&metrics)).await {
-        Ok(Ok(text)) => {
-            ([(CONTENT_TYPE, TextEncoder.format_type().to_owned())], text).into_response()
-        }
-        Ok(Err(error)) => failure(&error),
-        Err(error) => failure(&error),
-    }
+async fn own_page(State(metrics): State<Metrics>, headers: HeaderMap) -> Response {
+    scrape(metrics, headers, Metrics::write).await
 }
 
-fn failure(error: &(dyn std::error::Error + 'static)) -> Response {
-    tracing::error!(error, "a scrape failed");
-    (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response()
+async fn cadvisor_page(State(metrics): State<Metrics>, headers: HeaderMap) -> Response {
+    scrape(metrics, headers, Metrics::write_cadvisor).await
+}
+
+async fn scrape(
+    metrics: Metrics,
+    headers: HeaderMap,
+    write: fn(&Metrics, Format, Taker<'_>) -> bool,
+) -> Response {
+    let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let format = Format::accepted(accept);
+    // Never closed.
+    let place = Arc::clone(&metrics.inner.places).acquire_owned().await.ok();
+    let (pieces, mut received) = mpsc::channel::<Vec<u8>>(2);
+    // Thousands of small files are read: not on a thread that serves sockets.
+    let writing = tokio::task::spawn_blocking(move || {
+        let runtime = Handle::current();
+        let is_whole = write(&metrics, format, &mut |piece| {
+            matches!(runtime.block_on(timeout(PATIENCE, pieces.send(piece))), Ok(Ok(())))
+        });
+        drop(place);
+        is_whole
+    });
+    // An answer that has begun cannot become an error: so not before there is something to say.
+    let Some(first) = received.recv().await else {
+        let error = writing.await.err();
+        tracing::error!(?error, "a scrape failed");
+        return (StatusCode::INTERNAL_SERVER_ERROR, "the scrape failed\n").into_response();
+    };
+    let rest = stream::unfold(received, async |mut received| {
+        received.recv().await.map(|piece| (Ok(piece), received))
+    });
+    // Half a page must not look like a whole one.
+    let end = stream::once(writing).filter_map(async |ended| match ended {
+        Ok(true) => None,
+        Ok(false) => Some(Err(io::Error::from(io::ErrorKind::TimedOut))),
+        Err(error) => Some(Err(io::Error::other(error))),
+    });
+    let pieces = stream::once(async { Ok(first) }).chain(rest).chain(end);
+    let headers = [(CONTENT_TYPE, format.content_type()), (VARY, "Accept")];
+    (headers, Body::from_stream(pieces)).into_response()
 }
 
 async fn ready(State(metrics): State<Metrics>) -> (StatusCode, &'static str) {
@@ -244,45 +315,50 @@ async fn ready(State(metrics): State<Metrics>) -> (StatusCode, &'static str) {
 }
 
 fn descriptors() -> Result<Vec<Desc>, prometheus::Error> {
-    let desc = of_domains(&DOMAINS).map(|family| {
-        let labels = family.label_names().map(str::to_owned).collect();
-        Desc::new(family.name.to_owned(), family.help.to_owned(), labels, Default::default())
+    let describe = |name: &str, help: &str, labels: Vec<&str>| {
+        let labels = labels.into_iter().map(str::to_owned).collect();
+        Desc::new(name.to_owned(), help.to_owned(), labels, Default::default())
+    };
+    let own = of_domains(&DOMAINS)
+        .map(|family| describe(family.name, family.help, family.label_names().collect()));
+    let totals = of_domains(&DOMAINS).filter(|family| archive::is_summed(family)).map(|family| {
+        let labels = archive::summed_labels(family).map(|label| label.name);
+        let labels = std::iter::once("namespace").chain(labels).collect();
+        describe(&completed_name(family.name), &completed_help(family.name), labels)
     });
-    desc.collect()
+    own.chain(totals).collect()
 }
 
-/// Families whose counters there are.
-fn families(reading: &Reading) -> impl Iterator<Item = &'static Family> {
-    of_domains(&DOMAINS).filter(|family| reading.has(family))
+/// Writes the families whose counters there are.
+fn fill(reading: &Reading, sink: &mut dyn Sink) {
+    sheet::fill(of_domains(&DOMAINS).filter(|family| reading.has(family)), reading, sink);
+    write_totals(reading, sink);
 }
 
 fn of_domains<S>(domains: &'static [Domain<S>]) -> impl Iterator<Item = &'static Family<S>> {
     domains.iter().flat_map(|domain| domain.families)
 }
 
-fn render<S: Origin>(
-    families: impl Iterator<Item = &'static Family<S>>,
-    reading: &S::Reading,
-    expected_bytes: usize,
-) -> Result<String, Error> {
-    // A little more than the last time: doubling a buffer of megabytes costs as much again.
-    let mut text = String::with_capacity(expected_bytes + expected_bytes / 16);
-    sheet::fill(families, reading, |family| {
-        TextEncoder.encode_utf8(slice::from_ref(family), &mut text)
-    })
-    .map_err(failed_to("encode"))?;
-    Ok(text)
+/// Writes a page; says whether everything was wanted.
+fn write(format: Format, send: Taker<'_>, fill: impl FnOnce(&mut dyn Sink)) -> bool {
+    let page = Page::new(send);
+    match format {
+        Format::Text | Format::OpenMetrics => {
+            let is_open = format == Format::OpenMetrics;
+            let mut text = if is_open { Text::open_metrics(page) } else { Text::new(page) };
+            fill(&mut text);
+            text.finish()
+        }
+        Format::Protobuf => {
+            let mut messages = Protobuf::new(page);
+            fill(&mut messages);
+            messages.finish()
+        }
+    }
 }
 
 fn collect(reading: &Reading) -> Vec<MetricFamily> {
-    let mut families = Vec::new();
-    let Ok(()) = sheet::fill(self::families(reading), reading, |family| {
-        families.push(family.clone());
-        Ok::<(), std::convert::Infallible>(())
-    });
-    families
-}
-
-fn failed_to(action: &'static str) -> impl FnOnce(prometheus::Error) -> Error {
-    move |source| Error { action, source }
+    let mut collected = Collected::default();
+    fill(reading, &mut collected);
+    collected.families
 }

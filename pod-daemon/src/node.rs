@@ -40,7 +40,7 @@ pub(crate) use self::events::EventType;
 pub use self::guard::USAGE_INTERVAL;
 pub use self::shared::{Settings, Shared, UnenforcedLimits};
 pub use self::snapshot::{
-    Completed, ContainerSnapshot, ContainerUsage, DiskUsage, Exit, PodSnapshot, PodUsage, State,
+    ContainerSnapshot, ContainerUsage, DiskUsage, Exit, Keeper, PodSnapshot, PodUsage, State,
 };
 use crate::{
     cgroup::Hierarchy,
@@ -351,12 +351,6 @@ impl Node {
     #[must_use]
     pub fn disk_usage(&self) -> HashMap<String, HashMap<String, DiskUsage>> {
         self.shared.disk_usage.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Totals of deleted pods by namespace.
-    #[must_use]
-    pub fn completed(&self) -> Vec<(String, Completed)> {
-        self.shared.table.completed()
     }
 
     /// What the node has, and what of it pods have.

@@ -141,8 +141,18 @@ impl NetStats {
     /// Bytes of a direction, whoever is at the other end.
     #[must_use]
     pub fn bytes(&self, direction: Direction) -> u64 {
+        self.of_direction(direction).iter().map(|traffic| traffic.bytes).sum()
+    }
+
+    /// Packets of a direction, whoever is at the other end.
+    #[must_use]
+    pub fn packets(&self, direction: Direction) -> u64 {
+        self.of_direction(direction).iter().map(|traffic| traffic.packets).sum()
+    }
+
+    fn of_direction(&self, direction: Direction) -> &[Traffic] {
         let (half, first) = (CELLS / 2, direction as usize * CELLS / 2);
-        self.traffic[first..first + half].iter().map(|traffic| traffic.bytes).sum()
+        &self.traffic[first..first + half]
     }
 }
 

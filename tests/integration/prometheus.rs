@@ -22,7 +22,7 @@ struct Prometheus {
 
 impl Prometheus {
     /// Starts it with the scrape configuration that is shipped, faster and for this daemon.
-    fn start(program: &Path, daemon: &Daemon) -> Self {
+    fn start(program: &Path, daemon: &Daemon, options: &[&str]) -> Self {
         let folder = daemon.folder().join("prometheus");
         fs::create_dir(&folder).unwrap();
         let config = fs::read_to_string(dashboards().join("prometheus.yml")).unwrap();
@@ -40,6 +40,7 @@ impl Prometheus {
             .arg(format!("--config.file={}", folder.join("prometheus.yml").display()))
             .arg(format!("--storage.tsdb.path={}", folder.join("data").display()))
             .arg(format!("--web.listen-address={address}"))
+            .args(options)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -102,7 +103,7 @@ fn every_query_of_the_dashboard_returns_data() {
         return skip("there is no `prometheus` (apt-get install prometheus)");
     };
     let daemon = Daemon::start(&[]);
-    let prometheus = Prometheus::start(&program, &daemon);
+    let prometheus = Prometheus::start(&program, &daemon, &[]);
     daemon.run(pod("server").container("app", "serve 7000"));
     daemon.wait_logged("server", "", "listening");
     let address = daemon.pod("server")["status"]["podIP"].as_str().unwrap().to_owned();
@@ -146,6 +147,54 @@ fn every_query_of_the_dashboard_returns_data() {
         let query = "sum(increase(podscope_exec_total{pod=\"busy\"}[20s])) > 0";
         prometheus.query(query).ok().filter(|result| !result.is_empty())
     });
+    drop(prometheus);
+    daemon.stop();
+}
+
+#[test]
+fn native_histograms_have_the_kernels_own_buckets() {
+    if in_vm() {
+        return skip("Prometheus is tested on the host");
+    }
+    let Some(program) = program::find("prometheus") else {
+        return skip("there is no `prometheus` (apt-get install prometheus)");
+    };
+    let daemon = Daemon::start(&[]);
+    let prometheus = Prometheus::start(&program, &daemon, &["--enable-feature=native-histograms"]);
+    daemon.run(pod("server").container("app", "serve 7000"));
+    daemon.wait_logged("server", "", "listening");
+    let address = daemon.pod("server")["status"]["podIP"].as_str().unwrap().to_owned();
+    let connects = vec![format!("connect {address}:7000"); 20].join(" , ");
+    daemon.run(pod("client").container("app", &format!("{connects} , exit 0")));
+    daemon.wait_over("client");
+    let name = "podscope_tcp_connect_duration_seconds";
+    let client = "{pod=\"client\"}";
+    let number = |query: &str| -> Option<f64> {
+        let result = prometheus.query(query).unwrap();
+        result.first()?["value"][1].as_str()?.parse().ok()
+    };
+    eventually("the native histogram has all connections", seconds(30), || {
+        number(&format!("histogram_count({name}{client})")).filter(|count| *count == 20.0)
+    });
+    // Prometheus keeps one of the two.
+    assert!(prometheus.query(&format!("{name}_bucket{client}")).unwrap().is_empty());
+    let metrics = daemon.metrics();
+    let sum = number(&format!("histogram_sum({name}{client})")).unwrap();
+    assert_eq!(sum, metrics.one(&format!("{name}_sum"), &[("pod", "client")]));
+    // Every second bound is in the text, and in the native histogram every one: between two of
+    // the text's, both count the same.
+    let bucket = format!("{name}_bucket");
+    for sample in metrics.series(&bucket, &[("pod", "client")]) {
+        let le = sample.labels["le"].as_str();
+        if le != "+Inf" {
+            let share = number(&format!("histogram_fraction(0, {le}, {name}{client})")).unwrap();
+            assert_eq!((share * 20.0).round(), sample.value, "{le}");
+        }
+    }
+    let median = number(&format!("histogram_quantile(0.5, {name}{client})")).unwrap();
+    let mean = sum / 20.0;
+    println!("median {median}, mean {mean}");
+    assert!(median > 0.0 && median < 1.0, "{median}");
     drop(prometheus);
     daemon.stop();
 }

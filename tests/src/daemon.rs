@@ -92,6 +92,8 @@ impl Daemon {
             format!("--cgroup-root={}", cgroups.display()),
             format!("--metrics-address={metrics}"),
             format!("--restart-backoff-ms={BACKOFF_MS}"),
+            // Most tests look at what is added up when a pod is gone.
+            "--hold-seconds=0".to_owned(),
             "--on-stop=end".to_owned(),
         ];
         let name = |option: &str| option.split('=').next().map(str::to_owned);

@@ -42,6 +42,19 @@ pub fn tcp(address: SocketAddr, path: &str) -> io::Result<Answer> {
     ask(stream, "GET", path, "")
 }
 
+/// Asks a server on a TCP port for one of these formats; returns the head of the answer and its body.
+pub fn bytes(address: SocketAddr, path: &str, accept: &str) -> io::Result<(String, Vec<u8>)> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(seconds(30)))?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAccept: {accept}\r\n\r\n"
+    )?;
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes)?;
+    split(&bytes).ok_or_else(|| io::Error::other("not an HTTP answer"))
+}
+
 /// Escapes a text for the query of a URL.
 #[must_use]
 pub fn escape(text: &str) -> String {
@@ -64,27 +77,42 @@ fn ask(mut stream: impl Read + Write, method: &str, path: &str, body: &str) -> i
     )?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes)?;
-    let text = String::from_utf8_lossy(&bytes);
-    parse(&text).ok_or_else(|| io::Error::other(format!("not an HTTP answer: {text:?}")))
+    parse(&bytes).ok_or_else(|| {
+        io::Error::other(format!("not an HTTP answer: {:?}", String::from_utf8_lossy(&bytes)))
+    })
 }
 
-fn parse(text: &str) -> Option<Answer> {
-    let (head, body) = text.split_once("\r\n\r\n")?;
+fn parse(bytes: &[u8]) -> Option<Answer> {
+    let (head, body) = split(bytes)?;
     let status = head.split_whitespace().nth(1)?.parse().ok()?;
-    let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
-    let body = if chunked { unchunk(body)? } else { body.to_owned() };
-    Some(Answer { status, body })
+    Some(Answer { status, body: String::from_utf8_lossy(&body).into_owned() })
 }
 
-fn unchunk(mut text: &str) -> Option<String> {
-    let mut body = String::new();
+/// Head and body of an answer.
+fn split(bytes: &[u8]) -> Option<(String, Vec<u8>)> {
+    let end = find(bytes, b"\r\n\r\n")?;
+    let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
+    let body = &bytes[end + 4..];
+    let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+    let body = if chunked { unchunk(body)? } else { body.to_vec() };
+    Some((head, body))
+}
+
+fn unchunk(mut bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
     loop {
-        let (size, rest) = text.split_once("\r\n")?;
+        let end = find(bytes, b"\r\n")?;
+        let size = std::str::from_utf8(&bytes[..end]).ok()?;
         let size = usize::from_str_radix(size.split(';').next()?.trim(), 16).ok()?;
         if size == 0 {
             return Some(body);
         }
-        body.push_str(rest.get(..size)?);
-        text = rest.get(size..)?.strip_prefix("\r\n")?;
+        bytes = bytes.get(end + 2..)?;
+        body.extend_from_slice(bytes.get(..size)?);
+        bytes = bytes.get(size..)?.strip_prefix(b"\r\n")?;
     }
+}
+
+fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+    bytes.windows(wanted.len()).position(|window| window == wanted)
 }

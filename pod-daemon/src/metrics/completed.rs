@@ -1,77 +1,61 @@
-//! Totals of pods that are no more, so that the sum over a namespace never drops.
-
-use pod_ebpf::Direction;
+//! Pods that are gone: held for a while, then summed, so that the sum over a namespace never drops.
 
 use super::{
-    family::{Domain, Family, Label, Source::Node},
-    net::DIRECTION,
-    reading::Reading,
-    sheet::Sheet,
+    family::{
+        Domain, Family, Label,
+        Source::{Node, Pod},
+    },
+    pod::seconds,
 };
-use crate::node::Completed;
 
 const NAMESPACE: Label = Label::free("namespace", "namespace of the pods");
 
 pub(super) const DOMAIN: Domain = Domain {
     title: "Deleted pods",
-    text: "The series of a pod go when the pod is deleted, and its final counts are added here, so \
-           that `sum(podscope_exec_total) + (sum(podscope_completed_exec_total) or vector(0))` \
-           never drops.",
+    text: "When the last process of a deleted pod is dead, and before its cgroups and counters go, its \
+           series are read once more. They stay, at these values, for `--hold-seconds` (5 minutes) \
+           and until a scrape that began after the end of the pod has shown them, so every server \
+           whose interval is shorter than that sees every pod, however short it lived. Of its gauges only those stay \
+           that say what it was (`_info`, timestamps, exits, peaks); what is no more has no series. \
+           Then every counter and histogram of its containers is added to a total of its namespace, without \
+           the label `volume`, so that \
+           `sum(podscope_exec_total) + (sum(podscope_completed_exec_total) or vector(0))` never \
+           drops: neither then, nor when the daemon is killed and started again. A pod that is \
+           followed by another of the same name is added at once, and so are the oldest when \
+           more than 4,096 are held, or more than 100,000 of their series. Totals appear with the first pod that is added.\n\n\
+           A container that restarts goes on counting where it was. A daemon whose counters have another layout \
+           than those of the one before it (`podscope_probe_object_info{origin=\"replaced\"}`) counts \
+           the pods that run from 0 again; what is held or added is stored by name, and goes on.",
     families: &[
-        Family::counter(
-            "podscope_completed_pods_total",
-            "Pods that were deleted.",
-            Node(|reading, sheet| each(reading, sheet, |completed| completed.pods)),
-        )
-        .by(&[NAMESPACE]),
-        Family::counter(
-            "podscope_completed_restarts_total",
-            "Container restarts in deleted pods.",
-            Node(|reading, sheet| each(reading, sheet, |completed| completed.restarts)),
-        )
-        .by(&[NAMESPACE]),
-        Family::counter(
-            "podscope_completed_exec_total",
-            "Programs that were started in deleted pods.",
-            Node(|reading, sheet| each(reading, sheet, |completed| completed.execs)),
-        )
-        .by(&[NAMESPACE]),
-        Family::counter(
-            "podscope_completed_process_exits_total",
-            "Processes that ended in deleted pods, by themselves or by a signal.",
-            Node(|reading, sheet| each(reading, sheet, |completed| completed.exits)),
-        )
-        .by(&[NAMESPACE]),
-        Family::counter(
-            "podscope_completed_file_read_bytes_total",
-            "Bytes that deleted pods read from regular files.",
-            Node(|reading, sheet| each(reading, sheet, |completed| completed.read_bytes)),
-        )
-        .by(&[NAMESPACE]),
-        Family::counter(
-            "podscope_completed_file_written_bytes_total",
-            "Bytes that deleted pods wrote to regular files.",
-            Node(|reading, sheet| each(reading, sheet, |completed| completed.written_bytes)),
-        )
-        .by(&[NAMESPACE]),
-        Family::counter(
-            "podscope_completed_network_bytes_total",
-            "Bytes that deleted pods received and sent.",
-            Node(|reading, sheet| {
-                for (namespace, completed) in &reading.completed {
-                    let bytes = [completed.received_bytes, completed.transmitted_bytes];
-                    for (direction, bytes) in Direction::ALL.into_iter().zip(bytes) {
-                        sheet.count(&[namespace, direction.label()], bytes);
-                    }
+        Family::gauge(
+            "podscope_pod_deleted_timestamp_seconds",
+            "When the pod was read for the last time, as a Unix time; absent while it is there.",
+            Pod(|pod, sheet| {
+                if let Some(deleted) = pod.deleted {
+                    sheet.value(&[], seconds(deleted));
                 }
             }),
         )
-        .by(&[NAMESPACE, DIRECTION]),
+        .kept(),
+        Family::gauge(
+            "podscope_held_pods",
+            "Pods that are gone and whose series are not.",
+            Node(|reading, sheet| sheet.count(&[], reading.held.len() as u64)),
+        ),
+        Family::counter(
+            "podscope_held_pods_folded_early_total",
+            "Pods that were held for less than their time since there were too many.",
+            Node(|reading, sheet| sheet.count(&[], reading.folded_early)),
+        ),
+        Family::counter(
+            "podscope_completed_pods_total",
+            "Pods that were deleted and are held no longer.",
+            Node(|reading, sheet| {
+                for (namespace, pods) in reading.completed.pods() {
+                    sheet.count(&[namespace], pods);
+                }
+            }),
+        )
+        .by(&[NAMESPACE]),
     ],
 };
-
-fn each(reading: &Reading, sheet: &mut Sheet<'_>, count: impl Fn(&Completed) -> u64) {
-    for (namespace, completed) in &reading.completed {
-        sheet.count(&[namespace], count(completed));
-    }
-}

@@ -7,6 +7,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use pod_ebpf::{Direction, file::Operation};
+
 use super::{
     family::{Domain, Family, Source},
     reading::{Container, Pod, Reading},
@@ -25,7 +27,11 @@ pub(super) const DOMAIN: Domain = Domain {
         Family::counter(
             "podscope_bpf_pod_seconds_total",
             "Run time of the eBPF programs that is a pod's doing.",
-            Source::Pod(|pod, sheet| sheet.value(&[], pod.probe_seconds)),
+            Source::Pod(|pod, sheet| {
+                if let Some(seconds) = pod.probe_seconds {
+                    sheet.value(&[], seconds);
+                }
+            }),
         ),
         Family::counter(
             "podscope_bpf_deleted_pod_seconds_total",
@@ -68,20 +74,23 @@ const HOOKS: [Hook; 11] = [
             exits + c.process.threads
         },
     },
-    Hook { programs: &["net_ingress"], runs: |c| c.net.packets[0] },
-    Hook { programs: &["net_egress"], runs: |c| c.net.packets[1] },
+    Hook { programs: &["net_ingress"], runs: |c| c.net.packets(Direction::Receive) },
+    Hook { programs: &["net_egress"], runs: |c| c.net.packets(Direction::Transmit) },
     Hook { programs: &["tcp"], runs: |c| c.tcp.connects.iter().sum::<u64>() + c.tcp.accepts },
     Hook {
         programs: &["file_read", "f_readv", "f_preadv", "f_preadv2"],
-        runs: |c| c.files.iter().map(|(_, file)| file.reads).sum(),
+        runs: |c| c.files.iter().map(|(_, files)| files.count(Operation::Read)).sum(),
     },
     Hook {
         programs: &["file_write", "f_writev", "f_pwritev", "f_pwritev2", "f_sendfile", "f_splice"],
-        runs: |c| c.files.iter().map(|(_, file)| file.writes).sum(),
+        runs: |c| c.files.iter().map(|(_, files)| files.count(Operation::Write)).sum(),
     },
     Hook {
         programs: &["file_syscall"],
-        runs: |c| c.files.iter().map(|(_, file)| file.reads + file.writes).sum(),
+        runs: |c| {
+            let of = |operation| c.files.iter().map(move |(_, files)| files.count(operation));
+            Operation::ALL.into_iter().flat_map(of).sum()
+        },
     },
     Hook { programs: &["runqueue"], runs: |c| c.runqueue.latency.count() },
 ];
@@ -134,7 +143,7 @@ impl Ledger {
             attributed += more;
             let sum = self.seconds.entry(pod.about.uid.clone()).or_default();
             *sum += more;
-            pod.probe_seconds = *sum;
+            pod.probe_seconds = Some(*sum);
         }
         self.forget(&reading.pods);
         self.attributed.rest += (spent.all - attributed).max(0.0);

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::{
     DOMAINS,
+    archive::{completed_name, is_summed, summed_labels},
     family::{Domain, Family, Kind, Label, Origin, Source, Values},
     sheet::BOUNDS,
 };
@@ -19,6 +20,15 @@ format; `/healthz` and `/readyz` stand beside it, and `/metrics/cadvisor`, whose
 `_total`. A counter starts at 0 when its container is created, so `rate()` and `increase()` see the
 first event; it goes on counting when the container restarts.
 
+By the header `Accept` a client chooses the format: Prometheus' text (0.0.4), which is what everybody
+gets who does not ask; OpenMetrics 1.0 as text (`application/openmetrics-text`), where some counters
+name a process as exemplar; or Prometheus' protocol buffers, where each histogram is there twice: with
+the bounds of the text, and as a native histogram of schema 0. Its bounds are the powers of two of a
+second, which are those of the probes, so a bucket there is a bucket of the kernel's: what took at most
+2^-22 s (238 ns) is the zero bucket, and what took longer than 16 s is in the last one, up to 32 s.
+A Prometheus that takes native histograms (`--enable-feature=native-histograms`) drops the others.
+There are no `_created` series: before Prometheus 3 each would be a series of its own.
+
 ";
 
 /// The text of docs/metrics.md.
@@ -27,7 +37,29 @@ pub fn documentation() -> String {
     let mut text = HEAD.to_owned();
     text.push_str(&series());
     tables(&mut text, &DOMAINS);
+    totals(&mut text);
     text
+}
+
+/// What the series of deleted pods are added to.
+fn totals(text: &mut String) {
+    text.push_str(
+        "\n## Totals of deleted pods\n\nSee Deleted pods.\n\n| metric | type | labels | sum of |\n|---|---|---|---|\n",
+    );
+    let families = DOMAINS.iter().flat_map(|domain| domain.families);
+    for family in families.filter(|family| is_summed(family)) {
+        let labels = summed_labels(family).map(|label| label.name);
+        push(
+            text,
+            format_args!(
+                "| `{}` | {} | {} | `{}` |\n",
+                completed_name(family.name),
+                family.kind.label(),
+                code(std::iter::once("namespace").chain(labels)),
+                family.name,
+            ),
+        );
+    }
 }
 
 /// A chapter for each domain, with a table of its families.
@@ -73,12 +105,14 @@ fn series() -> String {
          and `other` are two of them), most of which are histograms of operations that few volumes \
          meet; {} for each volume of the pod and for `rootfs`, and one for each signal that ended a \
          process of it. A pod of two containers that share one volume has at most {}. A limit, a \
-         request or a controller that is not there has no series.\n",
+         request or a controller that is not there has no series. A namespace whose pods are gone \
+         has at most {} totals.\n",
         bound.pod,
         bound.container,
         bound.volume,
         bound.pod_volume,
         bound.pod + 2 * bound.pod_volume + 2 * (bound.container + 3 * bound.volume),
+        bound.total,
     )
 }
 
@@ -90,12 +124,18 @@ pub(super) struct Bound {
     pub(super) volume: usize,
     /// Of a volume of a pod, whichever containers have it; `rootfs` is one.
     pub(super) pod_volume: usize,
+    /// Sums of one namespace.
+    pub(super) total: usize,
 }
 
 impl Bound {
     pub(super) fn new() -> Self {
-        let mut bound = Self { pod: 0, container: 0, volume: 0, pod_volume: 0 };
+        let mut bound = Self { pod: 0, container: 0, volume: 0, pod_volume: 0, total: 1 };
         for family in DOMAINS.iter().flat_map(|domain| domain.families) {
+            let is_by_signal = family.labels.iter().any(|label| label.name == "signal");
+            if is_summed(family) && !is_by_signal {
+                bound.total += size(family);
+            }
             let has = |name| family.labels.iter().any(|label| label.name == name);
             match family.source {
                 Source::Pod(_) if has("volume") => bound.pod_volume += size(family),

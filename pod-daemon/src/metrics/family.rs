@@ -1,10 +1,8 @@
 //! What a metric is: one row of the tables that a page and its documentation are both made from.
 
-use prometheus::proto::MetricType;
-
 use super::{
     reading::{Container, Pod, Reading},
-    sheet::Sheet,
+    sheet::{Shape, Sheet},
 };
 
 /// The metrics of one subject.
@@ -27,6 +25,9 @@ pub(super) struct Family<S = Source> {
     pub(super) source: S,
     /// Probes that count it. While one is off the family is absent: 0 would be a lie.
     pub(super) probes: &'static [&'static str],
+    /// Of a gauge: whether it says what a pod was, and so is shown for as long as the pod is held. Other
+    /// gauges say what is, and go with it.
+    pub(super) is_kept: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +64,13 @@ pub(super) trait Origin: Copy + 'static {
 
     /// Calls `part` for each whose series there are, with the values of the labels.
     fn each(self, reading: &Self::Reading, part: Part<'_>);
+
+    /// Calls `part` for each series of `family` that is held of pods that are gone.
+    fn held(_reading: &Self::Reading, _family: &Family<Self>, _part: Part<'_>)
+    where
+        Self: Sized,
+    {
+    }
 }
 
 /// Takes the values of the labels that an origin implies, and what writes one's series.
@@ -81,20 +89,25 @@ pub(super) enum Source {
 
 impl<S: Copy> Family<S> {
     pub(super) const fn counter(name: &'static str, help: &'static str, source: S) -> Self {
-        Self { name, help, kind: Kind::Counter, labels: &[], source, probes: &[] }
+        Self { name, help, kind: Kind::Counter, labels: &[], source, probes: &[], is_kept: false }
     }
 
     pub(super) const fn gauge(name: &'static str, help: &'static str, source: S) -> Self {
-        Self { name, help, kind: Kind::Gauge, labels: &[], source, probes: &[] }
+        Self { name, help, kind: Kind::Gauge, labels: &[], source, probes: &[], is_kept: false }
     }
 
     pub(super) const fn histogram(name: &'static str, help: &'static str, source: S) -> Self {
-        Self { name, help, kind: Kind::Histogram, labels: &[], source, probes: &[] }
+        Self { name, help, kind: Kind::Histogram, labels: &[], source, probes: &[], is_kept: false }
     }
 
     /// Adds labels to those that the source implies.
     pub(super) const fn by(self, labels: &'static [Label]) -> Self {
         Self { labels, ..self }
+    }
+
+    /// Of a gauge: it is shown for as long as its pod is held.
+    pub(super) const fn kept(self) -> Self {
+        Self { is_kept: true, ..self }
     }
 
     /// Names the probes without which there is nothing to show.
@@ -106,7 +119,18 @@ impl<S: Copy> Family<S> {
 impl<S: Origin> Family<S> {
     /// Every label name, in the order of exposition.
     pub(super) fn label_names(&self) -> impl Iterator<Item = &'static str> {
-        self.source.labels().iter().copied().chain(self.labels.iter().map(|label| label.name))
+        self.shape().label_names().collect::<Vec<_>>().into_iter()
+    }
+
+    /// What its series have in common.
+    pub(super) fn shape(&self) -> Shape<'static> {
+        Shape {
+            name: self.name,
+            help: self.help,
+            kind: self.kind,
+            implied: self.source.labels(),
+            labels: self.labels,
+        }
     }
 }
 
@@ -124,18 +148,28 @@ impl Origin for Source {
     fn each(self, reading: &Reading, part: Part<'_>) {
         match self {
             Self::Node(write) => part(&[], &|sheet| write(reading, sheet)),
-            Self::Pod(write) => {
-                for pod in &reading.pods {
-                    part(&[&pod.about.namespace, &pod.about.name], &|sheet| write(pod, sheet));
-                }
+            Self::Pod(_) | Self::Container(_) => {
+                reading.pods.iter().for_each(|pod| self.each_of(pod, part));
             }
+        }
+    }
+
+    fn held(reading: &Reading, family: &Family, part: Part<'_>) {
+        reading.held.iter().for_each(|pod| pod.write(family, part));
+    }
+}
+
+impl Source {
+    /// As [`Origin::each`], for one pod and its containers.
+    pub(super) fn each_of(self, pod: &Pod, part: Part<'_>) {
+        let (namespace, name) = (&*pod.about.namespace, &*pod.about.name);
+        match self {
+            Self::Node(_) => {}
+            Self::Pod(write) => part(&[namespace, name], &|sheet| write(pod, sheet)),
             Self::Container(write) => {
-                for pod in &reading.pods {
-                    for container in &pod.containers {
-                        let base =
-                            [&*pod.about.namespace, &*pod.about.name, &*container.about.name];
-                        part(&base, &|sheet| write(container, sheet));
-                    }
+                for container in &pod.containers {
+                    let base = [namespace, name, &container.about.name];
+                    part(&base, &|sheet| write(container, sheet));
                 }
             }
         }
@@ -143,14 +177,6 @@ impl Origin for Source {
 }
 
 impl Kind {
-    pub(super) const fn proto(self) -> MetricType {
-        match self {
-            Self::Counter => MetricType::COUNTER,
-            Self::Gauge => MetricType::GAUGE,
-            Self::Histogram => MetricType::HISTOGRAM,
-        }
-    }
-
     pub(super) const fn label(self) -> &'static str {
         match self {
             Self::Counter => "counter",

@@ -60,7 +60,7 @@ impl Files {
     }
 
     /// How often an operation succeeded.
-    fn count(&self, operation: Operation) -> u64 {
+    pub(super) fn count(&self, operation: Operation) -> u64 {
         let done = self.operations.iter().find(|(done, _)| *done == operation);
         done.map_or(0, |(_, stats)| stats.count())
     }

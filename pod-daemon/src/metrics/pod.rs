@@ -37,7 +37,8 @@ pub(super) const DOMAIN: Domain = Domain {
             Label::free("ip", "address of the pod; empty while it has none"),
             Label::free("node", "name of the node"),
             Label::one_of("network", &["pod", "host"]),
-        ]),
+        ])
+        .kept(),
         Family::gauge(
             "podscope_pod_phase",
             "The phase that the pod is in; always 1.",
@@ -53,7 +54,8 @@ pub(super) const DOMAIN: Domain = Domain {
             "podscope_pod_created_timestamp_seconds",
             "When the pod was admitted, as a Unix time.",
             Pod(|pod, sheet| sheet.value(&[], seconds(pod.about.created))),
-        ),
+        )
+        .kept(),
         Family::gauge(
             "podscope_pod_start_time_seconds",
             "When the pod's infra container started, as a Unix time; absent before.",
@@ -62,13 +64,15 @@ pub(super) const DOMAIN: Domain = Domain {
                     sheet.value(&[], seconds(started));
                 }
             }),
-        ),
+        )
+        .kept(),
         Family::gauge(
             "podscope_observed_from_timestamp_seconds",
             "Since when the probes count for the pod, as a Unix time. Not after the start of the \
              pod, unless the daemon could not keep its counters over a restart.",
             Pod(|pod, sheet| sheet.value(&[], seconds(pod.about.observed_from))),
-        ),
+        )
+        .kept(),
         Family::gauge(
             "podscope_limit_unenforced",
             "A limit of the pod that this node cannot enforce, by the controller that it lacks; \
@@ -97,7 +101,8 @@ pub(super) const DOMAIN: Domain = Domain {
             Label::free("image", "image as the manifest names it"),
             Label::free("image_id", "digest of the image"),
             Label::free("container_id", "id of the running or last container"),
-        ]),
+        ])
+        .kept(),
         Family::gauge(
             "podscope_container_state",
             "The state that the container is in; always 1.",
@@ -129,10 +134,11 @@ pub(super) const DOMAIN: Domain = Domain {
         Family::counter(
             "podscope_container_oom_kills_total",
             "Runs of the container that lost processes to the kernel's OOM killer, by whose memory \
-             had run out: only those of its own limit are called OOMKilled.",
+             had run out: only those of its own limit are called OOMKilled. Exemplar: the process that \
+             was killed in the last run.",
             Container(|c, sheet| {
                 for (limit, count) in OOM_LIMITS.iter().zip(c.about.ooms) {
-                    sheet.count(&[limit], count);
+                    sheet.count_such_as(&[limit], count, c.victim);
                 }
             }),
         )
@@ -165,7 +171,8 @@ pub(super) const DOMAIN: Domain = Domain {
                     sheet.value(&[], seconds(started));
                 }
             }),
-        ),
+        )
+        .kept(),
         Family::gauge(
             "podscope_container_last_exit_code",
             "Exit code of the container's last end, 128 + signal if one ended it; absent before.",
@@ -174,7 +181,8 @@ pub(super) const DOMAIN: Domain = Domain {
                     sheet.value(&[], exit.code.into());
                 }
             }),
-        ),
+        )
+        .kept(),
         Family::gauge(
             "podscope_container_last_exit_timestamp_seconds",
             "When the container last ended, as a Unix time; absent before.",
@@ -183,7 +191,8 @@ pub(super) const DOMAIN: Domain = Domain {
                     sheet.value(&[], seconds(exit.finished));
                 }
             }),
-        ),
+        )
+        .kept(),
         Family::gauge(
             "podscope_container_last_exit_info",
             "How the container last ended; always 1, and absent before.",
@@ -195,10 +204,8 @@ pub(super) const DOMAIN: Domain = Domain {
                 }
             }),
         )
-        .by(&[
-            REASON,
-            Label::free("signal", "signal that ended it, if one did, such as `SIGKILL`"),
-        ]),
+        .by(&[REASON, Label::free("signal", "signal that ended it, if one did, such as `SIGKILL`")])
+        .kept(),
     ],
 };
 
@@ -216,6 +223,6 @@ fn started(container: &reading::Container) -> Option<Timestamp> {
     }
 }
 
-fn seconds(timestamp: Timestamp) -> f64 {
+pub(super) fn seconds(timestamp: Timestamp) -> f64 {
     timestamp.as_duration().as_secs_f64()
 }

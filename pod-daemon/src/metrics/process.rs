@@ -35,8 +35,9 @@ pub(super) const DOMAIN: Domain = Domain {
     families: &[
         Family::counter(
             "podscope_exec_total",
-            "Programs that were started: successful `execve` and `execveat` calls.",
-            Container(|c, sheet| sheet.count(&[], c.process.execs)),
+            "Programs that were started: successful `execve` and `execveat` calls. Exemplar: the \
+             first process of the current or last run.",
+            Container(|c, sheet| sheet.count_such_as(&[], c.process.execs, c.first)),
         )
         .counted_by(&["exec"]),
         Family::counter(

@@ -4,10 +4,12 @@ use std::{
     collections::{BTreeMap, HashMap},
     mem,
     num::NonZero,
+    sync::Arc,
     thread,
     time::Duration,
 };
 
+use jiff::Timestamp;
 use pod_ebpf::{
     LAYOUT, NO_SLOT, block::BlockStats, dns::DnsStats, net::NetStats, process::ProcessStats,
     runqueue::RunQueueStats, tcp::TcpStats,
@@ -15,12 +17,15 @@ use pod_ebpf::{
 
 use super::{
     Build,
+    archive::{Archive, Held, Sums, View},
     capacity::{Capacities, Capacity},
     cost::Attributed,
     family::Family,
     file::Files,
     netns::Netns,
     own::Own,
+    reconcile::{self, Traffic},
+    sheet::Exemplar,
 };
 use crate::{
     cgroup::{
@@ -28,7 +33,7 @@ use crate::{
         stats::{self, Stats},
     },
     image::Totals,
-    node::{Completed, ContainerSnapshot, DiskUsage, Occupancy, PodSnapshot},
+    node::{ContainerSnapshot, DiskUsage, Occupancy, PodSnapshot},
     pod::{Adopted, INFRA},
     probes::{Governed, MapFill, Origin, ProbeStatus, Probes, ProgramCost},
 };
@@ -43,8 +48,12 @@ const PODS_PER_THREAD: usize = 16;
 /// What one scrape tells.
 pub(super) struct Reading {
     pub(super) pods: Vec<Pod>,
-    /// Totals of deleted pods, by namespace.
-    pub(super) completed: Vec<(String, Completed)>,
+    /// Pods that are gone and whose series are not.
+    pub(super) held: Vec<Arc<Held>>,
+    /// Pods that were held for less than their time.
+    pub(super) folded_early: u64,
+    /// Totals of pods that are held no longer.
+    pub(super) completed: Arc<Sums>,
     pub(super) images: Totals,
     pub(super) probes: Vec<ProbeStatus>,
     pub(super) governed: Governed,
@@ -81,8 +90,6 @@ pub(super) struct Node {
 pub(super) struct Scrapes {
     pub(super) count: u64,
     pub(super) last: Option<Duration>,
-    /// Length of the last one.
-    pub(super) bytes: usize,
 }
 
 /// One pod; its containers have moved from the snapshot to `containers`.
@@ -98,9 +105,13 @@ pub(super) struct Pod {
     /// How large its volumes are, by name; those whose file system has answered.
     pub(super) volumes: Vec<(String, Capacity)>,
     /// Run time of the probes that is its doing.
-    pub(super) probe_seconds: f64,
+    pub(super) probe_seconds: Option<f64>,
     /// What its containers have on the disk, by name; those that were measured.
     pub(super) disk: HashMap<String, DiskUsage>,
+    /// When its last process was dead and it was read for the last time.
+    pub(super) deleted: Option<Timestamp>,
+    /// What the devices of its network passed.
+    pub(super) traffic: Option<Traffic>,
 }
 
 /// One container and all that was counted for it.
@@ -117,16 +128,19 @@ pub(super) struct Container {
     pub(super) cgroup: Stats,
     /// What it has on the disk, once that was measured.
     pub(super) disk: Option<DiskUsage>,
+    /// The first process of the current or last run.
+    pub(super) first: Option<Exemplar>,
+    /// The process of that run that the kernel ended for want of memory.
+    pub(super) victim: Option<Exemplar>,
 }
 
 impl Reading {
     pub(super) fn take(
         node: &crate::node::Node,
-        probes: &Probes,
+        (probes, archive, capacities): (&Probes, &Archive, &Capacities),
         build: Build,
         own: Own,
         scrapes: Scrapes,
-        capacities: &Capacities,
     ) -> Self {
         let mut unenforced: HashMap<_, Vec<_>> = HashMap::new();
         for (namespace, pod, controller) in node.unenforced_limits() {
@@ -134,21 +148,19 @@ impl Reading {
         }
         let mut refused = node.network().refused_connections();
         let mut disk = node.disk_usage();
-        let pods = node.snapshot().into_iter().map(|about| {
+        let reading = archive.reading();
+        let View { living, held, completed, early } = archive.view(|| node.snapshot());
+        let pods = living.into_iter().map(|about| {
             let key = (about.namespace.clone(), about.name.clone());
-            Pod {
-                refused_connections: refused.remove(&about.uid).unwrap_or(0),
-                probe_seconds: 0.0,
-                disk: disk.remove(&about.uid).unwrap_or_default(),
-                about,
-                containers: Vec::new(),
-                netns: None,
-                unenforced: unenforced.remove(&key).unwrap_or_default(),
-                volumes: Vec::new(),
-            }
+            let mut pod = Pod::new(about);
+            pod.refused_connections = refused.remove(&pod.about.uid).unwrap_or(0);
+            pod.disk = disk.remove(&pod.about.uid).unwrap_or_default();
+            pod.unenforced = unenforced.remove(&key).unwrap_or_default();
+            pod
         });
         let mut pods: Vec<Pod> = pods.collect();
-        for_each(&mut pods, |pod| pod.read(probes, node.cgroups()));
+        for_each(&mut pods, |pod| pod.read(probes));
+        drop(reading);
         let volumes = pods.iter().flat_map(|pod| &pod.about.volumes);
         let capacities = capacities.read(volumes.map(|(_, path)| path.clone()).collect());
         for pod in &mut pods {
@@ -160,7 +172,9 @@ impl Reading {
         lost.push(("missed", costs.iter().map(|cost| cost.missed).sum()));
         Self {
             pods,
-            completed: node.completed(),
+            held,
+            folded_early: early,
+            completed,
             images: node.images().totals(),
             probes: probes.status(),
             governed: probes.governed(),
@@ -186,22 +200,50 @@ impl Reading {
 
     /// Whether everything that counts `family` is on.
     pub(super) fn has(&self, family: &Family) -> bool {
-        let is_off = |status: &ProbeStatus| !status.is_attached();
-        !self.probes.iter().any(|probe| is_off(probe) && family.probes.contains(&&*probe.probe))
+        has(&self.probes, family)
     }
 }
 
+/// Whether all of `probes` are on that count `family`.
+pub(super) fn has(probes: &[ProbeStatus], family: &Family) -> bool {
+    let is_off = |status: &ProbeStatus| !status.is_attached();
+    !probes.iter().any(|probe| is_off(probe) && family.probes.contains(&&*probe.probe))
+}
+
 impl Pod {
-    fn read(&mut self, probes: &Probes, cgroups: &Hierarchy) {
-        if !self.about.host_network {
-            self.netns = Netns::of_cgroup(&cgroups.root().join(&self.about.uid).join(INFRA));
+    /// A pod whose counters are not read yet.
+    pub(super) fn new(about: PodSnapshot) -> Self {
+        Self {
+            about,
+            containers: Vec::new(),
+            unenforced: Vec::new(),
+            netns: None,
+            refused_connections: 0,
+            volumes: Vec::new(),
+            probe_seconds: None,
+            disk: HashMap::new(),
+            deleted: None,
+            traffic: None,
         }
+    }
+
+    /// Reads what was counted.
+    pub(super) fn read(&mut self, probes: &Probes) {
         let containers = mem::take(&mut self.about.containers).into_iter();
         let mut read = |about: ContainerSnapshot| {
             let disk = self.disk.remove(&about.name);
             Container { disk, ..Container::read(about, probes) }
         };
         self.containers = containers.map(&mut read).collect();
+        if self.about.host_network {
+            return;
+        }
+        let mut cgroups =
+            self.containers.iter().filter_map(|c| c.about.cgroup.as_deref()?.parent());
+        let Some(cgroup) = cgroups.next() else { return };
+        // Behind the counters: what passes meanwhile is the kernel's.
+        self.traffic = reconcile::traffic(cgroup);
+        self.netns = Netns::of_cgroup(&cgroup.join(INFRA));
     }
 }
 
@@ -221,6 +263,9 @@ impl Container {
         let cgroup = about.cgroup.as_deref().map(stats::read).unwrap_or_default();
         // A container has series from its birth on, and no slot before it is first started.
         let slot = about.slot;
+        let run = (slot != NO_SLOT).then(|| probes.run(slot));
+        let victim = run.and_then(|run| probes.victim(slot, run.number));
+        let such_as = |pid: u32| (pid > 0).then_some(Exemplar { pid });
         let is_there = slot != NO_SLOT;
         Self {
             process: if is_there { probes.process(slot) } else { ProcessStats::ZERO },
@@ -237,6 +282,8 @@ impl Container {
             files,
             cgroup,
             disk: None,
+            first: run.and_then(|run| such_as(run.tgid)),
+            victim: victim.and_then(|victim| such_as(victim.tgid)),
         }
     }
 }

@@ -89,7 +89,8 @@ pub(super) const MEMORY: Domain = Domain {
             "podscope_memory_peak_bytes",
             "The most memory that was ever charged at once (Linux 5.19).",
             Container(|c, sheet| count(sheet, c.cgroup.memory.and_then(|m| m.peak))),
-        ),
+        )
+        .kept(),
         Family::gauge(
             "podscope_memory_anonymous_bytes",
             "Anonymous memory: heaps, stacks, shared anonymous mappings.",
@@ -171,7 +172,8 @@ pub(super) const PIDS: Domain = Domain {
             "podscope_pids_peak",
             "The most processes and threads that there ever were at once (Linux 6.10).",
             Container(|c, sheet| count(sheet, c.cgroup.pids.and_then(|p| p.peak))),
-        ),
+        )
+        .kept(),
         Family::counter(
             "podscope_pids_refused_total",
             "Forks that the limit refused.",

@@ -18,12 +18,15 @@ use pod_ebpf::{
 
 use super::{
     Build,
+    archive::{Held, Sums},
     capacity::Capacity,
     cost::Attributed,
     file::Files,
     netns::Netns,
     own::Own,
     reading::{Container, Pod, Reading, Scrapes},
+    reconcile::Traffic,
+    sheet::Exemplar,
 };
 use crate::{
     cgroup::{
@@ -32,7 +35,7 @@ use crate::{
     },
     image::Totals as ImageTotals,
     manifest::demand::{CPU, Totals},
-    node::{Completed, ContainerSnapshot, DiskUsage, Exit, Occupancy, PodSnapshot, State},
+    node::{ContainerSnapshot, DiskUsage, Exit, Occupancy, PodSnapshot, State},
     pod::Adopted,
     probes::{Governed, GovernedProbe, MapFill, Origin, ProbeStatus, ProgramCost},
 };
@@ -46,7 +49,9 @@ pub(super) fn reading(pods: usize) -> Reading {
     };
     Reading {
         pods: (0..pods).map(pod).collect(),
-        completed: vec![("default".to_owned(), Completed { pods: 2, ..Completed::default() })],
+        held: Vec::new(),
+        folded_early: 0,
+        completed: completed().into(),
         images: ImageTotals {
             images: 3,
             bytes: 4096,
@@ -73,7 +78,7 @@ pub(super) fn reading(pods: usize) -> Reading {
         build: Build { version: "0.1.0", revision: "abc", rustc: "1.98.0" },
         node: node(),
         own: Own { max_fds: Some(1024), ..Own::default() },
-        scrapes: Scrapes { count: 1, last: Some(std::time::Duration::from_millis(3)), bytes: 9 },
+        scrapes: Scrapes { count: 1, last: Some(std::time::Duration::from_millis(3)) },
     }
 }
 
@@ -95,7 +100,7 @@ fn node() -> super::reading::Node {
     }
 }
 
-fn pod(index: usize) -> Pod {
+pub(super) fn pod(index: usize) -> Pod {
     let at = Timestamp::UNIX_EPOCH;
     let exit = Exit {
         code: 137,
@@ -141,9 +146,20 @@ fn pod(index: usize) -> Pod {
         netns,
         refused_connections: 0,
         volumes,
-        probe_seconds: 0.25,
+        probe_seconds: Some(0.25),
         disk: HashMap::new(),
+        deleted: None,
+        traffic: Some(Traffic { bytes: [20, 42], packets: [2, 5] }),
     }
+}
+
+/// Two such pods that are held no longer.
+fn completed() -> Sums {
+    let mut totals = Sums::default();
+    for pod in [pod(0), pod(1)] {
+        Held::of(&pod, &[]).add_to(&mut totals);
+    }
+    totals
 }
 
 fn container(name: &str, state: State, last_exit: Option<Exit>) -> Container {
@@ -194,6 +210,8 @@ fn container(name: &str, state: State, last_exit: Option<Exit>) -> Container {
         files: files.to_vec(),
         cgroup: cgroup(),
         disk: Some(DiskUsage { rootfs_bytes: 4096, log_bytes: 8192 }),
+        first: Some(Exemplar { pid: 4711 }),
+        victim: Some(Exemplar { pid: 4712 }),
     }
 }
 

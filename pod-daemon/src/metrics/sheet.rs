@@ -1,14 +1,10 @@
-//! Fills one metric family after the other in the `prometheus` crate's types.
+//! Walks the families and hands their series, one after the other, to whatever writes a format.
 //!
-//! A node with 400 containers has 30,000 series. As `prometheus` types, all at once, they are
-//! 20 MB in 300,000 allocations for each scrape. So there is one family at a time, and the series
-//! of earlier families with as many labels are kept: where the label values are the same, as for
-//! all counters of a container, only the numbers change.
-
-use std::mem;
+//! A node with a thousand containers has 100,000 series. As values of the `prometheus` crate, all at
+//! once, they are tens of megabytes in a million allocations for each scrape. So nothing is built: a
+//! series is a few references while it is written, and gone.
 
 use pod_ebpf::latency::{BUCKETS, Latency, bound_seconds};
-use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily};
 
 use super::family::{Family, Kind, Label, Origin};
 
@@ -18,148 +14,188 @@ const BUCKETS_PER_BOUND: usize = 2;
 /// Bounds of a histogram, without `+Inf`.
 pub(super) const BOUNDS: usize = (BUCKETS - 1).div_ceil(BUCKETS_PER_BOUND);
 
-/// The family that is being filled.
+/// Takes the series of one origin, for the family that is being written.
 pub(super) struct Sheet<'a> {
-    shape: Shape,
+    shape: Shape<'a>,
     /// Values of the labels that the family's source implies.
     base: &'a [&'a str],
-    metrics: &'a mut Vec<Metric>,
-    /// How many of `metrics` are of this family; the rest are left from earlier ones.
-    len: usize,
+    sink: &'a mut dyn Sink,
 }
 
 /// What the series of a family have in common.
 #[derive(Clone, Copy)]
-struct Shape {
-    name: &'static str,
-    kind: Kind,
+pub(super) struct Shape<'a> {
+    pub(super) name: &'a str,
+    pub(super) help: &'a str,
+    pub(super) kind: Kind,
     /// Labels that the family's source implies.
-    implied: &'static [&'static str],
+    pub(super) implied: &'a [&'static str],
     /// And those beside them.
-    labels: &'static [Label],
+    pub(super) labels: &'a [Label],
+}
+
+/// One series.
+#[derive(Clone, Copy)]
+pub(super) struct Series<'a> {
+    /// Values of the labels that the family's source implies.
+    pub(super) base: &'a [&'a str],
+    /// And of those beside them.
+    pub(super) own: &'a [&'a str],
+    pub(super) value: Value<'a>,
+    pub(super) exemplar: Option<Exemplar>,
+}
+
+/// What a series has come to.
+#[derive(Clone, Copy)]
+pub(super) enum Value<'a> {
+    Count(u64),
+    Number(f64),
+    Latency(&'a Latency),
+}
+
+/// Somebody of whom a counter tells: a process, by its number on the node.
+#[derive(Clone, Copy)]
+pub(super) struct Exemplar {
+    pub(super) pid: u32,
+}
+
+/// Writes a format.
+pub(super) trait Sink {
+    /// A family that has series begins.
+    fn begin(&mut self, shape: &Shape<'_>);
+
+    /// A series of it.
+    fn series(&mut self, shape: &Shape<'_>, series: &Series<'_>);
+
+    /// That was the last one.
+    fn end(&mut self, shape: &Shape<'_>);
+}
+
+impl Shape<'_> {
+    /// Every label name, in the order of exposition.
+    pub(super) fn label_names(&self) -> impl Iterator<Item = &'static str> {
+        self.implied.iter().copied().chain(self.labels.iter().map(|label| label.name))
+    }
+}
+
+impl Series<'_> {
+    /// Every label value, in the order of exposition.
+    pub(super) fn label_values(&self) -> impl Iterator<Item = &str> {
+        self.base.iter().chain(self.own).copied()
+    }
+}
+
+impl Value<'_> {
+    /// A count as every format but the text has it, and 0 for a histogram.
+    pub(super) fn as_f64(self) -> f64 {
+        match self {
+            Self::Count(count) => count as f64,
+            Self::Number(number) => number,
+            Self::Latency(_) => 0.0,
+        }
+    }
 }
 
 impl<'a> Sheet<'a> {
+    pub(super) fn new(shape: Shape<'a>, base: &'a [&'a str], sink: &'a mut dyn Sink) -> Self {
+        Self { shape, base, sink }
+    }
+
     /// Adds a series whose value is a count.
     pub(super) fn count(&mut self, labels: &[&str], count: u64) {
-        self.value(labels, count as f64);
+        self.add(labels, Value::Count(count));
     }
 
     /// Adds a series; `labels` are the values of the family's own labels, in their order.
     pub(super) fn value(&mut self, labels: &[&str], value: f64) {
-        let kind = self.shape.kind;
-        let metric = self.series(labels);
-        if kind == Kind::Counter {
-            let mut counter = Counter::default();
-            counter.set_value(value);
-            metric.set_counter(counter);
-        } else {
-            let mut gauge = Gauge::default();
-            gauge.set_value(value);
-            metric.set_gauge(gauge);
-        }
+        self.add(labels, Value::Number(value));
     }
 
     /// Adds a histogram of durations; `labels` as above.
     pub(super) fn latency(&mut self, labels: &[&str], latency: &Latency) {
-        let mut histogram = Histogram::default();
-        let mut buckets = Vec::with_capacity(BOUNDS);
-        let mut count = 0;
-        for (index, more) in latency.buckets.into_iter().enumerate() {
-            count += more;
-            if index % BUCKETS_PER_BOUND == 0 && index < BUCKETS - 1 {
-                let mut bucket = Bucket::default();
-                bucket.set_upper_bound(bound_seconds(index));
-                bucket.set_cumulative_count(count);
-                buckets.push(bucket);
-            }
-        }
-        histogram.set_bucket(buckets);
-        histogram.set_sample_count(count);
-        histogram.set_sample_sum(latency.sum_ns as f64 / 1e9);
-        self.series(labels).set_histogram(histogram);
+        self.add(labels, Value::Latency(latency));
     }
 
-    fn series(&mut self, labels: &[&str]) -> &mut Metric {
-        let Shape { name, implied, labels: own, .. } = self.shape;
-        debug_assert_eq!(labels.len(), own.len(), "{name}");
-        let names = implied.iter().copied().chain(own.iter().map(|label| label.name));
-        let wanted = names.zip(self.base.iter().chain(labels).copied());
-        let at = self.len;
-        self.len += 1;
-        if let Some(metric) = self.metrics.get_mut(at) {
-            for (pair, (name, value)) in metric.mut_label().iter_mut().zip(wanted) {
-                if pair.name() != name {
-                    pair.set_name(name.to_owned());
-                }
-                if pair.value() != value {
-                    pair.set_value(value.to_owned());
-                }
-            }
-        } else {
-            self.metrics.push(Metric::from_label(wanted.map(pair).collect()));
-        }
-        &mut self.metrics[at]
+    /// Adds a series whose value is a count, and names one of those that were counted.
+    pub(super) fn count_such_as(
+        &mut self,
+        labels: &[&str],
+        count: u64,
+        exemplar: Option<Exemplar>,
+    ) {
+        self.write(labels, Value::Count(count), exemplar.filter(|_| count > 0));
+    }
+
+    /// Adds a series.
+    pub(super) fn add(&mut self, labels: &[&str], value: Value<'_>) {
+        self.write(labels, value, None);
+    }
+
+    fn write(&mut self, labels: &[&str], value: Value<'_>, exemplar: Option<Exemplar>) {
+        debug_assert_eq!(labels.len(), self.shape.labels.len(), "{}", self.shape.name);
+        let series = Series { base: self.base, own: labels, value, exemplar };
+        self.sink.series(&self.shape, &series);
     }
 }
 
-/// Fills `families` from `reading` and hands each that has series to `write`.
-pub(super) fn fill<S: Origin, E>(
+/// The bounds of a histogram that are exposed, with how many were at most that long; the last bound
+/// is infinite, and its count that of all.
+pub(super) fn cumulative(latency: &Latency) -> impl Iterator<Item = (f64, u64)> {
+    let mut count = 0;
+    latency.buckets.into_iter().enumerate().filter_map(move |(index, more)| {
+        count += more;
+        let is_exposed = index % BUCKETS_PER_BOUND == 0 || index == BUCKETS - 1;
+        is_exposed.then(|| (bound_seconds(index), count))
+    })
+}
+
+/// Writes `families` from `reading`.
+pub(super) fn fill<S: Origin>(
     families: impl Iterator<Item = &'static Family<S>>,
     reading: &S::Reading,
-    mut write: impl FnMut(&MetricFamily) -> Result<(), E>,
-) -> Result<(), E> {
-    // By number of labels.
-    let mut kept: Vec<Vec<Metric>> = Vec::new();
+    sink: &mut dyn Sink,
+) {
     for family in families {
-        let labels = family.label_names().count();
-        if kept.len() <= labels {
-            kept.resize_with(labels + 1, Vec::new);
-        }
-        let mut metrics = mem::take(&mut kept[labels]);
-        let len = fill_one(family, reading, &mut metrics);
-        let mut rest = metrics.split_off(len);
-
-        let mut filled = MetricFamily::default();
-        filled.set_name(family.name.to_owned());
-        filled.set_help(family.help.to_owned());
-        filled.set_field_type(family.kind.proto());
-        filled.set_metric(metrics);
-        if len > 0 {
-            write(&filled)?;
-        }
-
-        metrics = filled.take_metric();
-        metrics.append(&mut rest);
-        kept[labels] = metrics;
+        let mut sink = Lazy::new(&mut *sink);
+        let shape = family.shape();
+        family.source.each(reading, &mut |base, write| {
+            write(&mut Sheet::new(shape, base, &mut sink));
+        });
+        S::held(reading, family, &mut |base, write| {
+            write(&mut Sheet::new(shape, base, &mut sink));
+        });
+        sink.finish(&shape);
     }
-    Ok(())
 }
 
-/// Writes the series of `family` to the front of `metrics` and says how many they are.
-fn fill_one<S: Origin>(
-    family: &Family<S>,
-    reading: &S::Reading,
-    metrics: &mut Vec<Metric>,
-) -> usize {
-    let shape = Shape {
-        name: family.name,
-        kind: family.kind,
-        implied: family.source.labels(),
-        labels: family.labels,
-    };
-    let mut len = 0;
-    family.source.each(reading, &mut |base, write| {
-        let mut sheet = Sheet { shape, base, metrics, len };
-        write(&mut sheet);
-        len = sheet.len;
-    });
-    len
+/// Begins a family with its first series: one without is left out.
+pub(super) struct Lazy<'a> {
+    sink: &'a mut dyn Sink,
+    has_begun: bool,
 }
 
-fn pair((name, value): (&str, &str)) -> LabelPair {
-    let mut pair = LabelPair::default();
-    pair.set_name(name.to_owned());
-    pair.set_value(value.to_owned());
-    pair
+impl<'a> Lazy<'a> {
+    pub(super) fn new(sink: &'a mut dyn Sink) -> Self {
+        Self { sink, has_begun: false }
+    }
+
+    pub(super) fn finish(self, shape: &Shape<'_>) {
+        if self.has_begun {
+            self.sink.end(shape);
+        }
+    }
+}
+
+impl Sink for Lazy<'_> {
+    fn begin(&mut self, _shape: &Shape<'_>) {}
+
+    fn series(&mut self, shape: &Shape<'_>, series: &Series<'_>) {
+        if !self.has_begun {
+            self.has_begun = true;
+            self.sink.begin(shape);
+        }
+        self.sink.series(shape, series);
+    }
+
+    fn end(&mut self, _shape: &Shape<'_>) {}
 }

@@ -6,11 +6,27 @@ use std::{
     process::{Command, Stdio},
 };
 
+use prometheus::TextEncoder;
+
 use super::{document::Bound, *};
 
 /// What a scrape with that reading says.
 fn page(reading: &Reading) -> String {
-    render(families(reading), reading, 0).unwrap()
+    String::from_utf8(written(Format::Text, |sink| fill(reading, sink))).unwrap()
+}
+
+/// A page in that format.
+pub(super) fn written(format: Format, fill: impl FnOnce(&mut dyn Sink)) -> Vec<u8> {
+    let mut page = Vec::new();
+    assert!(write(
+        format,
+        &mut |piece| {
+            page.extend(piece);
+            true
+        },
+        fill
+    ));
+    page
 }
 
 /// Series of the rendered text, as name with labels and value.
@@ -27,8 +43,12 @@ pub(super) fn series(text: &str) -> BTreeMap<&str, f64> {
 fn a_scrape_has_every_family_of_the_tables() {
     let text = page(&sample::reading(1));
 
-    // No container of the sample waits, and all have the memory controller.
-    let absent = ["podscope_container_waiting_reason", "podscope_memory_resident_bytes"];
+    // No container of the sample waits, all have the memory controller, and no pod is deleted.
+    let absent = [
+        "podscope_container_waiting_reason",
+        "podscope_memory_resident_bytes",
+        "podscope_pod_deleted_timestamp_seconds",
+    ];
     let families = DOMAINS.iter().flat_map(|domain| domain.families);
     for family in families.filter(|family| !absent.contains(&family.name)) {
         let line = format!("# TYPE {} {}\n", family.name, family.kind.label());
@@ -85,7 +105,14 @@ fn series_carry_labels_and_values() {
             1.0,
         ),
         (r#"podscope_limit_unenforced{namespace="default",pod="web-0",controller="memory"}"#, 1.0),
+        (
+            r#"podscope_reconcile_difference_network_bytes{namespace="default",pod="web-0",direction="transmit"}"#,
+            2.0,
+        ),
         (r#"podscope_completed_pods_total{namespace="default"}"#, 2.0),
+        (r#"podscope_completed_exec_total{namespace="default"}"#, 20.0),
+        (r#"podscope_completed_restarts_total{namespace="default"}"#, 12.0),
+        (r#"podscope_completed_file_operations_total{namespace="default",operation="read"}"#, 12.0),
         ("process_max_fds", 1024.0),
     ] {
         assert_eq!(series.get(name), Some(&value), "{name}");
@@ -113,14 +140,20 @@ fn a_histogram_is_cumulative_and_its_count_is_its_last_bucket() {
 #[test]
 fn there_are_as_many_series_as_the_documentation_says() {
     let count = |pods| series(&page(&sample::reading(pods))).len();
-    let Bound { pod, container, volume, pod_volume } = Bound::new();
+    let Bound { pod, container, volume, pod_volume, total } = Bound::new();
 
     // No container of the sample waits, all have the memory controller, and in each a signal has
     // ended one process.
     let absent = 2;
     let signals = 1;
-    let expected = pod + 2 * pod_volume + 2 * (container - absent + signals + 3 * volume);
+    // And none is deleted.
+    let expected = pod - 1 + 2 * pod_volume + 2 * (container - absent + signals + 3 * volume);
     assert_eq!(count(3) - count(2), expected);
+    let text = page(&sample::reading(0));
+    let names = series(&text).into_keys().filter(|name| name.starts_with("podscope_completed_"));
+    let absent = ["podscope_completed_process_signals_total"];
+    let names = names.filter(|name| !absent.iter().any(|absent| name.starts_with(absent)));
+    assert_eq!(names.count(), total);
 }
 
 #[test]
@@ -132,8 +165,9 @@ fn what_a_probe_counts_is_absent_while_it_is_off() {
 
     let text = page(&reading);
 
-    assert!(!text.contains("podscope_exec_total") && !text.contains("podscope_file_written"));
-    assert!(text.contains("podscope_forks_total") && text.contains("podscope_file_read_bytes"));
+    let has = |name: &str| text.contains(&format!("\n{name}{{"));
+    assert!(!has("podscope_exec_total") && !has("podscope_file_written_bytes_total"));
+    assert!(has("podscope_forks_total") && has("podscope_file_read_bytes_total"));
     assert!(text.contains(r#"podscope_probe_info{probe="exec",mode="off",reason=""} 1"#));
 }
 
@@ -152,6 +186,81 @@ fn who_gathers_gets_what_a_scrape_gets() {
     let gathered = TextEncoder.encode_to_string(&collect(&reading)).unwrap();
 
     assert_eq!(gathered, page(&reading));
+}
+
+#[test]
+fn open_metrics_has_exemplars_and_an_end() {
+    let reading = sample::reading(1);
+    let page = written(Format::OpenMetrics, |sink| fill(&reading, sink));
+    let text = String::from_utf8(page).unwrap();
+    let labels = r#"namespace="default",pod="web-0",container="app""#;
+    let kills = format!(r#"podscope_container_oom_kills_total{{{labels},limit="container"}} 1"#);
+    for line in [
+        "# TYPE podscope_exec counter",
+        "# TYPE podscope_pod_phase gauge",
+        &format!(r#"podscope_exec_total{{{labels}}} 5 # {{pid="4711"}} 1"#),
+        &format!(r#"{kills} # {{pid="4712"}} 1"#),
+        // Of those that were not killed there is none to name.
+        &format!(r#"podscope_container_oom_kills_total{{{labels},limit="node"}} 0"#),
+        &format!(r#"podscope_tcp_connect_duration_seconds_bucket{{{labels},le="16.0"}} 2"#),
+    ] {
+        assert!(text.lines().any(|other| other == line), "{line}");
+    }
+    assert!(text.ends_with("\n# EOF\n") && !text.contains("\n\n"));
+    let numbers = text.lines().filter(|line| !line.starts_with('#')).count();
+    assert_eq!(numbers, page_lines(&reading));
+}
+
+/// How many series a page has as text.
+fn page_lines(reading: &Reading) -> usize {
+    series(&page(reading)).len()
+}
+
+#[test]
+fn protocol_buffers_have_every_family_behind_its_length() {
+    let reading = sample::reading(1);
+    let page = written(Format::Protobuf, |sink| fill(&reading, sink));
+    let mut rest = &page[..];
+    let mut names = Vec::new();
+    let varint = |rest: &mut &[u8]| {
+        let (mut number, mut shift) = (0, 0);
+        loop {
+            let byte = rest[0];
+            *rest = &rest[1..];
+            number |= usize::from(byte & 0x7f) << shift;
+            shift += 7;
+            if byte < 0x80 {
+                break number;
+            }
+        }
+    };
+    while !rest.is_empty() {
+        let length = varint(&mut rest);
+        let (mut family, others) = rest.split_at(length);
+        rest = others;
+        assert_eq!(varint(&mut family), 1 << 3 | 2, "the name comes first");
+        let length = varint(&mut family);
+        names.push(str::from_utf8(&family[..length]).unwrap().to_owned());
+    }
+    let families = collect(&reading);
+    let expected: Vec<_> = families.iter().map(MetricFamily::name).collect();
+    assert_eq!(names, expected);
+}
+
+#[test]
+fn a_pod_that_is_gone_has_the_series_that_say_what_it_was() {
+    let living = page(&sample::reading(1));
+    let mut reading = sample::reading(1);
+    let pod = reading.pods.remove(0);
+    reading.held.push(Arc::new(archive::Held::of(&pod, &[])));
+    let held = page(&reading);
+    let (living, held) = (series(&living), series(&held));
+    for (name, value) in living.iter().filter(|(name, _)| name.contains("pod=\"web-0\"")) {
+        let family = name.split('{').next().unwrap();
+        let of_counter = family.ends_with("_total") || family.contains("_duration_seconds_");
+        let is_kept = of_domains(&DOMAINS).any(|other| other.name == family && other.is_kept);
+        assert_eq!(held.get(name), (of_counter || is_kept).then_some(value), "{name}");
+    }
 }
 
 #[test]

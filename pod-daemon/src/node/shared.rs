@@ -14,7 +14,7 @@ use k8s_openapi::{
 use tokio::sync::mpsc;
 
 use super::{
-    Admission, Completed, DiskUsage, PodSnapshot, Reserve, admission, secrets::Secrets,
+    Admission, DiskUsage, Keeper, PodSnapshot, Reserve, admission, secrets::Secrets,
     store::Store as Files, table::Table,
 };
 use crate::{
@@ -51,6 +51,7 @@ pub struct Shared {
     pub(super) secrets: Secrets,
     pub(super) table: Table,
     pub(super) files: Files,
+    keeper: Arc<dyn Keeper>,
     pub(super) adopted: Mutex<BTreeMap<Adopted, u64>>,
     /// What pods' containers have on the disk, as it was last measured, by the pods' uids.
     pub(super) disk_usage: Mutex<HashMap<String, HashMap<String, DiskUsage>>>,
@@ -99,11 +100,11 @@ impl Shared {
         sandboxes: Sandboxes,
         hierarchy: Hierarchy,
         network: Network,
-        probes: Arc<Probes>,
+        (probes, keeper): (Arc<Probes>, Arc<dyn Keeper>),
         memory: Memory,
     ) -> Self {
         let files = Files::new(&settings.data_dir);
-        let table = Table::new(&settings.name, files.config_maps(), files.completed());
+        let table = Table::new(&settings.name, files.config_maps());
         let io_device = Device::below(&settings.data_dir)
             .inspect_err(|error| tracing::debug!(%error, "no limits of block devices"))
             .ok();
@@ -123,6 +124,7 @@ impl Shared {
             memory,
             table,
             files,
+            keeper,
             adopted: Mutex::default(),
             disk_usage: Mutex::default(),
         }
@@ -148,16 +150,17 @@ impl Shared {
         self.table.update(key, change, snapshot);
     }
 
-    /// Stores the totals of a pod that is about to be removed. Returns those that are still to be
-    /// counted: none, if an earlier daemon got as far as this.
-    pub(crate) fn fold(&self, key: &Key, uid: &str, totals: Completed) -> Completed {
-        self.files.fold(&key.namespace, uid, totals)
+    /// Reads a pod for the last time, now that its processes are dead. When this has returned, nobody
+    /// reads its cgroups and counters any more. Blocks.
+    pub(crate) fn hold(&self, pod: PodSnapshot) {
+        let refused = self.network.refused_connections().get(&pod.uid).copied();
+        self.keeper.hold(pod, refused.unwrap_or(0));
     }
 
-    /// Removes a pod that is gone, and keeps its totals.
-    pub(crate) fn retire(&self, key: &Key, uid: &str, totals: &Completed) {
-        self.files.forget(uid);
-        self.table.remove(key, totals);
+    /// Removes a pod that is gone.
+    pub(crate) fn retire(&self, key: &Key, uid: &str) {
+        self.table.remove(key);
+        self.keeper.retire(uid);
     }
 
     /// The metadata of a pod, if it exists.

@@ -116,26 +116,14 @@ pub struct Exit {
     pub finished: Timestamp,
 }
 
-/// Totals of pods that were deleted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(default)]
-pub struct Completed {
-    /// Pods.
-    pub pods: u64,
-    /// Container restarts.
-    pub restarts: u64,
-    /// Execs.
-    pub execs: u64,
-    /// Process exits.
-    pub exits: u64,
-    /// Bytes received.
-    pub received_bytes: u64,
-    /// Bytes sent.
-    pub transmitted_bytes: u64,
-    /// Bytes read from files.
-    pub read_bytes: u64,
-    /// Bytes written to files.
-    pub written_bytes: u64,
+/// Keeps what was counted for pods when they are gone.
+pub trait Keeper: Send + Sync {
+    /// Reads a pod for the last time and stores that, unless it is stored already: its processes are
+    /// dead. When this has returned, nobody reads its cgroups and counters any more. Blocks.
+    fn hold(&self, pod: PodSnapshot, refused_connections: u64);
+
+    /// Takes note that the node does not have the pod any more: its name may be another's.
+    fn retire(&self, uid: &str);
 }
 
 /// What a pod uses now.

@@ -1,46 +1,22 @@
-//! What the node keeps on disk beside the pods' own files: config maps, and totals of deleted pods.
+//! What the node keeps on disk beside the pods' own files: config maps.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
-use serde::{Deserialize, Serialize};
 
-use super::Completed;
 use crate::pod::record::{self, Durability};
-
-/// Totals of deleted pods.
-const COMPLETED: &str = "completed.json";
 
 #[derive(Debug)]
 pub(super) struct Store {
     data_dir: PathBuf,
-    folded: Mutex<Folded>,
-}
-
-/// Totals of deleted pods.
-#[derive(Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Folded {
-    namespaces: BTreeMap<String, Completed>,
-    /// Pods whose totals are in, and which are not wholly removed yet.
-    removing: BTreeSet<String>,
 }
 
 impl Store {
     pub(super) fn new(data_dir: &Path) -> Self {
-        let mut folded: Folded =
-            or_warn(data_dir.join(COMPLETED), record::read).unwrap_or_default();
-        folded.removing.retain(|uid| data_dir.join("pods").join(uid).exists());
-        Self { data_dir: data_dir.to_path_buf(), folded: Mutex::new(folded) }
-    }
-
-    fn folded(&self) -> MutexGuard<'_, Folded> {
-        self.folded.lock().unwrap_or_else(PoisonError::into_inner)
+        Self { data_dir: data_dir.to_path_buf() }
     }
 
     /// The pods that are stored, with their uids, oldest first.
@@ -84,36 +60,6 @@ impl Store {
         // Neither can contain an underscore.
         self.config_map_dir().join(format!("{namespace}_{name}.json"))
     }
-
-    /// Totals of deleted pods, by namespace.
-    pub(super) fn completed(&self) -> BTreeMap<String, Completed> {
-        self.folded().namespaces.clone()
-    }
-
-    /// Adds the totals of a pod that is about to be removed, unless they are in already; returns what
-    /// was added.
-    pub(super) fn fold(&self, namespace: &str, uid: &str, totals: Completed) -> Completed {
-        let mut folded = self.folded();
-        if !folded.removing.insert(uid.to_owned()) {
-            return Completed::default();
-        }
-        folded.namespaces.entry(namespace.to_owned()).or_default().add(&totals);
-        self.write(&folded);
-        totals
-    }
-
-    /// A pod is wholly removed. Its totals stay; that its uid is forgotten is written down with the
-    /// next pod's totals.
-    pub(super) fn forget(&self, uid: &str) {
-        self.folded().removing.remove(uid);
-    }
-
-    fn write(&self, folded: &Folded) {
-        let path = self.data_dir.join(COMPLETED);
-        if let Err(error) = record::replace(&path, folded, Durability::Cache) {
-            tracing::error!(%error, "totals of deleted pods will not outlive this daemon");
-        }
-    }
 }
 
 /// What is in a file; `None` if it is not there, or if it cannot be read, which is reported.
@@ -136,22 +82,6 @@ pub(super) fn entries(path: &Path) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn totals_are_counted_once_however_often_a_removal_begins() {
-        let dir = tempfile::tempdir().unwrap();
-        let totals = Completed { pods: 1, execs: 7, ..Completed::default() };
-        fs::create_dir_all(dir.path().join("pods/a")).unwrap();
-        let store = Store::new(dir.path());
-        assert_eq!(store.fold("default", "a", totals).execs, 7);
-        // Killed here, and begun again.
-        let store = Store::new(dir.path());
-        assert_eq!(store.fold("default", "a", totals).execs, 0);
-        store.forget("a");
-        assert_eq!(store.fold("default", "b", totals).execs, 7);
-        let completed = Store::new(dir.path()).completed();
-        assert_eq!((completed["default"].pods, completed["default"].execs), (2, 14));
-    }
 
     #[test]
     fn config_maps_are_kept() {

@@ -11,7 +11,7 @@ use k8s_openapi::{
 use tokio::sync::broadcast;
 
 use super::{
-    ByKey, Change, ChangeKind, Commands, Completed, Error, PodSnapshot,
+    ByKey, Change, ChangeKind, Commands, Error, PodSnapshot,
     events::{Events, Seen},
 };
 use crate::pod::Key;
@@ -31,7 +31,6 @@ struct Contents {
     version: u64,
     pods: ByKey<Entry>,
     config_maps: ByKey<ConfigMap>,
-    completed: std::collections::BTreeMap<String, Completed>,
 }
 
 #[derive(Debug)]
@@ -43,15 +42,11 @@ struct Entry {
 
 impl Table {
     /// A table without pods, on the node `node`.
-    pub(super) fn new(
-        node: &str,
-        config_maps: Vec<ConfigMap>,
-        completed: std::collections::BTreeMap<String, Completed>,
-    ) -> Self {
+    pub(super) fn new(node: &str, config_maps: Vec<ConfigMap>) -> Self {
         let config_maps = config_maps.into_iter().map(|map| (Key::of(&map), map)).collect();
         // Versions grow from one daemon to the next, too.
         let version = u64::try_from(Timestamp::now().as_microsecond()).unwrap_or(0);
-        let contents = Contents { version, pods: ByKey::new(), config_maps, completed };
+        let contents = Contents { version, pods: ByKey::new(), config_maps };
         Self {
             contents: Mutex::new(contents),
             changes: broadcast::channel(BACKLOG).0,
@@ -138,11 +133,10 @@ impl Table {
         Ok(pod)
     }
 
-    pub(super) fn remove(&self, key: &Key, totals: &Completed) {
+    pub(super) fn remove(&self, key: &Key) {
         let mut contents = self.contents();
         let version = contents.next_version();
         let Some(entry) = contents.pods.remove(key) else { return };
-        contents.completed.entry(key.namespace.clone()).or_default().add(totals);
         let mut pod = Pod::clone(&entry.pod);
         pod.metadata.resource_version = Some(version.to_string());
         self.tell(ChangeKind::Deleted, Arc::new(pod), version);
@@ -185,10 +179,6 @@ impl Table {
         self.contents().pods.values().map(|entry| entry.snapshot.clone()).collect()
     }
 
-    pub(super) fn completed(&self) -> Vec<(String, Completed)> {
-        self.contents().completed.iter().map(|(name, totals)| (name.clone(), *totals)).collect()
-    }
-
     /// The version of a change that is kept elsewhere.
     pub(super) fn next_version(&self) -> u64 {
         self.contents().next_version()
@@ -226,21 +216,6 @@ impl Contents {
     fn next_version(&mut self) -> u64 {
         self.version += 1;
         self.version
-    }
-}
-
-impl Completed {
-    pub(super) fn add(&mut self, other: &Self) {
-        // What was stored may be anything.
-        let add = |sum: &mut u64, more: u64| *sum = sum.saturating_add(more);
-        add(&mut self.pods, other.pods);
-        add(&mut self.restarts, other.restarts);
-        add(&mut self.execs, other.execs);
-        add(&mut self.exits, other.exits);
-        add(&mut self.received_bytes, other.received_bytes);
-        add(&mut self.transmitted_bytes, other.transmitted_bytes);
-        add(&mut self.read_bytes, other.read_bytes);
-        add(&mut self.written_bytes, other.written_bytes);
     }
 }
 

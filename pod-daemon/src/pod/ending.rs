@@ -10,7 +10,7 @@ use super::{
     ground::Ground,
     sandbox::{self, Sandbox},
 };
-use crate::{node::Completed, probes::ContainerProbe};
+use crate::probes::ContainerProbe;
 
 impl Worker {
     /// Kills all containers and takes note of how they ended.
@@ -91,10 +91,7 @@ impl Worker {
 
     /// Removes everything that the pod was made of, then the pod.
     pub(super) async fn tear_down(mut self) {
-        let mut totals = Completed { pods: 1, ..Completed::default() };
-        for container in &self.containers {
-            totals.restarts += u64::from(container.restarts);
-        }
+        let last = self.snapshot();
         let (shared, about) = (Arc::clone(&self.shared), Arc::clone(&self.about));
         let (sandbox, ground) = (self.sandbox.take(), self.ground.take());
         // The containers hold the ground and the sandbox, too.
@@ -103,17 +100,16 @@ impl Worker {
             if let Some(sandbox) = sandbox {
                 sandbox.stop();
             }
-            let ground = ground.and_then(Arc::into_inner);
-            let totals = ground.as_ref().map_or(totals, |ground| ground.totals(totals));
             // Before anything is removed: a daemon that finds the rest does not count it again.
-            let totals = shared.fold(&about.key, &about.uid, totals);
+            shared.hold(last);
+            let ground = ground.and_then(Arc::into_inner);
             let probes = ground.map(Ground::remove).unwrap_or_default();
             sandbox::remove_traces(&shared, &about);
-            (totals, probes)
+            probes
         });
-        let (totals, probes) = removed.await.unwrap_or((totals, Vec::new()));
-        self.shared.retire(&self.about.key, &self.about.uid, &totals);
-        // Now that nobody shows this pod, others may have its counters.
+        let probes = removed.await.unwrap_or_default();
+        self.shared.retire(&self.about.key, &self.about.uid);
+        // Nobody reads this pod's counters any more: others may have them.
         probes.into_iter().for_each(ContainerProbe::release);
     }
 

@@ -12,7 +12,7 @@ use super::{About, Waiting, resources, security};
 use crate::{
     cgroup::{self, Cgroup, Limits, OomCounts},
     fault,
-    node::{Completed, Shared},
+    node::Shared,
     probes::{Claim, ContainerProbe},
 };
 
@@ -168,25 +168,6 @@ impl Ground {
     /// Kills the infra program.
     pub(super) fn kill_infra(&self) {
         report(self.infra.kill(PATIENCE));
-    }
-
-    /// What the pod did, for the totals of deleted pods. Its processes must be dead.
-    pub(super) fn totals(&self, mut totals: Completed) -> Completed {
-        let probes = &self.shared.probes;
-        for place in &self.places {
-            let process = probes.process(place.probe.slot());
-            totals.execs += process.execs;
-            totals.exits += process.exits.iter().chain(&process.signals).sum::<u64>();
-            let net = probes.net(place.probe.slot());
-            totals.received_bytes += net.bytes(Direction::Receive);
-            totals.transmitted_bytes += net.bytes(Direction::Transmit);
-            for (_, cell) in place.probe.volumes() {
-                let bytes = probes.file_bytes(cell);
-                totals.read_bytes += bytes.read;
-                totals.written_bytes += bytes.written;
-            }
-        }
-        totals
     }
 
     /// Removes the cgroups. All processes must be dead. The counters are to be given back when nobody

@@ -13,13 +13,16 @@ use super::{
 use crate::{
     cgroup::stats::{Details, Stats},
     metrics::{
-        of_domains, render,
-        tests::{series, skip},
+        format::Format,
+        of_domains,
+        sheet::{self, Sink},
+        tests::{series, skip, written},
     },
 };
 
 fn page(reading: &Reading) -> String {
-    render(of_domains(&DOMAINS), reading, 0).unwrap()
+    let fill = |sink: &mut dyn Sink| sheet::fill(of_domains(&DOMAINS), reading, sink);
+    String::from_utf8(written(Format::Text, fill)).unwrap()
 }
 
 /// Type and labels of each metric that the kubelet has, by name.

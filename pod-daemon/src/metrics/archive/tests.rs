@@ -1,0 +1,113 @@
+//! What is held, what is added up, and what is on disk between the two.
+
+use std::fs;
+
+use super::*;
+use crate::metrics::sample;
+
+/// An archive as a daemon has it, without the probes.
+struct Store {
+    files: Files,
+    place: tempfile::TempDir,
+}
+
+impl Store {
+    fn new() -> Self {
+        let place = tempfile::tempdir().unwrap();
+        Self { files: Files::new(place.path()), place }
+    }
+}
+
+fn held(index: usize) -> Held {
+    Held::of(&sample::pod(index), &[])
+}
+
+#[test]
+fn what_is_held_is_the_same_for_the_next_daemon() {
+    let store = Store::new();
+    let pod = held(1);
+    store.files.hold(&pod).unwrap();
+    let (completed, pods) = store.files.read();
+    assert!(completed.folded.is_empty());
+    assert_eq!(pods.len(), 1);
+    assert_eq!((&pods[0].name, &pods[0].rows), (&pod.name, &pod.rows));
+    assert!(pod.rows.rows.len() > 100, "{}", pod.rows.rows.len());
+}
+
+#[test]
+fn what_is_in_the_totals_is_not_held_again() {
+    let store = Store::new();
+    let pod = held(1);
+    store.files.hold(&pod).unwrap();
+    let file = store.files.pod_file(&pod);
+    let text = fs::read(&file).unwrap();
+    let mut completed = Completed::default();
+    pod.add_to(Arc::make_mut(&mut completed.namespaces));
+    completed.folded.insert(pod.uid.clone());
+    store.files.fold(&mut completed).unwrap();
+    assert!(!file.exists() && completed.folded.is_empty());
+
+    // Killed before the file was removed.
+    fs::write(&file, text).unwrap();
+    let (stored, pods) = store.files.read();
+    assert!(pods.is_empty() && !file.exists());
+    assert_eq!(stored.namespaces, completed.namespaces);
+}
+
+#[test]
+fn totals_are_the_same_for_the_next_daemon() {
+    let mut totals = Sums::default();
+    (0..3).for_each(|index| held(index).add_to(&mut totals));
+    let text = serde_json::to_string(&totals).unwrap();
+    assert_eq!(serde_json::from_str::<Sums>(&text).unwrap(), totals);
+    assert_eq!(totals.pods().collect::<Vec<_>>(), [("default", 3)]);
+}
+
+#[test]
+fn totals_of_the_first_layout_go_on() {
+    let store = Store::new();
+    let text = r#"{"namespaces":{"a":{"pods":2,"restarts":3,"execs":4,"exits":5,"received_bytes":6,
+        "transmitted_bytes":7,"read_bytes":8,"written_bytes":9}},"removing":["b"]}"#;
+    fs::write(store.place.path().join("completed.json"), text).unwrap();
+    let (completed, _) = store.files.read();
+    let sums = |name| {
+        let family = row::family(name).unwrap();
+        let sums = completed.namespaces.sums(family);
+        sums.map(|(labels, sum)| (labels.join(" "), sum.clone())).collect::<Vec<_>>()
+    };
+    assert_eq!(sums("podscope_exec_total"), [("a".to_owned(), row::Kept::Count(4))]);
+    assert_eq!(sums("podscope_network_bytes_total").len(), 2);
+    assert_eq!(sums("podscope_container_restarts_total")[0].1, row::Kept::Count(3));
+    assert!(completed.folded.is_empty(), "there is no pod b");
+}
+
+#[test]
+fn a_label_that_is_new_or_gone_changes_no_sum() {
+    let text = r#"{"a":{"pods":1,"sums":{"podscope_network_bytes_total":[
+        [[["direction","receive"],["gone","x"]],5],[[["direction","receive"],["gone","y"]],7]],
+        "podscope_of_another_daemon_total":[[[],3]]}}}"#;
+    let totals: Sums = serde_json::from_str(text).unwrap();
+    let family = row::family("podscope_network_bytes_total").unwrap();
+    let sums: Vec<_> = totals.sums(family).map(|(_, sum)| sum.clone()).collect();
+    assert_eq!(sums, [row::Kept::Count(12)]);
+    // What this daemon does not know is kept for one that does.
+    let text = serde_json::to_string(&totals).unwrap();
+    assert!(text.contains("podscope_of_another_daemon_total"), "{text}");
+}
+
+#[test]
+fn a_histogram_is_summed_bucket_by_bucket() {
+    let mut totals = Sums::default();
+    (0..2).for_each(|index| held(index).add_to(&mut totals));
+    let family = row::family("podscope_tcp_connect_duration_seconds").unwrap();
+    let (_, sum) = totals.sums(family).next().unwrap();
+    let mut seen = false;
+    sum.with(family.kind, |value| {
+        let sheet::Value::Latency(latency) = value else { panic!("it is no histogram") };
+        // Two pods of two containers.
+        assert_eq!((latency.sum_ns, latency.count()), (4 * 5_000_000, 4 * 3));
+        assert_eq!((latency.buckets[9], latency.buckets[27]), (8, 4));
+        seen = true;
+    });
+    assert!(seen);
+}

@@ -1,0 +1,116 @@
+//! Podscope's own numbers against the kernel's.
+
+use std::{fs, path::Path};
+
+use pod_ebpf::{Counters as _, Direction, net::NetStats};
+
+use super::{
+    family::{Domain, Family, Source::Pod},
+    net::DIRECTION,
+    reading,
+    sheet::Sheet,
+};
+use crate::pod::INFRA;
+
+/// Bytes of an Ethernet header, which the kernel counts with what a virtual Ethernet device passes on,
+/// and not with what goes through `lo`.
+const HEADER: u64 = 14;
+
+pub(super) const DOMAIN: Domain = Domain {
+    title: "Reconciliation",
+    text: "What the kernel counted less what Podscope counted, read one right after the other. The \
+           kernel's numbers are those of the devices in the pod's network namespace, `lo` and `eth0`, without \
+           the link's header; Podscope's are the sum over the pod's containers. A difference that \
+           grows in step with the traffic means that a probe is blind. Expected is a small positive \
+           one, of packets that belong to no socket of a container: ARP (46 bytes at most, a few per \
+           minute), IPv6 neighbour and router discovery (a few at the start), answers to ping, resets \
+           for closed ports, acknowledgements in TIME_WAIT; and under load the packets that arrive \
+           between the two readings, or are dropped before they reach a socket. Absent for pods with `hostNetwork`, \
+           whose devices are the node's, and without a sandbox.",
+    families: &[
+        Family::gauge(
+            "podscope_reconcile_difference_network_bytes",
+            "Bytes, from the IP header on, that the pod's devices passed and Podscope did not count.",
+            Pod(|pod, sheet| differences(pod, sheet, |traffic| traffic.bytes)),
+        )
+        .by(&[DIRECTION])
+        .counted_by(&["network_receive", "network_transmit"]),
+        Family::gauge(
+            "podscope_reconcile_difference_network_packets",
+            "Packets, as `podscope_network_packets_total` counts them, that the pod's devices passed and \
+             Podscope did not count.",
+            Pod(|pod, sheet| differences(pod, sheet, |traffic| traffic.packets)),
+        )
+        .by(&[DIRECTION])
+        .counted_by(&["network_receive", "network_transmit"]),
+    ],
+};
+
+/// What the devices of a network namespace passed, by direction, as [`NetStats`] has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Traffic {
+    pub(super) bytes: [u64; 2],
+    pub(super) packets: [u64; 2],
+}
+
+/// The traffic of the pod whose cgroup is `pod`; `None` if there is no process that holds its network.
+pub(super) fn traffic(pod: &Path) -> Option<Traffic> {
+    let procs = pod.join(INFRA).join("cgroup.procs");
+    let read = || fs::read_to_string(&procs).ok();
+    let before = read()?;
+    let pid = before.lines().next()?;
+    let text = fs::read_to_string(format!("/proc/{pid}/net/dev")).ok()?;
+    // Whose pid it was when the file was opened is not known before it is still the same.
+    (read()?.lines().next() == Some(pid)).then(|| parse(&text))
+}
+
+/// Sums the lines after the two of the heading: a name, eight numbers of what was received, and eight
+/// of what was sent.
+fn parse(text: &str) -> Traffic {
+    let mut traffic = Traffic::default();
+    for line in text.lines().skip(2) {
+        let Some((name, numbers)) = line.rsplit_once(':') else { continue };
+        let header = if name.trim() == "lo" { 0 } else { HEADER };
+        let numbers: Vec<u64> =
+            numbers.split_ascii_whitespace().map_while(|number| number.parse().ok()).collect();
+        for direction in Direction::ALL {
+            let at = direction as usize;
+            let Some([bytes, packets]) = numbers.get(8 * at..).and_then(<[_]>::first_chunk) else {
+                continue;
+            };
+            traffic.packets[at] += packets;
+            traffic.bytes[at] += bytes.saturating_sub(header * packets);
+        }
+    }
+    traffic
+}
+
+fn differences(pod: &reading::Pod, sheet: &mut Sheet<'_>, of: fn(Traffic) -> [u64; 2]) {
+    let Some(kernel) = pod.traffic else { return };
+    let mut own = NetStats::ZERO;
+    pod.containers.iter().for_each(|container| own.add(&container.net));
+    let of_direction = |of: fn(&NetStats, Direction) -> u64| Direction::ALL.map(|d| of(&own, d));
+    let own = of(Traffic {
+        bytes: of_direction(NetStats::bytes),
+        packets: of_direction(NetStats::packets),
+    });
+    for (direction, (kernel, own)) in
+        Direction::ALL.into_iter().zip(of(kernel).into_iter().zip(own))
+    {
+        sheet.value(&[direction.label()], kernel as f64 - own as f64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_of_the_link_are_not_counted() {
+        let text = "Inter-| Receive\n face |bytes\n\
+                    lo: 1000 10 0 0 0 0 0 0 1000 10 0 0 0 0 0 0\n  \
+                    eth0: 540 10 0 0 0 0 0 0 2280 20 0 0 0 0 0 0\n";
+        let traffic = parse(text);
+        assert_eq!(traffic, Traffic { bytes: [1400, 3000], packets: [20, 30] });
+    }
+}
