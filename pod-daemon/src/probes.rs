@@ -6,6 +6,7 @@
 pub mod btf;
 mod container;
 mod counters;
+mod events;
 mod install;
 mod pins;
 mod plan;
@@ -30,6 +31,7 @@ use aya_log::EbpfLogger;
 pub(crate) use self::install::Installed;
 pub use self::{
     container::{Claim, ContainerProbe},
+    events::{EventReader, Record, TraceLink},
     plan::ProbeStatus,
 };
 use self::{counters::Counters, install::Installation, pins::Pins, sys::AttachType};
@@ -167,6 +169,12 @@ pub enum Error {
     /// The number of CPUs is not known.
     #[error("failed to count the CPUs")]
     Cpus(#[source] io::Error),
+    /// Events cannot be read.
+    #[error("failed to read the probes' events")]
+    Events(#[source] io::Error),
+    /// What a trace needs cannot be attached.
+    #[error("failed to attach the program that tells of opened files")]
+    Trace(#[source] io::Error),
     /// The log of the probes cannot be read.
     #[error("failed to read the probes' log")]
     Log(#[source] io::Error),

@@ -1,7 +1,7 @@
 //! What the probes could not count.
 
 /// Number of [`Lost`] kinds.
-pub const LOST_KINDS: u32 = 4;
+pub const LOST_KINDS: u32 = 9;
 
 /// Why an event is missing from the counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,12 +15,31 @@ pub enum Lost {
     ConnectLatency = 2,
     /// A connection attempt whose failure the kernel will not report.
     ConnectResult = 3,
+    /// An exec that was not told: the ring was full. It is counted all the same, as are the next.
+    EventExec = 4,
+    /// An exit that was not told.
+    EventExit = 5,
+    /// A victim of the OOM killer that was not told.
+    EventOom = 6,
+    /// A failed connection attempt that was not told.
+    EventConnect = 7,
+    /// Something of a pod that is traced that was not told.
+    EventTrace = 8,
 }
 
 impl Lost {
     /// Every kind, in the order of the map that is indexed by it.
-    pub const ALL: [Self; LOST_KINDS as usize] =
-        [Self::Task, Self::File, Self::ConnectLatency, Self::ConnectResult];
+    pub const ALL: [Self; LOST_KINDS as usize] = [
+        Self::Task,
+        Self::File,
+        Self::ConnectLatency,
+        Self::ConnectResult,
+        Self::EventExec,
+        Self::EventExit,
+        Self::EventOom,
+        Self::EventConnect,
+        Self::EventTrace,
+    ];
 
     /// The value of the `kind` label.
     #[must_use]
@@ -30,6 +49,11 @@ impl Lost {
             Self::File => "file",
             Self::ConnectLatency => "connect_latency",
             Self::ConnectResult => "connect_result",
+            Self::EventExec => "event_exec",
+            Self::EventExit => "event_exit",
+            Self::EventOom => "event_oom",
+            Self::EventConnect => "event_connect_failure",
+            Self::EventTrace => "event_trace",
         }
     }
 }

@@ -55,6 +55,12 @@ offsets! {
     task_signal: "task_struct.signal";
     task_leader: "task_struct.group_leader";
     task_name: "task_struct.comm";
+    task_parent: "task_struct.real_parent";
+    task_mm: "task_struct.mm";
+    /// Since boot, the time in suspend included.
+    task_started: "task_struct.start_boottime" | "task_struct.real_start_time";
+    mm_arg_start: "mm_struct.arg_start";
+    mm_arg_end: "mm_struct.arg_end";
     /// Renamed in Linux 5.17.
     signal_exec_task: "signal_struct.group_exec_task" | "signal_struct.group_exit_task";
     files_fdt: "files_struct.fdt";

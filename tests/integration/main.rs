@@ -23,4 +23,5 @@ mod recovery;
 mod registry;
 mod restarts;
 mod security;
+mod trace;
 mod volumes;

@@ -24,7 +24,7 @@ pub(super) const OFF: &str = "off";
 pub struct ProbeStatus {
     /// What it measures.
     pub probe: Cow<'static, str>,
-    /// `tracepoint`, `cgroup`, `fexit`, `syscall` or `off`.
+    /// `tracepoint`, `cgroup`, `fexit`, `syscall`, `on_demand` or `off`.
     pub mode: Cow<'static, str>,
     /// Why it is not in its preferred mode; empty if it is.
     pub reason: String,
@@ -85,6 +85,41 @@ const TRACEPOINTS: [Probe; 4] = [
     probe("oom_victim", "oom_victim", "mark_victim", &["task_tgid", "task_cgroups"]),
 ];
 
+/// What an exec tells beside that it happened.
+const EXEC: &[&str] = &[
+    "task_tgid",
+    "task_parent",
+    "task_leader",
+    "task_name",
+    "task_mm",
+    "mm_arg_start",
+    "mm_arg_end",
+];
+
+/// What an ended task tells beside how it ended.
+const LIFE: &[&str] = &[
+    "task_exit_code",
+    "task_name",
+    "task_pid",
+    "task_signal",
+    "task_started",
+    "task_tgid",
+    "signal_exec_task",
+];
+
+/// What tells of single events, by the same tracepoints: the counters do not depend on it.
+const EVENTS: [Probe; 3] = [
+    probe("event_exec", "event_exec", "sched_process_exec", EXEC),
+    probe("event_exit", "event_exit", "sched_process_exit", LIFE),
+    probe("event_oom", "event_oom", "mark_victim", &["task_tgid", "task_cgroups", "task_name"]),
+];
+
+/// What tells of every file that a pod opens, while somebody wants to know.
+const TRACE: Probe = probe("trace_open", TRACE_OPEN, "sys_exit", &[]);
+
+/// The program of that.
+pub(super) const TRACE_OPEN: &str = "trace_open";
+
 /// At the return of functions of the kernel.
 const FILE_FUNCTIONS: [Probe; 3] = [
     probe("file_read", "file_read", "vfs_read", FILE),
@@ -131,6 +166,11 @@ impl Attachment<'_> {
             let result = self.attach_tracepoint(probe);
             status.push(outcome(probe.name, "tracepoint", result));
         }
+        for probe in &EVENTS {
+            let result = self.attach_tracepoint(probe);
+            status.push(outcome(probe.name, "tracepoint", result));
+        }
+        status.push(outcome(TRACE.name, "on_demand", self.load_tracepoint(&TRACE)));
         for (probe, program) in
             [("network_receive", "net_ingress"), ("network_transmit", "net_egress")]
         {
@@ -221,6 +261,14 @@ impl Attachment<'_> {
         })
         .map_err(Refusal::Program)?;
         self.keep(name, link)
+    }
+
+    /// Loads a program that is attached later, and not by this object.
+    fn load_tracepoint(&mut self, probe: &Probe) -> Result<(), Refusal> {
+        self.require(probe.needs)?;
+        let Self { ebpf, btf, .. } = self;
+        with::<BtfTracePoint, _, _>(ebpf, probe.program, |program| program.load(probe.hook, btf))
+            .map_err(Refusal::Program)
     }
 
     fn attach_fexit(&mut self, name: &str, function: &str, needs: &[&str]) -> Result<(), Refusal> {

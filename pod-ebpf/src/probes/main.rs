@@ -1,6 +1,6 @@
 //! The eBPF object: every program and map that Podscope loads, in one ELF.
 //!
-//! Programs only add to counters. They never insert keys, never block, and, but for `device`, always
+//! Programs only add to counters, and tell of what is rare. They never insert keys, never block, and, but for `device`, always
 //! let the observed operation through. One file per domain; maps stand beside the hooks that write them.
 
 #![no_std]
@@ -10,11 +10,13 @@
 
 mod counter;
 mod device;
+mod event;
 mod file;
 mod kernel;
 mod net;
 mod process;
 mod slot;
+mod trace;
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "license")]

@@ -26,12 +26,13 @@ use aya_ebpf::{
 };
 use pod_ebpf::{
     Direction, MAX_SLOTS, NO_SLOT,
+    event::Kind,
     lost::Lost,
     net::{AttachmentSlot, CONNECT_RESULTS, ConnectResult, NetStats, TcpStats},
 };
 
 use crate::{
-    counter,
+    counter, event,
     kernel::{offset, read},
     slot,
 };
@@ -107,13 +108,14 @@ fn tcp(ctx: SockOpsContext) -> u32 {
     let Some(stats) = TCP.get_ptr_mut(slot) else { return 1 };
     match ctx.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => connecting(&ctx),
-        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => established(&ctx, stats),
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => established(&ctx, slot, stats),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
             // SAFETY: `stats` points into the map's storage, which outlives this program.
             unsafe { counter::add(&raw mut (*stats).accepts, 1) };
+            event::connection(&ctx, slot, Kind::Accept, 0, 0);
         }
         BPF_SOCK_OPS_STATE_CB if ctx.arg(0) == BPF_TCP_SYN_SENT && ctx.arg(1) == BPF_TCP_CLOSE => {
-            failed(&ctx, stats);
+            failed(&ctx, slot, stats);
         }
         _ => {}
     }
@@ -134,21 +136,24 @@ fn connecting(ctx: &SockOpsContext) {
 }
 
 #[inline(always)]
-fn established(ctx: &SockOpsContext, stats: *mut TcpStats) {
+fn established(ctx: &SockOpsContext, slot: u32, stats: *mut TcpStats) {
     // Later state changes are of no interest.
     let _unset = ctx.set_cb_flags(0);
+    let mut took = 0;
     // SAFETY: `stats` points into the map's storage, which outlives this program.
     unsafe {
         counter::add((&raw mut (*stats).connects).cast::<u64>(), 1);
         if let Some(begin) = connect_time(ctx, 0) {
             let latency = bpf_ktime_get_ns().saturating_sub(*begin);
             counter::observe(&raw mut (*stats).connect_latency, latency);
+            took = latency;
         }
     }
+    event::connection(ctx, slot, Kind::Connect, 0, took);
 }
 
 #[inline(always)]
-fn failed(ctx: &SockOpsContext, stats: *mut TcpStats) {
+fn failed(ctx: &SockOpsContext, slot: u32, stats: *mut TcpStats) {
     // The kernel sets the socket's error before it changes the state.
     let errno = socket(ctx).and_then(|sk| read::<u32>(sk, offset!(sock_err))).unwrap_or(0);
     let result = ConnectResult::of_errno(errno) as usize;
@@ -156,6 +161,11 @@ fn failed(ctx: &SockOpsContext, stats: *mut TcpStats) {
         // SAFETY: `stats` points into the map's storage; the index was checked.
         unsafe { counter::add((&raw mut (*stats).connects).cast::<u64>().add(result), 1) };
     }
+    // SAFETY: the storage belongs to this socket, which the kernel holds while we run.
+    let begin = connect_time(ctx, 0).map(|time| unsafe { *time });
+    // SAFETY: the helper has no preconditions.
+    let took = begin.map_or(0, |begin| unsafe { bpf_ktime_get_ns() }.saturating_sub(begin));
+    event::connection(ctx, slot, Kind::ConnectFailure, errno, took);
 }
 
 /// The address of the socket, as a number: the verifier allows no arithmetic on the pointer, but a
