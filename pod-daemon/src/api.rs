@@ -18,6 +18,7 @@ mod params;
 mod pods;
 mod selector;
 mod status;
+mod stream;
 mod usage;
 mod watch;
 
@@ -85,6 +86,12 @@ fn router<N: Operations>(api: Api<N>) -> Router {
         .route("/pods", get(usage::list_all::<N>))
         .route("/namespaces/{namespace}/pods", get(usage::list::<N>))
         .route("/namespaces/{namespace}/pods/{name}", get(usage::read::<N>));
+    let own = Router::new()
+        .route("/events", get(stream::events::<N>))
+        .route("/namespaces/{namespace}/events", get(stream::events::<N>))
+        .route("/namespaces/{namespace}/pods/{name}/events", get(stream::events::<N>))
+        .route("/namespaces/{namespace}/pods/{name}/explain", get(stream::explain::<N>))
+        .route("/namespaces/{namespace}/pods/{name}/trace", get(stream::trace::<N>));
     let images = Router::new()
         .route("/", get(images::list::<N>).post(images::load::<N>).delete(images::prune::<N>))
         .route(
@@ -108,6 +115,7 @@ fn router<N: Operations>(api: Api<N>) -> Router {
         .route("/apis", get(discovery::groups))
         .route("/apis/metrics.k8s.io", get(discovery::metrics_group))
         .nest("/apis/metrics.k8s.io/v1beta1", metrics)
+        .nest("/apis/podscope.dev/v1", own)
         .nest("/podscope/v1/images", images)
         .fallback(|| async { Failure::no_such_path() })
         .method_not_allowed_fallback(|| async { Failure::no_such_method() })

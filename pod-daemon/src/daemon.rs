@@ -18,7 +18,7 @@ use crate::{
     api,
     cgroup::{self, Hierarchy},
     config::{Config, OnStop},
-    fault,
+    events, fault,
     image::{self, Images, Store, Usage},
     metrics::{self, Archive, Metrics},
     network::Network,
@@ -102,6 +102,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let (node, archive) = make_node(&config, hierarchy.clone(), network, memory)?;
     let pods = node.adopt();
     sweep(&config, &hierarchy, &node, &pods)?;
+    events::start(&node)?;
     let socket = config.run_dir.join(SOCKET);
     let api = listen(&socket)?;
 

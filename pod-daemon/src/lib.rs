@@ -3,6 +3,7 @@
 //! - [`node`]: the operations, free of HTTP and command-line concerns.
 //! - [`pod`]: one pod's life, from the first cgroup to the last.
 //! - [`sandbox`], [`cgroup`], [`network`], [`image`]: what a pod is made of.
+//! - [`events`]: what containers did, one by one.
 //! - [`probes`]: the eBPF programs and their counters.
 //! - [`metrics`], [`api`]: what Prometheus and clients see of it; [`podctl`] is such a client.
 //! - [`manifest`], [`config`]: what people write.
@@ -12,6 +13,8 @@ pub mod daemon;
 
 pub mod node;
 pub mod pod;
+
+pub mod events;
 
 pub mod cgroup;
 pub mod image;

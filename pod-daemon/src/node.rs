@@ -6,6 +6,7 @@
 pub mod admission;
 mod disk;
 mod events;
+mod explain;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -44,6 +45,7 @@ pub use self::snapshot::{
 };
 use crate::{
     cgroup::Hierarchy,
+    events::Chronicle,
     image::{Images, Reference},
     network::Network,
     pod::{self, Adopted, Key, record},
@@ -383,6 +385,12 @@ impl Node {
         &self.shared.probes
     }
 
+    /// What containers did, one by one.
+    #[must_use]
+    pub fn chronicle(&self) -> &Arc<Chronicle> {
+        &self.shared.chronicle
+    }
+
     /// The images of this node.
     #[must_use]
     pub fn images(&self) -> &Images {
@@ -423,6 +431,7 @@ impl Node {
             tracing::warn!(%error, "the pods' network is not removed");
         }
         self.shared.probes.remove();
+        self.shared.archive.clear();
         if let Err(error) = self.shared.memory.close() {
             tracing::warn!(%error, "the file system in memory stays");
         }

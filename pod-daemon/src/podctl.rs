@@ -10,7 +10,9 @@ mod delete;
 mod describe;
 mod error;
 mod event;
+mod events;
 mod exec;
+mod explain;
 mod get;
 mod human;
 mod image;
@@ -20,6 +22,7 @@ mod output;
 mod resource;
 mod status;
 mod top;
+mod trace;
 mod version;
 
 use std::{ffi::OsString, path::PathBuf};
@@ -74,6 +77,12 @@ enum Command {
     Delete(delete::Options),
     /// Run a command in a container
     Exec(exec::Options),
+    /// Show what happens in pods: execs, exits, OOM kills, failed connects, limits
+    Events(events::Options),
+    /// Explain how a pod lives, or has lived and died
+    Explain(explain::Options),
+    /// Show every exec, opened file and connection of a pod, for a while
+    Trace(trace::Options),
     /// Show what pods use
     Top(top::Options),
     /// Pull, load, list, inspect and remove images
@@ -114,6 +123,9 @@ async fn dispatch(cli: Cli, output: &mut Output) -> Result<u8, Error> {
         Command::Logs(options) => logs::run(&client, global, options, output).await,
         Command::Delete(options) => delete::run(&client, global, options, output).await,
         Command::Exec(options) => exec::run(&client, global, options, output).await,
+        Command::Events(options) => events::run(&client, global, options, output).await,
+        Command::Explain(options) => explain::run(&client, global, options, output).await,
+        Command::Trace(options) => trace::run(&client, global, options, output).await,
         Command::Top(options) => top::run(&client, global, options, output).await,
         Command::Image(options) => image::run(&client, options, output).await,
         Command::Version(options) => version::run(&client, options, output).await,

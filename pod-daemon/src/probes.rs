@@ -7,6 +7,7 @@ mod addresses;
 pub mod btf;
 mod container;
 mod counters;
+mod events;
 mod governor;
 mod install;
 mod pins;
@@ -35,6 +36,7 @@ use ipnet::Ipv4Net;
 pub(crate) use self::install::Installed;
 pub use self::{
     container::{Claim, ContainerProbe},
+    events::{EventReader, Record, TraceLink},
     governor::{Governed, GovernedProbe, INTERVAL as GOVERNOR_INTERVAL},
     plan::{ProbeStatus, UNSEEN},
 };
@@ -187,6 +189,12 @@ pub enum Error {
     /// The number of CPUs is not known.
     #[error("failed to count the CPUs")]
     Cpus(#[source] io::Error),
+    /// Events cannot be read.
+    #[error("failed to read the probes' events")]
+    Events(#[source] io::Error),
+    /// What a trace needs cannot be attached.
+    #[error("failed to attach the program that tells of opened files")]
+    Trace(#[source] io::Error),
     /// The log of the probes cannot be read.
     #[error("failed to read the probes' log")]
     Log(#[source] io::Error),

@@ -1,7 +1,7 @@
 //! What the probes could not count.
 
 /// Number of [`Lost`] kinds.
-pub const LOST_KINDS: u32 = 5;
+pub const LOST_KINDS: u32 = 10;
 
 /// Why an event is missing from the counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,12 +18,32 @@ pub enum Lost {
     /// A file operation that was counted without its duration: another task's took the place where its
     /// beginning was noted, or it began before the probes did.
     FileLatency = 4,
+    /// An exec that was not told: the ring was full. It is counted all the same, as are the next.
+    EventExec = 5,
+    /// An exit that was not told.
+    EventExit = 6,
+    /// A victim of the OOM killer that was not told.
+    EventOom = 7,
+    /// A failed connection attempt that was not told.
+    EventConnect = 8,
+    /// Something of a pod that is traced that was not told.
+    EventTrace = 9,
 }
 
 impl Lost {
     /// Every kind, in the order of the map that is indexed by it.
-    pub const ALL: [Self; LOST_KINDS as usize] =
-        [Self::Task, Self::File, Self::ConnectLatency, Self::ConnectResult, Self::FileLatency];
+    pub const ALL: [Self; LOST_KINDS as usize] = [
+        Self::Task,
+        Self::File,
+        Self::ConnectLatency,
+        Self::ConnectResult,
+        Self::FileLatency,
+        Self::EventExec,
+        Self::EventExit,
+        Self::EventOom,
+        Self::EventConnect,
+        Self::EventTrace,
+    ];
 
     /// The value of the `kind` label.
     #[must_use]
@@ -34,6 +54,11 @@ impl Lost {
             Self::ConnectLatency => "connect_latency",
             Self::ConnectResult => "connect_result",
             Self::FileLatency => "file_latency",
+            Self::EventExec => "event_exec",
+            Self::EventExit => "event_exit",
+            Self::EventOom => "event_oom",
+            Self::EventConnect => "event_connect_failure",
+            Self::EventTrace => "event_trace",
         }
     }
 }

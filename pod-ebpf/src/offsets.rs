@@ -65,6 +65,12 @@ offsets! {
     /// How long it has been throttled, as long as its load is not counted. Renamed in Linux 5.19.
     queue_throttled: "cfs_rq.throttled_clock_pelt_time" | "cfs_rq.throttled_clock_task_time";
     cpu_clock: "rq.clock";
+    task_parent: "task_struct.real_parent";
+    task_mm: "task_struct.mm";
+    /// Since boot, the time in suspend included.
+    task_started: "task_struct.start_boottime" | "task_struct.real_start_time";
+    mm_arg_start: "mm_struct.arg_start";
+    mm_arg_end: "mm_struct.arg_end";
     /// Renamed in Linux 5.17.
     signal_exec_task: "signal_struct.group_exec_task" | "signal_struct.group_exit_task";
     files_fdt: "files_struct.fdt";

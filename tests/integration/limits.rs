@@ -10,7 +10,7 @@ use pod_tests::{Daemon, eventually, manifest::pod, met_limit, seconds, skip, sta
 use serde_json::{Value, json};
 
 /// Whether pods can have limits here.
-fn enforceable() -> bool {
+pub(crate) fn enforceable() -> bool {
     let there = fs::read_to_string(state::cgroup_mount().join("cgroup.controllers"));
     let there = there.unwrap_or_default();
     let there: Vec<&str> = there.split_whitespace().collect();

@@ -31,5 +31,6 @@ mod recovery;
 mod registry;
 mod restarts;
 mod security;
+mod trace;
 mod traffic;
 mod volumes;

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Operations;
 use crate::{
+    events::{Chronicle, Detail, Report, Trace},
     manifest::Unsupported,
     node::{Change, ChangeKind, ContainerUsage, Error, Exec, LogSource, PodUsage},
 };
@@ -33,7 +34,12 @@ type Key = (String, String);
 
 /// The node.
 #[derive(Clone)]
-pub(crate) struct Fake(Arc<Mutex<State>>, crate::image::Images);
+pub(crate) struct Fake(
+    Arc<Mutex<State>>,
+    crate::image::Images,
+    Arc<Chronicle>,
+    Arc<Mutex<Option<Report>>>,
+);
 
 impl super::ImageOperations for Fake {
     fn images(&self) -> &crate::image::Images {
@@ -93,7 +99,7 @@ pub(crate) fn serve() -> Served {
         event_changes: broadcast::channel(64).0,
         logs: (Vec::new(), false),
     };
-    let node = Fake(Arc::new(Mutex::new(state)), images);
+    let node = Fake(Arc::new(Mutex::new(state)), images, Arc::default(), Arc::default());
     let shutdown = CancellationToken::new();
     let serve = super::serve(listener, node.clone(), Unsupported::Deny, shutdown.clone());
     Served { node, socket, dir, shutdown, server: tokio::spawn(serve) }
@@ -346,6 +352,27 @@ impl Operations for Fake {
                 ..NodeStatus::default()
             }),
         }
+    }
+
+    fn chronicle(&self) -> &Arc<Chronicle> {
+        &self.2
+    }
+
+    async fn explain(&self, namespace: &str, name: &str) -> Result<Report, Error> {
+        let _ = namespace;
+        let report = self.3.lock().unwrap().clone();
+        report.ok_or_else(|| not_found("pods", name))
+    }
+
+    fn trace(
+        &self,
+        namespace: &str,
+        name: &str,
+        _container: Option<&str>,
+        _detail: Detail,
+    ) -> Result<Trace, Error> {
+        self.pod(namespace, name)?;
+        Err(Error::Conflict { message: "there are no probes".to_owned() })
     }
 
     async fn usage(&self, namespace: Option<&str>) -> Vec<PodUsage> {

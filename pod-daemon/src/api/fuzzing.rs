@@ -28,6 +28,7 @@ use super::{
     router,
 };
 use crate::{
+    events::{Chronicle, Detail, Report, Trace},
     image::{Images, Settings, Store},
     manifest::Unsupported,
     node::{Change, Error, Exec, LogSource, PodUsage},
@@ -127,7 +128,7 @@ type ByName<T> = BTreeMap<(String, String), T>;
 
 /// A node with few objects.
 #[derive(Clone)]
-struct Few(Arc<Mutex<Objects>>);
+struct Few(Arc<Mutex<Objects>>, Arc<Chronicle>);
 
 #[derive(Default)]
 struct Objects {
@@ -148,7 +149,7 @@ impl Few {
         objects.config_maps.insert(key.clone(), map);
         let secret = Secret { metadata: pod.metadata, ..Secret::default() };
         objects.secrets.insert(key, secret);
-        Self(Arc::new(Mutex::new(objects)))
+        Self(Arc::new(Mutex::new(objects)), Arc::default())
     }
 
     fn objects(&self) -> MutexGuard<'_, Objects> {
@@ -264,6 +265,26 @@ impl Operations for Few {
     ) -> Result<LogSource, Error> {
         self.pod(namespace, name)?;
         Ok(LogSource { files: Vec::new(), live: false })
+    }
+
+    fn chronicle(&self) -> &Arc<Chronicle> {
+        &self.1
+    }
+
+    async fn explain(&self, namespace: &str, name: &str) -> Result<Report, Error> {
+        self.pod(namespace, name)?;
+        Err(Error::Conflict { message: "there is nothing to say".to_owned() })
+    }
+
+    fn trace(
+        &self,
+        namespace: &str,
+        name: &str,
+        _container: Option<&str>,
+        _detail: Detail,
+    ) -> Result<Trace, Error> {
+        self.pod(namespace, name)?;
+        Err(Error::Conflict { message: "there are no probes".to_owned() })
     }
 
     async fn usage(&self, _namespace: Option<&str>) -> Vec<PodUsage> {

@@ -8,7 +8,10 @@ use k8s_openapi::api::core::v1::{ConfigMap, Event, Node as NodeObject, Pod, Secr
 use tokio::sync::broadcast;
 
 use super::ImageOperations;
-use crate::node::{Change, Error, Exec, LogSource, Node, PodUsage};
+use crate::{
+    events::{Chronicle, Detail, Report, Trace},
+    node::{Change, Error, Exec, LogSource, Node, PodUsage},
+};
 
 /// A node, as the API sees it; see the methods of [`Node`].
 #[expect(missing_docs, reason = "the methods are those of `Node` and documented there")]
@@ -50,6 +53,19 @@ pub trait Operations: ImageOperations + Clone + Send + Sync + 'static {
         previous: bool,
     ) -> Result<LogSource, Error>;
     fn object(&self) -> NodeObject;
+    fn chronicle(&self) -> &Arc<Chronicle>;
+    fn explain(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> impl Future<Output = Result<Report, Error>> + Send;
+    fn trace(
+        &self,
+        namespace: &str,
+        name: &str,
+        container: Option<&str>,
+        detail: Detail,
+    ) -> Result<Trace, Error>;
     fn usage(&self, namespace: Option<&str>) -> impl Future<Output = Vec<PodUsage>> + Send;
 }
 
@@ -146,6 +162,24 @@ impl Operations for Node {
 
     fn object(&self) -> NodeObject {
         self.object()
+    }
+
+    fn chronicle(&self) -> &Arc<Chronicle> {
+        self.chronicle()
+    }
+
+    async fn explain(&self, namespace: &str, name: &str) -> Result<Report, Error> {
+        self.explain(namespace, name).await
+    }
+
+    fn trace(
+        &self,
+        namespace: &str,
+        name: &str,
+        container: Option<&str>,
+        detail: Detail,
+    ) -> Result<Trace, Error> {
+        self.trace(namespace, name, container, detail)
     }
 
     async fn usage(&self, namespace: Option<&str>) -> Vec<PodUsage> {

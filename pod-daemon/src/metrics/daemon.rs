@@ -35,7 +35,10 @@ pub(super) const DOMAIN: Domain = Domain {
         )
         .by(&[
             Label::free("probe", "name of the probe"),
-            Label::one_of("mode", &["tracepoint", "cgroup", "fexit", "syscall", "optional", "off"]),
+            Label::one_of(
+                "mode",
+                &["tracepoint", "cgroup", "fexit", "syscall", "optional", "on_demand", "off"],
+            ),
             Label::free("reason", "why it is not the best mode; empty when it is"),
         ]),
         Family::gauge(
@@ -134,8 +137,9 @@ pub(super) const DOMAIN: Domain = Domain {
         .by(&[MAP]),
         Family::counter(
             "podscope_events_lost_total",
-            "What could not be counted or reported, by kind. Anything but 0 makes other numbers \
-             too low.",
+            "What could not be counted or told, by kind. Anything but 0 makes other numbers too low, \
+             except for the kinds that begin with `event_`: those are missing from the stream of \
+             events alone.",
             Node(|reading, sheet| {
                 for (kind, count) in &reading.lost {
                     sheet.count(&[kind], *count);

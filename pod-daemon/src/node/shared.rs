@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     cgroup::{Device, Hierarchy},
+    events::{Archive, Chronicle, Traces},
     image::Images,
     manifest::demand::{self, Totals},
     network::Network,
@@ -41,6 +42,8 @@ pub struct Shared {
     pub network: Network,
     /// The probes.
     pub probes: Arc<Probes>,
+    /// What containers did, one by one.
+    pub chronicle: Arc<Chronicle>,
     /// Which pods may run.
     pub admission: Arc<Admission>,
     /// The block device below the data directory.
@@ -48,6 +51,8 @@ pub struct Shared {
     pub(super) preemptions: Mutex<Option<mpsc::UnboundedReceiver<admission::Preemption>>>,
     /// What must not be on a disk.
     pub memory: Memory,
+    pub(super) traces: Arc<Traces>,
+    pub(super) archive: Archive,
     pub(super) secrets: Secrets,
     pub(super) table: Table,
     pub(super) files: Files,
@@ -111,6 +116,7 @@ impl Shared {
         let Settings { capacity, reserve, .. } = settings;
         let (admission, preemptions) = Admission::new(capacity, reserve.allocatable(capacity));
         Self {
+            chronicle: Arc::default(),
             admission,
             io_device,
             preemptions: Mutex::new(Some(preemptions)),
@@ -120,6 +126,8 @@ impl Shared {
             hierarchy,
             network,
             probes,
+            traces: Arc::default(),
+            archive: Archive::open(memory.directory("reports")),
             secrets: Secrets::open(memory.directory("secrets")),
             memory,
             table,
@@ -161,6 +169,7 @@ impl Shared {
     pub(crate) fn retire(&self, key: &Key, uid: &str) {
         self.table.remove(key);
         self.keeper.retire(uid);
+        self.chronicle.retire(uid);
     }
 
     /// The metadata of a pod, if it exists.

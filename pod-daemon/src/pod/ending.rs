@@ -93,10 +93,14 @@ impl Worker {
     pub(super) async fn tear_down(mut self) {
         let last = self.snapshot();
         let (shared, about) = (Arc::clone(&self.shared), Arc::clone(&self.about));
+        let snapshot = self.snapshot();
+        self.shared.chronicle.settle().await;
         let (sandbox, ground) = (self.sandbox.take(), self.ground.take());
         // The containers hold the ground and the sandbox, too.
         self.containers.clear();
         let removed = blocking(move || {
+            // While there are still cgroups and logs to read.
+            shared.keep_report(&snapshot);
             if let Some(sandbox) = sandbox {
                 sandbox.stop();
             }

@@ -11,6 +11,7 @@ use pod_ebpf::Direction;
 use super::{About, Waiting, resources, security};
 use crate::{
     cgroup::{self, Cgroup, Limits, OomCounts},
+    events::Whose,
     fault,
     node::Shared,
     probes::{Claim, ContainerProbe},
@@ -93,6 +94,7 @@ impl Ground {
             let name = (&*about.uid, &*container.name);
             fault::at("container probes")?;
             let probe = shared.probes.add_container(name, &cgroup, &volumes)?;
+            introduce(shared, about, container, &probe);
             places.push(Place { cgroup, probe, limits, requests });
         }
         Ok((pod, infra))
@@ -118,6 +120,7 @@ impl Ground {
             let volumes = volume_labels(container);
             let name = (&*about.uid, &*container.name);
             let probe = shared.probes.adopt_container(name, &cgroup, &volumes, claim)?;
+            introduce(shared, about, container, &probe);
             places.push(Place { cgroup, probe, limits, requests });
         }
         let (limits, uid) = (resources::of_pod(&about.spec), about.uid.clone());
@@ -227,6 +230,17 @@ impl<'a> Devices<'a> {
         }
         Ok(())
     }
+}
+
+/// Says whose events those of a container are.
+fn introduce(shared: &Shared, about: &About, container: &Container, probe: &ContainerProbe) {
+    let whose = Whose {
+        namespace: about.key.namespace.clone(),
+        pod: about.key.name.clone(),
+        uid: about.uid.clone(),
+        container: container.name.clone(),
+    };
+    shared.chronicle.introduce(probe.owner(), whose);
 }
 
 /// Names of a container's volumes in the metrics, in the order of their counters: the root, then

@@ -36,6 +36,13 @@ impl Columns {
         Self { widths: vec![0; titles.len()], titles: Some(titles) }
     }
 
+    /// Makes the first columns at least so wide.
+    pub(super) fn reserve(&mut self, widths: &[usize]) {
+        for (width, least) in self.widths.iter_mut().zip(widths) {
+            *width = (*width).max(*least);
+        }
+    }
+
     /// Prints rows, below the titles if they are the first.
     pub(super) fn print(&mut self, rows: Vec<Vec<Cell>>, output: &mut Output) -> Result<(), Error> {
         let rows: Vec<_> = self.titles.take().into_iter().chain(rows).collect();

@@ -12,7 +12,7 @@ use k8s_openapi::{
 };
 use serde_json::Value;
 
-use self::sheet::Sheet;
+pub(super) use self::sheet::Sheet;
 use super::{
     Error, Global, Output,
     client::Client,

@@ -33,6 +33,12 @@ impl ContainerProbe {
         self.slot
     }
 
+    /// Who tells in [events](super::Record) that it is this container.
+    #[must_use]
+    pub fn owner(&self) -> u32 {
+        self.counters.owner(self.slot)
+    }
+
     /// Volumes and the cells of their counters: those given at the start, then `other` for
     /// everything that is read or written elsewhere.
     #[must_use]

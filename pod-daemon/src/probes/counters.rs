@@ -16,6 +16,7 @@ use pod_ebpf::{
     AttachmentSlot, MAX_SLOTS, NO_SLOT,
     block::BlockStats,
     dns::DnsStats,
+    event::Watch,
     file::{FILE_CELLS, FileBytes, FileOperations, MAX_VOLUMES, Volume},
     lost::Lost,
     net::NetStats,
@@ -33,7 +34,7 @@ type AttachmentSlots = aya::maps::CgroupStorage<Data, AttachmentSlot>;
 use super::{Data, Error, MapFill, addresses::Addresses, open};
 
 /// Names of the maps that outlive the daemon.
-pub(super) const NAMES: [&str; 18] = [
+pub(super) const NAMES: [&str; 21] = [
     "SLOTS",
     "PROCESS",
     "RUNS",
@@ -52,6 +53,9 @@ pub(super) const NAMES: [&str; 18] = [
     "LOST",
     "RUNQUEUE",
     "POD_OF",
+    "EVENTS",
+    "TRACES",
+    "WATCHES",
 ];
 
 /// The probes' maps, as the daemon uses them.
@@ -84,6 +88,9 @@ struct Keys {
     volumes: HashMap<Data, u32, Volume>,
     attachments: AttachmentSlots,
     pods: Array<Data, PodNumber>,
+    watches: Array<Data, Watch>,
+    /// The next one that gets a slot. Those before it are never used again.
+    next_owner: u32,
     free_slots: Vec<u32>,
     free_cells: Vec<u32>,
     slot_count: u64,
@@ -105,8 +112,12 @@ impl Counters {
         for (mount, volume) in volumes.iter().filter_map(Result::ok) {
             unclaimed_mounts.entry(volume.slot).or_default().push(mount);
         }
+        let watches: Array<Data, Watch> = open(folder, "WATCHES", aya::maps::Map::Array)?;
+        let last_owner = watches.iter().filter_map(Result::ok).map(|watch| watch.owner).max();
         Ok(Self {
             keys: Mutex::new(Keys {
+                watches,
+                next_owner: last_owner.unwrap_or(0) + 1,
                 slot_count: unclaimed.len() as u64,
                 mount_count: unclaimed_mounts.values().map(|mounts| mounts.len() as u64).sum(),
                 slots,
@@ -148,6 +159,8 @@ impl Counters {
         let mut keys = self.keys();
         keys.free_slots.retain(|free| *free != slot);
         keys.free_cells.retain(|free| !cells.contains(free));
+        // Whatever was traced, its daemon is gone.
+        keys.watch(slot)?;
         if !keys.unclaimed.remove(&cgroup_id) {
             // The maps are new ones.
             drop(keys);
@@ -195,6 +208,12 @@ impl Counters {
             keys.free_slots.push(slot);
             keys.free_cells.extend(cells);
             return Err(Error::Map { action: "clear a container's counters", source });
+        }
+        let begun = keys.set_watch(slot, Watch::NONE).and_then(|()| keys.watch(slot));
+        if let Err(error) = begun {
+            keys.free_slots.push(slot);
+            keys.free_cells.extend(cells);
+            return Err(error);
         }
         Ok((slot, cells))
     }
@@ -260,8 +279,25 @@ impl Counters {
         if keys.slots.remove(&cgroup_id).is_ok() {
             keys.slot_count -= 1;
         }
+        // The owner stays, so that the next daemon knows it for used.
+        let owner = keys.owner(slot);
+        keys.set_watch(slot, Watch { kinds: 0, owner }).ok();
         keys.free_slots.push(slot);
         keys.free_cells.extend(cells);
+    }
+
+    /// Who has a slot, or had it last.
+    pub(crate) fn owner(&self, slot: u32) -> u32 {
+        self.keys().owner(slot)
+    }
+
+    /// Chooses what is told of an owner's slot, beside what is told of every one.
+    pub(super) fn watch(&self, slot: u32, owner: u32, kinds: u32) -> Result<(), Error> {
+        let mut keys = self.keys();
+        if keys.owner(slot) != owner {
+            return Ok(());
+        }
+        keys.set_watch(slot, Watch { kinds: Watch::USUAL | kinds, owner })
     }
 
     fn clear(&self, slot: u32, cells: &[u32]) -> Result<(), MapError> {
@@ -380,6 +416,30 @@ impl Counters {
             MapFill { map: "VOLUMES", entries: keys.mount_count, capacity: u64::from(MAX_VOLUMES) },
             MapFill { map: "FILES", entries: cells, capacity: u64::from(MAX_VOLUMES) },
         ]
+    }
+}
+
+impl Keys {
+    fn owner(&self, slot: u32) -> u32 {
+        self.watches.get(&slot, 0).unwrap_or(Watch::NONE).owner
+    }
+
+    fn set_watch(&mut self, slot: u32, watch: Watch) -> Result<(), Error> {
+        self.watches
+            .set(slot, &watch, 0)
+            .map_err(|source| Error::Map { action: "choose what is told of a container", source })
+    }
+
+    /// Lets be told of a slot what is told of every one; under a new owner, if it has none.
+    fn watch(&mut self, slot: u32) -> Result<(), Error> {
+        let owner = match self.owner(slot) {
+            0 => {
+                self.next_owner += 1;
+                self.next_owner - 1
+            }
+            owner => owner,
+        };
+        self.set_watch(slot, Watch { kinds: Watch::USUAL, owner })
     }
 }
 

@@ -40,7 +40,7 @@ pub(super) fn over_budget(share: f64, budget: f64) -> String {
 pub struct ProbeStatus {
     /// What it measures.
     pub probe: Cow<'static, str>,
-    /// `tracepoint`, `cgroup`, `fexit`, `syscall`, `optional` or `off`.
+    /// `tracepoint`, `cgroup`, `fexit`, `syscall`, `optional`, `on_demand` or `off`.
     pub mode: Cow<'static, str>,
     /// Why it is not in its preferred mode; empty if it is.
     pub reason: String,
@@ -145,6 +145,41 @@ const TRACEPOINTS: [Probe; 5] = [
     probe("oom_victim", "oom_victim", "mark_victim", &["task_tgid", "task_cgroups"]),
 ];
 
+/// What an exec tells beside that it happened.
+const EXEC: &[&str] = &[
+    "task_tgid",
+    "task_parent",
+    "task_leader",
+    "task_name",
+    "task_mm",
+    "mm_arg_start",
+    "mm_arg_end",
+];
+
+/// What an ended task tells beside how it ended.
+const LIFE: &[&str] = &[
+    "task_exit_code",
+    "task_name",
+    "task_pid",
+    "task_signal",
+    "task_started",
+    "task_tgid",
+    "signal_exec_task",
+];
+
+/// What tells of single events, by the same tracepoints: the counters do not depend on it.
+const EVENTS: [Probe; 3] = [
+    probe("event_exec", "event_exec", "sched_process_exec", EXEC),
+    probe("event_exit", "event_exit", "sched_process_exit", LIFE),
+    probe("event_oom", "event_oom", "mark_victim", &["task_tgid", "task_cgroups", "task_name"]),
+];
+
+/// What tells of every file that a pod opens, while somebody wants to know.
+const TRACE: Probe = probe("trace_open", TRACE_OPEN, "sys_exit", &[]);
+
+/// The program of that.
+pub(super) const TRACE_OPEN: &str = "trace_open";
+
 /// Typed tracepoints that cost too much for everybody: they are attached when asked for, and
 /// detached again when they cost too much.
 pub(super) const OPTIONAL: [Probe; 1] = [probe("runqueue", "runqueue", "sched_switch", SWITCH)];
@@ -233,6 +268,11 @@ impl Attachment<'_> {
             let result = self.attach_tracepoint(probe);
             status.push(outcome(probe.name, "tracepoint", result));
         }
+        for probe in &EVENTS {
+            let result = self.attach_tracepoint(probe);
+            status.push(outcome(probe.name, "tracepoint", result));
+        }
+        status.push(outcome(TRACE.name, "on_demand", self.load_tracepoint(&TRACE)));
         for (probe, program) in
             [("network_receive", "net_ingress"), ("network_transmit", "net_egress")]
         {
@@ -377,6 +417,14 @@ impl Attachment<'_> {
         })
         .map_err(Refusal::Program)?;
         self.keep(name, link)
+    }
+
+    /// Loads a program that is attached later, and not by this object.
+    fn load_tracepoint(&mut self, probe: &Probe) -> Result<(), Refusal> {
+        self.require(probe.needs)?;
+        let Self { ebpf, btf, .. } = self;
+        with::<BtfTracePoint, _, _>(ebpf, probe.program, |program| program.load(probe.hook, btf))
+            .map_err(Refusal::Program)
     }
 
     fn attach_function<T: Trampoline>(

@@ -15,6 +15,7 @@ use std::{
 const OBJ_PIN: i32 = 6;
 const OBJ_GET: i32 = 7;
 const OBJ_GET_INFO_BY_FD: i32 = 15;
+const RAW_TRACEPOINT_OPEN: i32 = 17;
 const LINK_CREATE: i32 = 28;
 const LINK_UPDATE: i32 = 29;
 
@@ -70,6 +71,24 @@ pub(super) fn attach(
     let attributes: Link = [number(program), number(cgroup), attach_type as u32, 0];
     // SAFETY: no pointers are passed; the call returns a new descriptor.
     unsafe { bpf(LINK_CREATE, &attributes).map(|descriptor| OwnedFd::from_raw_fd(descriptor)) }
+}
+
+/// The members of `union bpf_attr` that `BPF_RAW_TRACEPOINT_OPEN` uses. A typed program knows its own
+/// tracepoint, and gives no name.
+#[repr(C)]
+struct Tracepoint {
+    name: u64,
+    program: u32,
+    unused: u32,
+}
+
+/// Attaches a typed tracepoint's program for as long as the returned link is open.
+pub(super) fn attach_tracepoint(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let attributes = Tracepoint { name: 0, program: number(program), unused: 0 };
+    // SAFETY: no pointers are passed; the call returns a new descriptor.
+    unsafe {
+        bpf(RAW_TRACEPOINT_OPEN, &attributes).map(|descriptor| OwnedFd::from_raw_fd(descriptor))
+    }
 }
 
 /// What the kernel says of a program's runs.

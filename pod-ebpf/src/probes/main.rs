@@ -1,8 +1,8 @@
 //! The eBPF object: every program and map that Podscope loads, in one ELF.
 //!
-//! Programs only add to counters. But for queries that wait for their answer (`dns`) they never insert
-//! keys; they never block, and, but for `device`, always let the observed operation through. One file
-//! per domain; maps stand beside the hooks that write them.
+//! Programs only add to counters, and tell of what is rare. But for queries that wait for their answer
+//! (`dns`) they never insert keys; they never block, and, but for `device`, always let the observed
+//! operation through. One file per domain; maps stand beside the hooks that write them.
 
 #![no_std]
 #![no_main]
@@ -13,6 +13,7 @@ mod block;
 mod counter;
 mod device;
 mod dns;
+mod event;
 mod file;
 mod kernel;
 mod net;
@@ -20,6 +21,7 @@ mod process;
 mod runqueue;
 mod slot;
 mod tcp;
+mod trace;
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "license")]

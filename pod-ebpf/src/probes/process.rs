@@ -240,17 +240,17 @@ fn exit(ctx: BtfTracePointContext) -> i32 {
 }
 
 /// What the exit of a task means.
-struct Exit {
-    tgid: u32,
+pub(crate) struct Exit {
+    pub(crate) tgid: u32,
     is_leader: bool,
     /// Whether it is the end of the process, and not of a thread.
-    is_process: bool,
+    pub(crate) is_process: bool,
     /// As `wait` gives it.
-    status: u32,
+    pub(crate) status: u32,
 }
 
 #[inline(always)]
-fn read_exit(task: u64) -> Option<Exit> {
+pub(crate) fn read_exit(task: u64) -> Option<Exit> {
     let tgid = read::<u32>(task, offset!(task_tgid))?;
     let signal = read::<u64>(task, offset!(task_signal))?;
     let is_leader = read::<u32>(task, offset!(task_pid))? == tgid;

@@ -103,6 +103,9 @@ fn do_step(words: &[&str]) -> anyhow::Result<()> {
         }
         ["threads", count] => threads(count.parse()?),
         ["spawn", count] => spawn(count.parse()?)?,
+        ["run", ref words @ ..] => {
+            Command::new("/bin/workload").args(words).status()?;
+        }
         ["fork", count] => fork_and_wait(count.parse()?)?,
         ["orphans", count] => orphans(count.parse()?)?,
         ["exec-nothing", count] => exec_nothing(count.parse()?),

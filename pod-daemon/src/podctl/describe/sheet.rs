@@ -5,7 +5,7 @@ const GAP: usize = 2;
 
 /// A description in the making.
 #[derive(Default)]
-pub(super) struct Sheet {
+pub(in super::super) struct Sheet {
     lines: Vec<Line>,
     depth: usize,
     /// Number of sections so far: lines are aligned with those of the same section.
@@ -22,32 +22,32 @@ struct Line {
 
 impl Sheet {
     /// A title with one value.
-    pub(super) fn field(&mut self, title: &str, value: &str) {
+    pub(in super::super) fn field(&mut self, title: &str, value: &str) {
         self.push(title, vec![value.to_owned()]);
     }
 
     /// A title with one value, if there is one.
-    pub(super) fn some(&mut self, title: &str, value: Option<impl Into<String>>) {
+    pub(in super::super) fn some(&mut self, title: &str, value: Option<impl Into<String>>) {
         if let Some(value) = value.map(Into::into).filter(|value: &String| !value.is_empty()) {
             self.push(title, vec![value]);
         }
     }
 
     /// A title with values below each other; `<none>` if there are none.
-    pub(super) fn list(&mut self, title: &str, values: Vec<String>) {
+    pub(in super::super) fn list(&mut self, title: &str, values: Vec<String>) {
         let none = || vec!["<none>".to_owned()];
         self.push(title, if values.is_empty() { none() } else { values });
     }
 
     /// A title with values below each other, if there are any.
-    pub(super) fn some_list(&mut self, title: &str, values: Vec<String>) {
+    pub(in super::super) fn some_list(&mut self, title: &str, values: Vec<String>) {
         if !values.is_empty() {
             self.push(title, values);
         }
     }
 
     /// A title and, below it, what `fill` adds, aligned by itself.
-    pub(super) fn section(&mut self, title: &str, fill: impl FnOnce(&mut Self)) {
+    pub(in super::super) fn section(&mut self, title: &str, fill: impl FnOnce(&mut Self)) {
         self.push(title, Vec::new());
         let outer = self.section;
         self.sections += 1;
@@ -59,7 +59,12 @@ impl Sheet {
     }
 
     /// A title with a value and, below it, what `fill` adds, aligned with it.
-    pub(super) fn headed(&mut self, title: &str, value: &str, fill: impl FnOnce(&mut Self)) {
+    pub(in super::super) fn headed(
+        &mut self,
+        title: &str,
+        value: &str,
+        fill: impl FnOnce(&mut Self),
+    ) {
         self.field(title, value);
         self.depth += 1;
         fill(self);
@@ -72,7 +77,7 @@ impl Sheet {
     }
 
     /// The text.
-    pub(super) fn finish(self) -> String {
+    pub(in super::super) fn finish(self) -> String {
         let mut widths = vec![0; self.sections + 1];
         for line in self.lines.iter().filter(|line| !line.values.is_empty()) {
             widths[line.section] = line.width().max(widths[line.section]);
