@@ -1,7 +1,7 @@
 //! What the probes could not count.
 
 /// Number of [`Lost`] kinds.
-pub const LOST_KINDS: u32 = 4;
+pub const LOST_KINDS: u32 = 5;
 
 /// Why an event is missing from the counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,12 +15,14 @@ pub enum Lost {
     ConnectLatency = 2,
     /// A connection attempt whose failure the kernel will not report.
     ConnectResult = 3,
+    /// A connection that got no storage: it is not among the open ones, and its end is not counted.
+    Connection = 4,
 }
 
 impl Lost {
     /// Every kind, in the order of the map that is indexed by it.
     pub const ALL: [Self; LOST_KINDS as usize] =
-        [Self::Task, Self::File, Self::ConnectLatency, Self::ConnectResult];
+        [Self::Task, Self::File, Self::ConnectLatency, Self::ConnectResult, Self::Connection];
 
     /// The value of the `kind` label.
     #[must_use]
@@ -30,6 +32,7 @@ impl Lost {
             Self::File => "file",
             Self::ConnectLatency => "connect_latency",
             Self::ConnectResult => "connect_result",
+            Self::Connection => "connection",
         }
     }
 }

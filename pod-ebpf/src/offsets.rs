@@ -66,6 +66,10 @@ offsets! {
     /// As seen from `mount.mnt`, which is what `f_path.mnt` points at.
     mnt_id: "mount.mnt_id", from "mount.mnt";
     sock_err: "sock.sk_err";
+    sock_state: "sock.__sk_common.skc_state";
+    /// The first word: a pointer to the cgroup, in kernels that let it be something else with a mark in
+    /// its lowest bits.
+    sock_cgroup: "sock.sk_cgrp_data";
     task_cgroups: "task_struct.cgroups";
     css_set_cgroup: "css_set.dfl_cgrp";
     cgroup_level: "cgroup.level";

@@ -23,4 +23,5 @@ mod recovery;
 mod registry;
 mod restarts;
 mod security;
+mod tcp;
 mod volumes;

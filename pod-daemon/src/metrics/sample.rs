@@ -133,6 +133,13 @@ fn container(name: &str, state: State, last_exit: Option<Exit>) -> Container {
     tcp.connect_latency.sum_ns = 5_000_000;
     tcp.connect_latency.buckets[9] = 2;
     tcp.connect_latency.buckets[27] = 1;
+    tcp.open = [2, 1, 0];
+    tcp.closes[0] = 2;
+    tcp.rtt.buckets[12] = 5;
+    tcp.min_rtt.buckets[11] = 2;
+    tcp.retransmits[0] = 4;
+    tcp.timeouts[0] = 1;
+    tcp.resets = [1, 0];
     let file = FileStats { read_bytes: 1000, reads: 1, written_bytes: 4096, writes: 1 };
     let files = ["rootfs", "data", "other"].map(|volume| (volume.to_owned(), file));
     Container {

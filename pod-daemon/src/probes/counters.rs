@@ -36,7 +36,7 @@ pub(super) const NAMES: [&str; 11] = [
     "NET",
     "TCP",
     "SLOT_OF",
-    "CONNECT_TIME",
+    "TCP_SOCKETS",
     "VOLUMES",
     "FILES",
     "LOST",

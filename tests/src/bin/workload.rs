@@ -10,6 +10,8 @@
 mod attack;
 #[path = "workload/exhaust.rs"]
 mod exhaust;
+#[path = "workload/tcp.rs"]
+mod tcp;
 
 use std::{
     env,
@@ -128,7 +130,7 @@ fn do_step(words: &[&str]) -> anyhow::Result<()> {
         ["serve", port] => serve(port.parse()?)?,
         ["send", address, bytes] => send(address, bytes.parse()?)?,
         [call, ref rest @ ..] => {
-            if !attack::step(words)? && !exhaust::step(words)? {
+            if !attack::step(words)? && !exhaust::step(words)? && !tcp::step(words)? {
                 return transfer(call, rest);
             }
         }
