@@ -1,7 +1,7 @@
 //! What the probes could not count.
 
 /// Number of [`Lost`] kinds.
-pub const LOST_KINDS: u32 = 10;
+pub const LOST_KINDS: u32 = 11;
 
 /// Why an event is missing from the counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +28,8 @@ pub enum Lost {
     EventConnect = 8,
     /// Something of a pod that is traced that was not told.
     EventTrace = 9,
+    /// A connection that got no storage: it is not among the open ones, and its end is not counted.
+    Connection = 10,
 }
 
 impl Lost {
@@ -43,6 +45,7 @@ impl Lost {
         Self::EventOom,
         Self::EventConnect,
         Self::EventTrace,
+        Self::Connection,
     ];
 
     /// The value of the `kind` label.
@@ -59,6 +62,7 @@ impl Lost {
             Self::EventOom => "event_oom",
             Self::EventConnect => "event_connect_failure",
             Self::EventTrace => "event_trace",
+            Self::Connection => "connection",
         }
     }
 }

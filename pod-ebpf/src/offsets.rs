@@ -95,6 +95,10 @@ offsets! {
     blkg_blkcg: "blkcg_gq.blkcg";
     blkcg_cgroup: "blkcg.css.cgroup";
     sock_err: "sock.sk_err";
+    sock_state: "sock.__sk_common.skc_state";
+    /// The first word: a pointer to the cgroup, in kernels that let it be something else with a mark in
+    /// its lowest bits.
+    sock_cgroup: "sock.sk_cgrp_data";
     task_cgroups: "task_struct.cgroups";
     css_set_cgroup: "css_set.dfl_cgrp";
     cgroup_level: "cgroup.level";

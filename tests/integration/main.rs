@@ -31,6 +31,7 @@ mod recovery;
 mod registry;
 mod restarts;
 mod security;
+mod tcp;
 mod trace;
 mod traffic;
 mod volumes;

@@ -194,6 +194,13 @@ fn container(name: &str, state: State, last_exit: Option<Exit>) -> Container {
     tcp.connect_latency.sum_ns = 5_000_000;
     tcp.connect_latency.buckets[9] = 2;
     tcp.connect_latency.buckets[27] = 1;
+    tcp.open = [2, 1, 0];
+    tcp.closes[0] = 2;
+    tcp.rtt.buckets[12] = 5;
+    tcp.min_rtt.buckets[11] = 2;
+    tcp.retransmits[0] = 4;
+    tcp.timeouts[0] = 1;
+    tcp.resets = [1, 0];
     let mut runqueue = RunQueueStats::ZERO;
     runqueue.wait_ns[1] = 1_000_000;
     let mut requests = BlockOperation { bytes: 4096, errors: 1, ..BlockOperation::ZERO };

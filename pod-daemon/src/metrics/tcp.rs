@@ -1,23 +1,42 @@
 //! TCP connections.
 
-use pod_ebpf::tcp::{CONNECT_RESULTS, ConnectResult};
-
-use super::family::{Domain, Family, Label, Source::Container};
-
-const RESULTS: [&str; CONNECT_RESULTS] = {
-    let mut results = [""; CONNECT_RESULTS];
-    let mut index = 0;
-    while index < CONNECT_RESULTS {
-        results[index] = ConnectResult::ALL[index].label();
-        index += 1;
-    }
-    results
+use pod_ebpf::{
+    Direction,
+    tcp::{CONNECT_RESULTS, ConnectResult, ENDINGS, Ending, PHASES, Phase, SEGMENTS, Segment},
 };
+
+use super::{
+    family::{Domain, Family, Label, Source::Container},
+    net::DIRECTION,
+    sheet::Sheet,
+};
+
+/// The labels of all values of an enumeration.
+macro_rules! labels {
+    ($all:expr, $count:expr) => {{
+        let mut labels = [""; $count];
+        let mut index = 0;
+        while index < $count {
+            labels[index] = $all[index].label();
+            index += 1;
+        }
+        labels
+    }};
+}
+
+const RESULTS: [&str; CONNECT_RESULTS] = labels!(ConnectResult::ALL, CONNECT_RESULTS);
+const STATES: [&str; PHASES] = labels!(Phase::ALL, PHASES);
+const REASONS: [&str; ENDINGS] = labels!(Ending::ALL, ENDINGS);
+const SENT_AGAIN: [&str; SEGMENTS] = labels!(Segment::ALL, SEGMENTS);
+const WAITED_FOR: [&str; SEGMENTS - 1] = labels!(Segment::ALL, SEGMENTS - 1);
+const DIRECTIONS: [&str; 2] = labels!(Direction::ALL, 2);
 
 pub(super) const DOMAIN: Domain = Domain {
     title: "TCP",
-    text: "Connections of the container's own sockets. A connection that is still being made has \
-           no result yet and is not counted.",
+    text: "Connections of the container's own sockets. An attempt that still goes on has no result \
+           yet and is not counted. A connection on localhost has two ends, and each is one for its \
+           container. Of subflows of MPTCP each counts as a connection (before Linux 5.11, none \
+           does).",
     families: &[
         Family::counter(
             "podscope_tcp_accepts_total",
@@ -27,12 +46,9 @@ pub(super) const DOMAIN: Domain = Domain {
         .counted_by(&["tcp"]),
         Family::counter(
             "podscope_tcp_connects_total",
-            "Outgoing connections, by how the attempt ended.",
-            Container(|c, sheet| {
-                for (result, count) in ConnectResult::ALL.into_iter().zip(c.tcp.connects) {
-                    sheet.count(&[result.label()], count);
-                }
-            }),
+            "Outgoing connections, by how the attempt ended. One that fails before its first packet, \
+             for want of a route or a free port, is not seen.",
+            Container(|c, sheet| each(sheet, &RESULTS, &c.tcp.connects)),
         )
         .by(&[Label::each("result", &RESULTS)])
         .counted_by(&["tcp"]),
@@ -43,5 +59,77 @@ pub(super) const DOMAIN: Domain = Domain {
             Container(|c, sheet| sheet.latency(&[], &c.tcp.connect_latency)),
         )
         .counted_by(&["tcp"]),
+        Family::gauge(
+            "podscope_tcp_connections",
+            "Connections that there are now: both sides may send (`established`), the peer has \
+             closed and the container has not (`close_wait`), the container has closed (`closing`). \
+             What is in TIME_WAIT has no socket and is not counted.",
+            Container(|c, sheet| each(sheet, &STATES, &c.tcp.open)),
+        )
+        .by(&[Label::each("state", &STATES)])
+        .counted_by(&["tcp"]),
+        Family::counter(
+            "podscope_tcp_closes_total",
+            "Connections that are over: closed in order, reset by the peer, given up since nothing \
+             was acknowledged any more (`timed_out`), or reset by the container (`aborted`). With \
+             those that there are now, as many as were established and accepted.",
+            Container(|c, sheet| each(sheet, &REASONS, &c.tcp.closes)),
+        )
+        .by(&[Label::each("reason", &REASONS)])
+        .counted_by(&["tcp"]),
+        Family::histogram(
+            "podscope_tcp_rtt_seconds",
+            "The kernel's smoothed round-trip time: of each connection once when it is established, \
+             and once in each round trip in which the container's data was acknowledged. Absent \
+             before the first connection.",
+            Container(|c, sheet| {
+                if c.tcp.rtt.count() > 0 {
+                    sheet.latency(&[], &c.tcp.rtt);
+                }
+            }),
+        )
+        .counted_by(&["tcp"]),
+        Family::histogram(
+            "podscope_tcp_min_rtt_seconds",
+            "The least round-trip time of each connection in its last five minutes, at its end. \
+             Absent before the first end.",
+            Container(|c, sheet| {
+                if c.tcp.min_rtt.count() > 0 {
+                    sheet.latency(&[], &c.tcp.min_rtt);
+                }
+            }),
+        )
+        .counted_by(&["tcp"]),
+        Family::counter(
+            "podscope_tcp_retransmits_total",
+            "Segments that were sent once more, as the kernel counts them in `RetransSegs`.",
+            Container(|c, sheet| each(sheet, &SENT_AGAIN, &c.tcp.retransmits)),
+        )
+        .by(&[Label::each("segment", &SENT_AGAIN)])
+        .counted_by(&["tcp", "tcp_syn_ack"]),
+        Family::counter(
+            "podscope_tcp_timeouts_total",
+            "How often the retransmission timer went off before there was an acknowledgement, the \
+             last time included, after which the connection is given up.",
+            Container(|c, sheet| each(sheet, &WAITED_FOR, &c.tcp.timeouts)),
+        )
+        .by(&[Label::each("segment", &WAITED_FOR)])
+        .counted_by(&["tcp"]),
+        Family::counter(
+            "podscope_tcp_resets_total",
+            "Resets that the container's sockets received, of refused connects among others, and \
+             sent. Those that the kernel sends where there is no socket, as for a port at which \
+             nobody listens, are nobody's.",
+            Container(|c, sheet| each(sheet, &DIRECTIONS, &c.tcp.resets)),
+        )
+        .by(&[DIRECTION])
+        .counted_by(&["tcp_reset_sent", "tcp_reset_received"]),
     ],
 };
+
+/// Adds one series per label.
+fn each(sheet: &mut Sheet<'_>, labels: &[&str], counts: &[u64]) {
+    for (label, count) in labels.iter().zip(counts) {
+        sheet.count(&[label], *count);
+    }
+}

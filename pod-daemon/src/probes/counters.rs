@@ -45,7 +45,7 @@ pub(super) const NAMES: [&str; 21] = [
     "DNS_PENDING",
     "TCP",
     "SLOT_OF",
-    "CONNECT_TIME",
+    "TCP_SOCKETS",
     "VOLUMES",
     "FILES",
     "FILE_OPS",

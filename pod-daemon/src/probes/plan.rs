@@ -113,6 +113,9 @@ const SWITCH: &[&str] = &[
     "cpu_clock",
 ];
 
+/// From a socket to its cgroup.
+const SOCKET: &[&str] = &["sock_cgroup", "sock_state", "cgroup_level"];
+
 /// From a file to its kind and its mount.
 const FILE: &[&str] = &["file_inode", "file_mnt", "inode_mode", "mnt_id"];
 
@@ -137,12 +140,15 @@ const DESCRIPTOR: &[&str] = &[
 ];
 
 /// By typed tracepoints (`tp_btf`).
-const TRACEPOINTS: [Probe; 5] = [
+const TRACEPOINTS: [Probe; 8] = [
     probe("exec", "exec", "sched_process_exec", &[]),
     probe("fork", "fork", "sched_process_fork", &["task_pid", "task_tgid"]),
     probe("exit", "exit", "sched_process_exit", EXIT),
     probe("block", "block_done", "block_rq_complete", REQUEST),
     probe("oom_victim", "oom_victim", "mark_victim", &["task_tgid", "task_cgroups"]),
+    probe("tcp_reset_sent", "tcp_reset_sent", "tcp_send_reset", SOCKET),
+    probe("tcp_reset_received", "tcp_reset_got", "tcp_receive_reset", SOCKET),
+    probe("tcp_syn_ack", "tcp_syn_ack", "tcp_retransmit_synack", SOCKET),
 ];
 
 /// What an exec tells beside that it happened.

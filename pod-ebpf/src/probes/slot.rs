@@ -7,6 +7,7 @@
 
 use aya_ebpf::{
     Global,
+    bindings::{BPF_TCP_NEW_SYN_RECV, BPF_TCP_TIME_WAIT},
     btf_maps::CgroupStorage,
     helpers::generated::{
         bpf_get_current_ancestor_cgroup_id, bpf_get_current_task, bpf_get_current_task_btf,
@@ -137,6 +138,23 @@ fn ancestor_of_task(task: u64, level: i32) -> Option<u64> {
     ancestor_of_cgroup(read::<u64>(set, offset!(css_set_cgroup))?, level)
 }
 
+/// The slot of a socket, wherever the program runs. What stands for a connection in TIME_WAIT or before
+/// its handshake is complete is no whole socket, and of no cgroup.
+#[inline(always)]
+pub(crate) fn of_socket(socket: u64) -> Option<u32> {
+    let state = u32::from(read::<u8>(socket, offset!(sock_state))?);
+    if state == BPF_TCP_TIME_WAIT || state == BPF_TCP_NEW_SYN_RECV {
+        return None;
+    }
+    let cgroup = read::<u64>(socket, offset!(sock_cgroup))?;
+    // Before Linux 5.15, one of the root cgroup may have something else there, which this tells.
+    if cgroup & 3 != 0 {
+        return None;
+    }
+    Some(of_cgroup(ancestor_of_cgroup(cgroup, container_level())?)).filter(|slot| *slot != NO_SLOT)
+}
+
+/// The id of a cgroup's ancestor at this level.
 #[inline(always)]
 fn ancestor_of_cgroup(cgroup: u64, level: i32) -> Option<u64> {
     if read::<i32>(cgroup, offset!(cgroup_level))? < level {

@@ -14,6 +14,8 @@ mod exhaust;
 mod fail;
 #[path = "workload/files.rs"]
 mod files;
+#[path = "workload/tcp.rs"]
+mod tcp;
 #[path = "workload/traffic.rs"]
 mod traffic;
 
@@ -143,6 +145,7 @@ fn do_step(words: &[&str]) -> anyhow::Result<()> {
             if !attack::step(words)?
                 && !exhaust::step(words)?
                 && !files::step(words)?
+                && !tcp::step(words)?
                 && !traffic::step(words)?
             {
                 return transfer(call, rest);

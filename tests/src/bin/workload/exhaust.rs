@@ -96,7 +96,7 @@ fn raise_files() -> io::Result<()> {
 }
 
 /// Leaves a descriptor open for as long as the program runs.
-fn keep(descriptor: impl std::os::fd::IntoRawFd) {
+pub(crate) fn keep(descriptor: impl std::os::fd::IntoRawFd) {
     let _kept: std::os::fd::RawFd = descriptor.into_raw_fd();
 }
 
