@@ -12,6 +12,8 @@ mod attack;
 mod exhaust;
 #[path = "workload/files.rs"]
 mod files;
+#[path = "workload/uring.rs"]
+mod uring;
 
 use std::{
     env,
@@ -130,7 +132,11 @@ fn do_step(words: &[&str]) -> anyhow::Result<()> {
         ["serve", port] => serve(port.parse()?)?,
         ["send", address, bytes] => send(address, bytes.parse()?)?,
         [call, ref rest @ ..] => {
-            if !attack::step(words)? && !exhaust::step(words)? && !files::step(words)? {
+            let is_done = attack::step(words)?
+                || exhaust::step(words)?
+                || files::step(words)?
+                || uring::step(words)?;
+            if !is_done {
                 return transfer(call, rest);
             }
         }
