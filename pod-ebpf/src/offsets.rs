@@ -87,6 +87,9 @@ offsets! {
     /// As seen from `mount.mnt`, too.
     mnt_ns: "mount.mnt_ns", from "mount.mnt";
     open_flag: "open_flags.open_flag";
+    uring_file: "io_kiocb.file";
+    uring_opcode: "io_kiocb.opcode";
+    cqe_res: "io_uring_cqe.res";
     request_bio: "request.bio";
     request_flags: "request.cmd_flags";
     request_length: "request.__data_len";

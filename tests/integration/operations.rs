@@ -249,3 +249,40 @@ fn volumes_are_as_large_as_their_file_systems() {
     daemon.delete("sizes");
     daemon.stop();
 }
+
+#[test]
+fn what_goes_by_io_uring_is_counted_exactly() {
+    let daemon = Daemon::start(&[]);
+    let free = |steps: &str| {
+        let more = json!({
+            "securityContext": {"seccompProfile": {"type": "Unconfined"}},
+            "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+        });
+        pod("ring").volume("data", "emptyDir", json!({})).container_with("app", steps, more)
+    };
+    let off = [("probe", "file_io_uring"), ("mode", "off")];
+    if daemon.metrics().find("podscope_probe_info", &off).is_some() {
+        skip(&daemon.metrics().about("podscope_probe_info{probe=\"file_io_uring\""));
+        daemon.stop();
+        return;
+    }
+    let output = daemon.output_of(free("has-uring , exit 0"), "ring");
+    daemon.delete("ring");
+    if output != "uring: true\n" {
+        skip("io_uring is not allowed");
+        daemon.stop();
+        return;
+    }
+    let steps = "uring-write /data/a 7000 , uring-fsync /data/a , uring-read /data/a 5000 , exit 0";
+    daemon.run(free(steps));
+    let over = daemon.wait_over("ring");
+    assert_eq!(over["status"]["phase"], "Succeeded", "{}", daemon.logs("ring", ""));
+    let metrics = daemon.metrics();
+    let data = [("pod", "ring"), ("volume", "data")];
+    assert_eq!(metrics.one("podscope_file_read_bytes_total", &data), 5000.0);
+    assert_eq!(metrics.one("podscope_file_written_bytes_total", &data), 7000.0);
+    let done = [("open", 3.0), ("create", 1.0), ("write", 1.0), ("fsync", 1.0), ("read", 1.0)];
+    let name = "podscope_file_operations_total";
+    assert_eq!(difference(&metrics, name, ("ring", "data"), &done), None);
+    daemon.stop();
+}

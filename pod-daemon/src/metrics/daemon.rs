@@ -45,7 +45,7 @@ pub(super) const DOMAIN: Domain = Domain {
             "podscope_probe_coverage",
             "How much each probe sees on this kernel of what it is for; always 1. `attached`: all \
              that it can on any. `degraded`: not for which volume. `missing`: nothing, as no probe \
-             does of the files that io_uring reads or writes, or that are mapped into memory.",
+             does of files that are mapped into memory.",
             Node(|reading, sheet| {
                 for status in &reading.probes {
                     sheet.count(&[&status.probe, status.coverage()], 1);

@@ -118,6 +118,38 @@ impl Btf {
         self.find(&self.functions, name).is_some()
     }
 
+    /// Whether each parameter of a tracepoint is a pointer; `None` if there is no such tracepoint.
+    pub fn tracepoint_pointers(&self, name: &str) -> Result<Option<Vec<bool>>, Error> {
+        let strings = self.data.get(self.strings..).ok_or(Error::Malformed(self.strings))?;
+        let name = format!("\0btf_trace_{name}\0");
+        let Some(name) = memmem::find(strings, name.as_bytes()) else { return Ok(None) };
+        let info = |at: usize| word(&self.data, at + 4);
+        for at in self.types.iter().copied().skip(1) {
+            if word(&self.data, at)? as usize != name + 1
+                || (info(at)? >> 24) & 0x1f != kind::TYPEDEF
+            {
+                continue;
+            }
+            // A pointer to a function, whose first parameter is the program's own.
+            let prototype = self.target(self.target(at)?)?;
+            let parameters = 1..(info(prototype)? & 0xffff) as usize;
+            let is_pointer = parameters.map(|index| {
+                let id = word(&self.data, prototype + HEADER + 8 * index + 4)?;
+                let resolved = self.resolve(id)? as usize;
+                let at = *self.types.get(resolved).ok_or(Error::Malformed(prototype))?;
+                Ok(at != 0 && (info(at)? >> 24) & 0x1f == kind::PTR)
+            });
+            return is_pointer.collect::<Result<_, Error>>().map(Some);
+        }
+        Ok(None)
+    }
+
+    /// Byte position of the type that the one at `at` refers to.
+    fn target(&self, at: usize) -> Result<usize, Error> {
+        let id = word(&self.data, at + 8)? as usize;
+        self.types.get(id).copied().filter(|target| *target != 0).ok_or(Error::Malformed(at))
+    }
+
     /// The id of the first type with this name.
     fn find(&self, types: &[Named], name: &str) -> Option<u32> {
         let strings = self.data.get(self.strings..)?;
@@ -250,6 +282,14 @@ mod tests {
         let btf = Btf::from_kernel().expect("a kernel with BTF");
         let error = btf.offset("task_struct", "podscope").unwrap_err();
         assert_eq!(error.to_string(), "this kernel has no field `task_struct.podscope`");
+    }
+
+    #[test]
+    fn a_tracepoint_has_its_parameters() {
+        let btf = Btf::from_kernel().expect("a kernel with BTF");
+        let pointers = |name| btf.tracepoint_pointers(name).expect("well-formed types");
+        assert_eq!(pointers("sys_enter"), Some(vec![true, false]));
+        assert_eq!(pointers("podscope"), None);
     }
 
     #[test]

@@ -139,6 +139,10 @@ const DESCRIPTOR: &[&str] = &[
     "mnt_id",
 ];
 
+/// From a request of a ring to its file.
+const REQUEST_OF_RING: &[&str] =
+    &["uring_file", "uring_opcode", "cqe_res", "file_inode", "file_mnt", "inode_mode", "mnt_id"];
+
 /// By typed tracepoints (`tp_btf`).
 const TRACEPOINTS: [Probe; 8] = [
     probe("exec", "exec", "sched_process_exec", &[]),
@@ -214,6 +218,13 @@ const FILE_FUNCTIONS: [Probe; 6] = [
     timed("file_rename", ("b_rename", "f_rename"), "do_renameat2", &["mnt_id"]),
 ];
 
+/// What Linux 7 calls some of them; their arguments are the same.
+const RENAMED: [(&str, &str); 3] = [
+    ("do_filp_open", "do_file_open"),
+    ("do_unlinkat", "filename_unlinkat"),
+    ("do_renameat2", "filename_renameat2"),
+];
+
 /// Where the last three of them, when they change a directory, are told the mount.
 const FILE_MOUNT: Probe = probe("file_mount", "file_mount", "mnt_want_write", &["mnt_id"]);
 
@@ -244,7 +255,15 @@ const FLOOR_SYSCALL: Probe = probe("floor", "sys_floor", "sys_exit", &[]);
 const WITHOUT_VOLUME: [&str; 2] = ["file_unlink", "file_rename"];
 
 /// Ways to the bytes of a file that no probe sees yet.
-pub const UNSEEN: [&str; 2] = ["file_io_uring", "file_mmap"];
+pub const UNSEEN: [&str; 1] = ["file_mmap"];
+
+/// What is done by io_uring, where the tracepoint has the request and its result.
+const URING_RESULT: Probe =
+    probe("file_io_uring", "uring_result", "io_uring_complete", REQUEST_OF_RING);
+
+/// And where it has the request and the entry with the result.
+const URING_ENTRY: Probe =
+    probe("file_io_uring", "uring_entry", "io_uring_complete", REQUEST_OF_RING);
 
 /// What the kernel calls the entry of a system call.
 #[cfg(target_arch = "aarch64")]
@@ -294,6 +313,7 @@ impl Attachment<'_> {
         let files = self.attach_files();
         status.push(self.attach_exec_failures(&files));
         status.extend(files);
+        status.push(self.attach_uring());
         status
     }
 
@@ -363,11 +383,15 @@ impl Attachment<'_> {
 
     /// The file probes: all by fexit, or, if the kernel refuses that, all by the syscall mode.
     fn attach_files(&mut self) -> Vec<ProbeStatus> {
-        let functions = FILE_FUNCTIONS.iter().map(|probe| (probe, probe.hook.to_owned()));
+        let functions = FILE_FUNCTIONS.iter().map(|probe| {
+            let renamed = RENAMED.iter().find(|(name, _)| *name == probe.hook);
+            let renamed = renamed.filter(|_| !self.kernel.has_function(probe.hook));
+            (probe, renamed.map_or(probe.hook, |(_, name)| *name).to_owned())
+        });
         let calls =
             FILE_CALLS.iter().map(|probe| (probe, format!("{SYSCALL_PREFIX}{}", probe.hook)));
         let mut status = Vec::new();
-        for (probe, function) in functions.chain(calls) {
+        for (probe, function) in functions.chain(calls).collect::<Vec<_>>() {
             let result = self
                 .attach_function::<FEntry>(probe.entry, &function, probe.needs)
                 .and_then(|()| self.attach_function::<FExit>(probe.program, &function, &[]));
@@ -398,6 +422,20 @@ impl Attachment<'_> {
         let mut status: Vec<_> = FILE_FUNCTIONS.iter().chain(&FILE_CALLS).map(status).collect();
         status.push(ProbeStatus::new(FILE_MOUNT.name, OFF, reason.to_owned()));
         status
+    }
+
+    /// The probe of io_uring: what its tracepoint tells has changed more than once.
+    fn attach_uring(&mut self) -> ProbeStatus {
+        let (result, entry) = (&URING_RESULT, &URING_ENTRY);
+        let outcome_of = match self.kernel.tracepoint_pointers(result.hook) {
+            Ok(Some(pointers)) => match *pointers {
+                [_, true, true] => self.attach_tracepoint(entry),
+                [_, true, false, false, ..] => self.attach_tracepoint(result),
+                _ => Err(Refusal::NoRequest(result.hook)),
+            },
+            Ok(None) | Err(_) => Err(Refusal::NoRequest(result.hook)),
+        };
+        outcome(result.name, "tracepoint", outcome_of)
     }
 
     /// Whether the kernel has these fields.
@@ -500,6 +538,8 @@ enum Refusal {
     NoField(&'static str),
     #[error("this kernel has no function `{0}`")]
     NoFunction(String),
+    #[error("this kernel's tracepoint `{0}` does not tell the file")]
+    NoRequest(&'static str),
     #[error("{}", chain(.0))]
     Program(ProgramError),
 }

@@ -8,6 +8,7 @@ mod call;
 mod fexit;
 mod syscall;
 mod timing;
+mod uring;
 
 use aya_ebpf::{
     helpers::generated::{bpf_get_current_task, bpf_get_current_task_btf},
@@ -55,8 +56,18 @@ struct Outcome {
     slot: u32,
     /// Bytes, or something else that is not negative, or an error.
     result: i64,
-    /// In nanoseconds; `None` if it was not timed.
-    duration: Option<u64>,
+    duration: Duration,
+}
+
+/// How long an operation took.
+#[derive(Clone, Copy)]
+enum Duration {
+    /// In nanoseconds.
+    Known(u64),
+    /// Its beginning was noted, and the note is lost.
+    Lost,
+    /// Nobody looks at the beginning of such operations.
+    Unknown,
 }
 
 impl Outcome {
@@ -73,11 +84,14 @@ impl Outcome {
                 return counter::add(&raw mut (*stats).errors, 1);
             }
             match self.duration {
-                Some(duration) => counter::observe(&raw mut (*stats).latency, duration),
-                None => {
+                Duration::Known(duration) => {
+                    counter::observe(&raw mut (*stats).latency, duration);
+                }
+                Duration::Lost => {
                     counter::add(&raw mut (*stats).untimed, 1);
                     counter::lose(Lost::FileLatency);
                 }
+                Duration::Unknown => counter::add(&raw mut (*stats).untimed, 1),
             }
         }
         if self.result > 0 {

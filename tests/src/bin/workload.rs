@@ -18,6 +18,8 @@ mod files;
 mod tcp;
 #[path = "workload/traffic.rs"]
 mod traffic;
+#[path = "workload/uring.rs"]
+mod uring;
 
 use std::{
     env,
@@ -142,12 +144,13 @@ fn do_step(words: &[&str]) -> anyhow::Result<()> {
         ["serve", port] => serve(port.parse()?)?,
         ["send", address, bytes] => send(address, bytes.parse()?)?,
         [call, ref rest @ ..] => {
-            if !attack::step(words)?
-                && !exhaust::step(words)?
-                && !files::step(words)?
-                && !tcp::step(words)?
-                && !traffic::step(words)?
-            {
+            let is_done = attack::step(words)?
+                || exhaust::step(words)?
+                || files::step(words)?
+                || tcp::step(words)?
+                || traffic::step(words)?
+                || uring::step(words)?;
+            if !is_done {
                 return transfer(call, rest);
             }
         }

@@ -87,8 +87,8 @@ fn f_copy_range(ctx: FExitContext) -> i32 {
     if slot == NO_SLOT || !is_final(result) || is_below(from) {
         return 0;
     }
-    let duration = Place::of_current().and_then(Place::end);
-    let outcome = Outcome { slot, result, duration };
+    let Some(place) = Place::of_current() else { return 0 };
+    let outcome = Outcome { slot, result, duration: place.end() };
     count(outcome, from, Operation::Read);
     // A copy that met the end of its source has written nothing.
     if result != 0 {
@@ -116,9 +116,10 @@ fn returned(file: *const u8, result: i64, operation: Operation) {
         let inode = field::<*const u8>(file, offset!(file_inode));
         field(inode, offset!(inode_mode))
     };
-    if is_regular(mode) {
-        let duration = Place::of_current().and_then(Place::end);
-        count_regular(Outcome { slot, result, duration }, file, operation);
+    if is_regular(mode)
+        && let Some(place) = Place::of_current()
+    {
+        count_regular(Outcome { slot, result, duration: place.end() }, file, operation);
     }
 }
 

@@ -10,6 +10,8 @@ use aya_ebpf::{
     maps::Array,
 };
 
+use super::Duration;
+
 /// Bits of a task's number that say where its note stands.
 const PLACE_BITS: u32 = 15;
 
@@ -65,20 +67,20 @@ impl Place {
         self.begin();
     }
 
-    /// How long the operation took that ends now, in nanoseconds. Its beginning is forgotten: if the
+    /// How long the operation took that ends now. Its beginning is forgotten: if the
     /// next one's is not noted, this must not stand in for it.
     #[inline(always)]
-    pub(super) fn end(self) -> Option<u64> {
+    pub(super) fn end(self) -> Duration {
         // SAFETY: as above.
         unsafe {
             let began = &raw mut (*self.note).began;
             let noted = began.read_volatile();
             if !self.is_ours(noted) {
-                return None;
+                return Duration::Lost;
             }
             began.write_volatile(0);
             let now = bpf_ktime_get_ns() << REST_BITS;
-            Some(now.wrapping_sub(noted & !((1 << REST_BITS) - 1)) >> REST_BITS)
+            Duration::Known(now.wrapping_sub(noted & !((1 << REST_BITS) - 1)) >> REST_BITS)
         }
     }
 
