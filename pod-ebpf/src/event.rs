@@ -15,7 +15,7 @@ pub const TRACE_BYTES: u32 = 256 << 10;
 pub const WAKE_BYTES: u32 = 64 << 10;
 
 /// Bytes of arguments or of a path that are told.
-pub const TEXT_BYTES: usize = 512;
+pub const TEXT_BYTES: u32 = 512;
 
 /// Number of [`Kind`]s.
 pub const KINDS: usize = 7;
@@ -136,12 +136,12 @@ pub struct Worded {
     /// The event.
     pub event: Event,
     /// The first bytes of the text.
-    pub text: [u8; TEXT_BYTES],
+    pub text: [u8; TEXT_BYTES as usize],
 }
 
 const _: () = assert!(size_of::<Watch>() == 8);
 const _: () = assert!(size_of::<Event>() == 96);
-const _: () = assert!(size_of::<Worded>() == 96 + TEXT_BYTES);
+const _: () = assert!(size_of::<Worded>() == 96 + TEXT_BYTES as usize);
 
 impl Event {
     /// An event about which nothing is known but this.

@@ -82,7 +82,7 @@ fn follow(address: SocketAddr, interval: Duration, is_over: &AtomicBool) -> Seen
 
 #[test]
 fn two_scrapers_see_every_pod_and_no_sum_ever_drops() {
-    let (batches, width) = if in_vm() { (4, 5) } else { (15, 20) };
+    let (batches, width): (u32, u32) = if in_vm() { (4, 5) } else { (15, 20) };
     let mut daemon = Daemon::start(&["--hold-seconds=4"]);
     let address = daemon.metrics_address();
     let is_over = AtomicBool::new(false);
@@ -110,7 +110,7 @@ fn two_scrapers_see_every_pod_and_no_sum_ever_drops() {
             }
             if batch % 4 == 1 {
                 // In the midst of the removals, at another point each time.
-                thread::sleep(Duration::from_millis(5 * batch as u64));
+                thread::sleep(Duration::from_millis(5) * batch);
                 daemon.kill();
                 daemon.restart();
             }

@@ -221,7 +221,7 @@ fn requests_of_block_devices_are_what_the_cgroup_says() {
 #[test]
 fn volumes_are_as_large_as_their_file_systems() {
     let daemon = Daemon::start(&[]);
-    let folder = daemon.folder().join("host");
+    let folder = daemon.folder().join("sizes");
     std::fs::create_dir(&folder).unwrap();
     let sizes = pod("sizes")
         .volume("disk", "hostPath", json!({"path": folder}))

@@ -23,16 +23,6 @@ fn mode(metrics: &Metrics, probe: &str) -> (String, String) {
     (labels.remove("mode").unwrap_or_default(), labels.remove("reason").unwrap_or_default())
 }
 
-/// Why counts of execs may be too small, on a kernel that preempts tasks within the probes.
-fn missed(metrics: &Metrics) -> Option<String> {
-    let programs = ["exec", "f_execve", "f_execveat", "file_syscall"];
-    let missed: f64 = programs
-        .iter()
-        .map(|name| metrics.sum("podscope_bpf_program_missed_total", &[("program", name)]))
-        .sum();
-    (missed > 0.0).then(|| format!("the kernel skipped the probes of execs {missed} times"))
-}
-
 /// Failed execs of a pod by the error's name.
 fn failures(metrics: &Metrics, pod: &str) -> BTreeMap<String, f64> {
     metrics
@@ -65,7 +55,7 @@ fn failed_execs_are_counted_by_error() {
     assert_eq!(told["ENOENT"], 8.0);
     assert_eq!(told["other"], 8.0);
     let metrics = daemon.metrics();
-    if let Some(missed) = missed(&metrics) {
+    if let Some(missed) = metrics.missed() {
         daemon.stop();
         return skip(&missed);
     }
@@ -97,7 +87,7 @@ fn failed_execs_of_short_pods_are_all_counted() {
         daemon.wait_over(&format!("short-{number}"));
     }
     let metrics = daemon.metrics();
-    if let Some(missed) = missed(&metrics) {
+    if let Some(missed) = metrics.missed() {
         daemon.stop();
         return skip(&missed);
     }

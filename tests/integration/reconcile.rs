@@ -52,7 +52,7 @@ fn a_blind_probe_shows_as_a_difference() {
 
     // The program is detached behind the daemon's back.
     let uid = server["metadata"]["uid"].as_str().unwrap();
-    let link = daemon.folder().join("bpf/pods").join(uid).join("network_receive");
+    let link = daemon.folder().join("bpf/pods").join(uid).join("net_ingress");
     fs::remove_file(&link).unwrap();
     send("second");
     let metrics = daemon.metrics();

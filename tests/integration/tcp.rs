@@ -215,11 +215,12 @@ fn tcp_connections_of_all_kinds_agree_with_the_kernel() {
 #[test]
 fn tcp_connections_are_counted_down_while_no_daemon_looks() {
     let mut daemon = Daemon::start(&[]);
-    let address = serve(&daemon, &[("app", "hoard 7001")]);
+    // A second container keeps the pod's network when the first is over.
+    let keeper = ("keeper", "print listening , pause");
+    let address = serve(&daemon, &[("app", "hoard 7001"), keeper]);
     let steps = format!(
         "bequeath {address}:7001 100 , wait-for /go , dial {address}:7001 30 , print done , pause"
     );
-    // A second container keeps the pod's network when the first is over.
     let client = pod("client").container("app", &steps);
     daemon.run(client.container("keeper", "pause"));
     let steps = format!("dial {address}:7001 10 , print done , pause");
@@ -255,12 +256,11 @@ fn tcp_connections_are_counted_down_while_no_daemon_looks() {
     });
     agree(&daemon, &["server", "client", "other"]);
 
-    daemon.delete("client");
+    kill(processes[0], Signal::SIGKILL).unwrap();
     eventually("none is established", seconds(10), || {
         (states(&daemon, "server") == [0.0, 41.0, 0.0]).then_some(())
     });
     kill(daemon.pid_of(&daemon.pod("server"), "app"), Signal::SIGKILL).unwrap();
-    daemon.wait_over("server");
     eventually("none is left", seconds(10), || {
         (states(&daemon, "server") == [0.0; 3]).then_some(())
     });

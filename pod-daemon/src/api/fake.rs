@@ -359,8 +359,8 @@ impl Operations for Fake {
     }
 
     async fn explain(&self, namespace: &str, name: &str) -> Result<Report, Error> {
-        let _ = namespace;
         let report = self.3.lock().unwrap().clone();
+        let report = report.filter(|one| one.namespace == namespace && one.name == name);
         report.ok_or_else(|| not_found("pods", name))
     }
 

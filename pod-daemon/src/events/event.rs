@@ -140,7 +140,7 @@ impl Event {
                 parent_name: name,
                 uid: event.uid,
                 argv: arguments(text),
-                truncated: event.total as usize > TEXT_BYTES,
+                truncated: event.total > TEXT_BYTES,
             },
             Kind::Exit => {
                 let status = u32::try_from(event.number).unwrap_or_default();
@@ -316,7 +316,7 @@ mod tests {
                 "uid": 0, "argv": ["/bin/ls", "", "a b"],
             })
         );
-        let long = read(|event| event.total = 513, Kind::Exec, &[b'x'; TEXT_BYTES]);
+        let long = read(|event| event.total = 513, Kind::Exec, &[b'x'; TEXT_BYTES as usize]);
         assert_eq!(long["truncated"], true);
         assert_eq!(read(|_| {}, Kind::Exec, b"")["argv"], serde_json::json!([]));
     }

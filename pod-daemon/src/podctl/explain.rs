@@ -173,9 +173,21 @@ fn container(container: &Value, made: Timestamp, sheet: &mut Sheet) {
         .field("Processes", &format!("{} execs, {} ended", container["execs"], container["exits"]));
     let told = |kind: &str, line: &dyn Fn(&Value) -> String| -> Vec<String> {
         let all = container["events"].as_array().into_iter().flatten();
-        let all: Vec<&Value> = all.filter(|event| event["kind"] == kind).collect();
-        let last = all.iter().skip(all.len().saturating_sub(SHOWN));
-        last.map(|event| ago(event, made, &line(event))).collect()
+        // The same over and over is said once, with the time of the last.
+        let mut lines: Vec<(&Value, String, usize)> = Vec::new();
+        for event in all.filter(|event| event["kind"] == kind) {
+            let text = line(event);
+            match lines.last_mut() {
+                Some((last, same, count)) if *same == text => (*last, *count) = (event, *count + 1),
+                _ => lines.push((event, text, 1)),
+            }
+        }
+        let last = lines.split_off(lines.len().saturating_sub(SHOWN)).into_iter();
+        last.map(|(event, text, count)| match count {
+            1 => ago(event, made, &text),
+            _ => ago(event, made, &format!("{text} (x{count})")),
+        })
+        .collect()
     };
     sheet.some_list("Last execs", told("exec", &events::command));
     let bad = container["events"].as_array().into_iter().flatten();
@@ -334,6 +346,7 @@ mod tests {
                 "execs": 1, "exits": 1,
                 "events": [
                     {"kind": "exec", "time": "2026-01-01T00:00:00Z", "argv": ["/bin/app", "-x"]},
+                    {"kind": "exec", "time": "2026-01-01T00:00:01Z", "argv": ["/bin/app", "-x"]},
                     {"kind": "oom", "time": "2026-01-01T00:00:02Z", "pid": 7, "name": "app"},
                 ],
                 "log": ["holding"],
@@ -360,7 +373,7 @@ Container app:
   Network:        0 received, 2.0Ki sent; connects: 1 refused
   Volumes:        data: 0 read, 4.0Ki written
   Processes:      1 execs, 1 ended
-  Last execs:      60.0s before: /bin/app -x
+  Last execs:      59.0s before: /bin/app -x (x2)
   Out of memory:   58.0s before: the kernel kills app[7] for want of memory
   Last output:    holding
   Better limits:  limits.memory: 16Mi -> 24Mi, since it died at 16Mi"

@@ -1,6 +1,7 @@
 //! Whole command lines against the API of a node that is none.
 
 mod event;
+mod events;
 mod image;
 
 use std::{

@@ -106,15 +106,19 @@ fn event_exec(ctx: BtfTracePointContext) -> i32 {
         counter::lose(Kind::Exec.loss());
         return 0;
     };
-    let kept = if length > TEXT_BYTES as u32 { TEXT_BYTES as u32 } else { length };
+    // In 64 bits: the verifier of Linux 5.10 does not follow a comparison of 32.
+    let most = u64::from(TEXT_BYTES);
+    let kept = if length > most { most } else { length };
     let record = place.as_mut_ptr();
     #[expect(clippy::cast_possible_truncation, reason = "addresses have 64 bits here")]
     let from = core::ptr::with_exposed_provenance(start as usize);
     // SAFETY: `record` is a reservation of this type, which holds that many bytes of text. The helper
     // checks the address that it reads, and fails instead of faulting.
     unsafe {
+        #[expect(clippy::cast_possible_truncation, reason = "it is no more than was just said")]
+        let kept = kept as u32;
         let failed = bpf_probe_read_user((&raw mut (*record).text).cast(), kept, from) != 0;
-        event.total = if failed { 0 } else { length };
+        event.total = if failed { 0 } else { u32::try_from(length).unwrap_or(u32::MAX) };
         (&raw mut (*record).event).write(event);
     }
     place.submit(wake(&EVENTS));
@@ -123,12 +127,11 @@ fn event_exec(ctx: BtfTracePointContext) -> i32 {
 
 /// Where a task's arguments are in its memory, and how many bytes they are.
 #[inline(always)]
-fn arguments(task: u64) -> Option<(u64, u32)> {
+fn arguments(task: u64) -> Option<(u64, u64)> {
     let mm = read::<u64>(task, offset!(task_mm))?;
     let start = read::<u64>(mm, offset!(mm_arg_start))?;
     let end = read::<u64>(mm, offset!(mm_arg_end))?;
-    // No more than a quarter of the stack.
-    u32::try_from(end.saturating_sub(start)).ok().map(|length| (start, length))
+    Some((start, end.saturating_sub(start)))
 }
 
 /// Argument: the task that exits, which is the current one.

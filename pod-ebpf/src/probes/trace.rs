@@ -125,7 +125,7 @@ fn opened(regs: *const u8, result: i64, open: Open) {
     // checks the address that it reads, and fails instead of faulting.
     unsafe {
         let text = (&raw mut (*record).text).cast();
-        let length = bpf_probe_read_user_str(text, TEXT_BYTES as u32, path);
+        let length = bpf_probe_read_user_str(text, TEXT_BYTES, path);
         // Without the zero at its end.
         event.total = u32::try_from(length).unwrap_or(0).saturating_sub(1);
         (&raw mut (*record).event).write(event);
