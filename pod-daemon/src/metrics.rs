@@ -221,7 +221,7 @@ impl Inner {
     fn read(&self) -> Reading {
         let own = Own::read(self.start_seconds);
         let scrapes = *self.scrapes();
-        let sources = (&*self.probes, &self.archive, &self.capacities);
+        let sources = (&*self.probes, &*self.archive, &self.capacities);
         let mut reading = Reading::take(&self.node, sources, self.build, own, scrapes);
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner).enter(&mut reading);
         reading

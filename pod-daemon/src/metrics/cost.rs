@@ -59,41 +59,71 @@ struct Hook {
     runs: fn(&Container) -> u64,
 }
 
-const HOOKS: [Hook; 11] = [
+const HOOKS: &[Hook] = &[
     Hook { programs: &["exec"], runs: |c| c.process.execs },
+    Hook { programs: &["event_exec"], runs: |c| c.process.execs },
     Hook {
         programs: &["f_execve", "f_execveat", "f_execve32", "f_execveat32"],
         runs: |c| c.process.execs + c.process.exec_failures.iter().sum::<u64>(),
     },
     Hook { programs: &["fork"], runs: |c| c.process.forks + c.process.threads },
-    Hook {
-        programs: &["exit"],
-        // The end of a thread is not counted, but has a beginning that is.
-        runs: |c| {
-            let exits = c.process.exits.iter().chain(&c.process.signals).sum::<u64>();
-            exits + c.process.threads
-        },
-    },
+    Hook { programs: &["exit"], runs: ends },
+    Hook { programs: &["event_exit"], runs: ends },
     Hook { programs: &["net_ingress"], runs: |c| c.net.packets(Direction::Receive) },
     Hook { programs: &["net_egress"], runs: |c| c.net.packets(Direction::Transmit) },
     Hook { programs: &["tcp"], runs: |c| c.tcp.connects.iter().sum::<u64>() + c.tcp.accepts },
     Hook {
         programs: &["file_read", "f_readv", "f_preadv", "f_preadv2"],
-        runs: |c| c.files.iter().map(|(_, files)| files.count(Operation::Read)).sum(),
+        runs: |c| operations(c, &[Operation::Read]),
+    },
+    Hook {
+        programs: &["b_read", "b_readv", "b_preadv", "b_preadv2"],
+        runs: |c| operations(c, &[Operation::Read]),
     },
     Hook {
         programs: &["file_write", "f_writev", "f_pwritev", "f_pwritev2", "f_sendfile", "f_splice"],
-        runs: |c| c.files.iter().map(|(_, files)| files.count(Operation::Write)).sum(),
+        runs: |c| operations(c, &[Operation::Write]),
     },
     Hook {
-        programs: &["file_syscall"],
-        runs: |c| {
-            let of = |operation| c.files.iter().map(move |(_, files)| files.count(operation));
-            Operation::ALL.into_iter().flat_map(of).sum()
-        },
+        programs: &["b_write", "b_writev", "b_pwritev", "b_pwritev2", "b_sendfile", "b_splice"],
+        runs: |c| operations(c, &[Operation::Write]),
     },
+    Hook {
+        programs: &["f_fsync", "f_fdatasync", "f_open", "f_unlink", "f_rename"],
+        runs: |c| operations(c, NAMES_AND_SYNCS),
+    },
+    Hook {
+        programs: &["b_fsync", "b_fdatasync", "b_open", "b_unlink", "b_rename"],
+        runs: |c| operations(c, NAMES_AND_SYNCS),
+    },
+    Hook { programs: &["file_syscall"], runs: |c| operations(c, CALLS) },
+    Hook { programs: &["file_enter"], runs: |c| operations(c, CALLS) },
     Hook { programs: &["runqueue"], runs: |c| c.runqueue.latency.count() },
 ];
+
+const NAMES_AND_SYNCS: &[Operation] =
+    &[Operation::Sync, Operation::Open, Operation::Unlink, Operation::Rename];
+
+/// All but those that are part of another.
+const CALLS: &[Operation] = &[
+    Operation::Read,
+    Operation::Write,
+    Operation::Sync,
+    Operation::Open,
+    Operation::Unlink,
+    Operation::Rename,
+];
+
+/// Ends of tasks. That of a thread is not counted, but has a beginning that is.
+fn ends(container: &Container) -> u64 {
+    let process = &container.process;
+    process.exits.iter().chain(&process.signals).sum::<u64>() + process.threads
+}
+
+fn operations(container: &Container, which: &[Operation]) -> u64 {
+    let volumes = container.files.iter();
+    volumes.map(|(_, files)| which.iter().map(|which| files.count(*which)).sum::<u64>()).sum()
+}
 
 /// Times that a container has given each reason.
 type Counts = [u64; HOOKS.len()];
@@ -233,16 +263,16 @@ mod tests {
         let mut ledger = Ledger::default();
         let mut first = reading(0, 0, vec![cost("fork", 100, 1.0), cost("exec", 0, 0.0)]);
         ledger.enter(&mut first);
-        assert_eq!((first.pods[0].probe_seconds, first.attributed.rest), (0.0, 0.0));
+        assert_eq!((first.pods[0].probe_seconds, first.attributed.rest), (Some(0.0), 0.0));
 
         let mut second = reading(10, 0, vec![cost("fork", 140, 3.0), cost("exec", 0, 0.0)]);
         ledger.enter(&mut second);
-        assert_eq!((second.pods[0].probe_seconds, second.attributed.rest), (0.5, 1.5));
+        assert_eq!((second.pods[0].probe_seconds, second.attributed.rest), (Some(0.5), 1.5));
 
         // More than the kernel has seen: it costs what was spent, and no more.
         let mut third = reading(14, 8, vec![cost("fork", 142, 4.0), cost("exec", 4, 2.0)]);
         ledger.enter(&mut third);
-        assert_eq!((third.pods[0].probe_seconds, third.attributed.rest), (3.5, 1.5));
+        assert_eq!((third.pods[0].probe_seconds, third.attributed.rest), (Some(3.5), 1.5));
 
         let mut fourth = reading(0, 0, vec![cost("fork", 142, 4.0), cost("exec", 4, 2.0)]);
         fourth.pods.clear();

@@ -28,10 +28,7 @@ use super::{
     sheet::Exemplar,
 };
 use crate::{
-    cgroup::{
-        Hierarchy,
-        stats::{self, Stats},
-    },
+    cgroup::stats::{self, Stats},
     image::Totals,
     node::{ContainerSnapshot, DiskUsage, Occupancy, PodSnapshot},
     pod::{Adopted, INFRA},

@@ -25,7 +25,7 @@ use super::{
     netns::Netns,
     own::Own,
     reading::{Container, Pod, Reading, Scrapes},
-    reconcile::Traffic,
+    reconcile,
     sheet::Exemplar,
 };
 use crate::{
@@ -149,7 +149,7 @@ pub(super) fn pod(index: usize) -> Pod {
         probe_seconds: Some(0.25),
         disk: HashMap::new(),
         deleted: None,
-        traffic: Some(Traffic { bytes: [20, 42], packets: [2, 5] }),
+        traffic: Some(reconcile::Traffic { bytes: [20, 42], packets: [2, 5] }),
     }
 }
 

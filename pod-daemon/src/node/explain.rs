@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use jiff::Timestamp;
-use pod_ebpf::{NO_SLOT, net::ConnectResult};
+use pod_ebpf::{Direction, NO_SLOT, tcp::ConnectResult};
 
 use super::{ContainerSnapshot, Error, Node, PodSnapshot, Shared, State};
 use crate::{
@@ -152,19 +152,16 @@ fn count(probes: &Probes, container: &ContainerSnapshot, report: &mut ContainerR
     report.execs = process.execs;
     report.exits = process.exits.iter().chain(&process.signals).sum();
     let net = probes.net(container.slot);
-    [report.received_bytes, report.transmitted_bytes] = net.bytes;
+    [report.received_bytes, report.transmitted_bytes] =
+        Direction::ALL.map(|direction| net.bytes(direction));
     let tcp = probes.tcp(container.slot);
     report.accepts = tcp.accepts;
     let results = ConnectResult::ALL.into_iter().zip(tcp.connects);
     let results = results.filter(|(_, count)| *count > 0);
     report.connects = results.map(|(result, count)| (result.label().to_owned(), count)).collect();
     let volumes = container.volumes.iter().map(|(name, cell)| {
-        let stats = probes.file(*cell);
-        VolumeReport {
-            name: name.clone(),
-            read_bytes: stats.read_bytes,
-            written_bytes: stats.written_bytes,
-        }
+        let bytes = probes.file_bytes(*cell);
+        VolumeReport { name: name.clone(), read_bytes: bytes.read, written_bytes: bytes.written }
     });
     report.volumes = volumes.collect();
 }

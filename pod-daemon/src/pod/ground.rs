@@ -6,7 +6,6 @@
 use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::Container;
-use pod_ebpf::Direction;
 
 use super::{About, Waiting, resources, security};
 use crate::{
