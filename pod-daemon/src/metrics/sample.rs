@@ -149,7 +149,7 @@ pub(super) fn pod(index: usize) -> Pod {
         probe_seconds: Some(0.25),
         disk: HashMap::new(),
         deleted: None,
-        traffic: Some(reconcile::Traffic { bytes: [20, 42], packets: [2, 5] }),
+        traffic: Some(reconcile::Traffic { bytes: [7200, 20_002], packets: [72, 201] }),
     }
 }
 

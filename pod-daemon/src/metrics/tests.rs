@@ -8,7 +8,7 @@ use std::{
 
 use prometheus::TextEncoder;
 
-use super::{document::Bound, *};
+use super::{document::Bound, family::Kind, *};
 
 /// What a scrape with that reading says.
 fn page(reading: &Reading) -> String {
@@ -257,9 +257,13 @@ fn a_pod_that_is_gone_has_the_series_that_say_what_it_was() {
     let (living, held) = (series(&living), series(&held));
     for (name, value) in living.iter().filter(|(name, _)| name.contains("pod=\"web-0\"")) {
         let family = name.split('{').next().unwrap();
-        let of_counter = family.ends_with("_total") || family.contains("_duration_seconds_");
-        let is_kept = of_domains(&DOMAINS).any(|other| other.name == family && other.is_kept);
-        assert_eq!(held.get(name), (of_counter || is_kept).then_some(value), "{name}");
+        let of_histogram = ["_bucket", "_sum", "_count"].map(|end| family.strip_suffix(end));
+        let is_held = of_domains(&DOMAINS).any(|other| match other.kind {
+            Kind::Counter => other.name == family,
+            Kind::Gauge => other.name == family && other.is_kept,
+            Kind::Histogram => of_histogram.contains(&Some(other.name)),
+        });
+        assert_eq!(held.get(name), is_held.then_some(value), "{name}");
     }
 }
 

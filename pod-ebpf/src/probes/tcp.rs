@@ -176,8 +176,9 @@ const LESS: u64 = u64::MAX;
 /// `counters` points into a map's value, aligned to 8 bytes.
 #[inline(always)]
 unsafe fn add_at<const N: usize>(counters: *mut [u64; N], index: u32, n: u64) {
-    let index = index as usize;
-    // The verifier does not see that it always is.
+    // The compiler may check what it computed the index from, and use the index: then verifiers before
+    // Linux 6.11 do not see that it was checked.
+    let index = core::hint::black_box(index) as usize;
     if index < N {
         // SAFETY: by this function's contract, and the index is within the array.
         unsafe { counter::add(counters.cast::<u64>().add(index), n) };
