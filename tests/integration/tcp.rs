@@ -197,7 +197,8 @@ fn tcp_connections_of_all_kinds_agree_with_the_kernel() {
     assert_eq!(server.sum("connections", &[("container", "hoard")]), 5.0);
     assert_eq!(server.sum("connections", &[("container", "app")]), 0.0);
     assert_eq!(server.sum("closes_total", &[("container", "hoard"), ("reason", "reset")]), 7.0);
-    assert_eq!(server.kernel.count("EstabResets"), 7.0);
+    // That of what was left unread comes before the server has closed or after, and then is not there.
+    assert!((7.0..=8.0).contains(&server.kernel.count("EstabResets")));
     let to_hoard = [("container", "hoard"), ("direction", "receive")];
     assert_eq!(server.sum("resets_total", &to_hoard), 7.0);
     // Where nobody listens there is no socket that the reset could be counted for.
