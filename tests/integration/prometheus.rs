@@ -10,7 +10,7 @@ use std::{
 use pod_tests::{
     Daemon, eventually, http, in_vm,
     manifest::{mounts, pod},
-    program, seconds, skip,
+    program, seconds, skip, within,
 };
 use serde_json::{Value, json};
 
@@ -107,8 +107,11 @@ fn every_query_of_the_dashboard_returns_data() {
     daemon.run(pod("server").container("app", "serve 7000"));
     daemon.wait_logged("server", "", "listening");
     let address = daemon.pod("server")["status"]["podIP"].as_str().unwrap().to_owned();
+    daemon.run(pod("names").container("app", "dns-serve 1"));
+    daemon.wait_logged("names", "", "listening");
+    let names = daemon.pod("names")["status"]["podIP"].as_str().unwrap().to_owned();
     let steps = format!(
-        "write /data/file 1000 , read /data/file 500 , spawn 2 , connect {address}:7000 , connect {address}:9 , \
+        "dns-ask {names} udp here.example , write /data/file 1000 , read /data/file 500 , spawn 2 , connect {address}:7000 , connect {address}:9 , \
          threads 1 , sleep-ms 100 , exit 1"
     );
     let busy = pod("busy")
@@ -132,13 +135,14 @@ fn every_query_of_the_dashboard_returns_data() {
         assert!(!query.contains('$'), "{query}");
     }
     let all = missing.len();
-    eventually("every query returns data", seconds(40), || {
+    within(seconds(40), || {
         missing.retain(|(title, query)| match prometheus.query(query) {
             Ok(result) => result.is_empty(),
             Err(error) => panic!("{title}: {query}: {error}"),
         });
-        (missing.is_empty()).then_some(())
+        missing.is_empty()
     });
+    assert!(missing.is_empty(), "without data: {missing:#?}");
     println!("{all} queries return data");
     let up = prometheus.query("up{job=\"podscope\"}").unwrap();
     assert_eq!(up[0]["value"][1], "1", "{up:?}");

@@ -37,7 +37,7 @@ fn a_blind_probe_shows_as_a_difference() {
         for pod in ["server", "first"] {
             for direction in ["receive", "transmit"] {
                 let labels = [("pod", pod), ("direction", direction)];
-                let own = metrics.one("podscope_network_bytes_total", &labels);
+                let own = metrics.sum("podscope_network_bytes_total", &labels);
                 let bytes = difference(&metrics, "bytes", pod, direction);
                 let packets = difference(&metrics, "packets", pod, direction);
                 found.push((pod, direction, own, bytes, packets));
@@ -52,7 +52,7 @@ fn a_blind_probe_shows_as_a_difference() {
 
     // The program is detached behind the daemon's back.
     let uid = server["metadata"]["uid"].as_str().unwrap();
-    let link = daemon.folder().join("bpf/pods").join(uid).join("net_ingress");
+    let link = daemon.folder().join("bpf/pods").join(uid).join("net_ingress-app");
     fs::remove_file(&link).unwrap();
     send("second");
     let metrics = daemon.metrics();
