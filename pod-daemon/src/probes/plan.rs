@@ -3,6 +3,8 @@
 //! Policy as a table: a probe that the kernel refuses is off and says why; it is never silently
 //! absent.
 
+mod table;
+
 use std::{borrow::Cow, os::fd::AsFd as _};
 
 use aya::{
@@ -14,6 +16,13 @@ use aya::{
 use pod_ebpf::offsets::{ABSENT, FIELDS, Offsets};
 use serde::{Deserialize, Serialize};
 
+pub use self::table::UNSEEN;
+use self::table::{
+    EVENTS, EXEC_CALLS, EXEC_CALLS_32, EXEC_FAILURE, FILE_CALLS, FILE_ENTER, FILE_FUNCTIONS,
+    FILE_MOUNT, FILE_SYSCALL, FLOOR_SYSCALL, RENAMED, SYSCALL_PREFIX, SYSCALL_PREFIX_32, TRACE,
+    TRACEPOINTS, URING_ENTRY, URING_RESULT, WITHOUT_VOLUME,
+};
+pub(super) use self::table::{OPTIONAL, Probe, TRACE_OPEN};
 use super::{Error, btf::Btf, pins::Pins, sys};
 
 /// Mode of a probe that does not run.
@@ -45,235 +54,6 @@ pub struct ProbeStatus {
     /// Why it is not in its preferred mode; empty if it is.
     pub reason: String,
 }
-
-/// A program, what it measures, and where it hangs.
-pub(super) struct Probe {
-    pub(super) name: &'static str,
-    pub(super) program: &'static str,
-    /// A tracepoint, a function of the kernel or a system call whose return is hooked; empty for what
-    /// hangs on cgroups.
-    hook: &'static str,
-    /// The program at the function's entry, which notes when it began; empty if there is none.
-    entry: &'static str,
-    /// Fields of the kernel's structures that it reads, as [`Offsets`] name them: without one of them
-    /// it is off.
-    needs: &'static [&'static str],
-}
-
-const fn probe(
-    name: &'static str,
-    program: &'static str,
-    hook: &'static str,
-    needs: &'static [&'static str],
-) -> Probe {
-    Probe { name, program, hook, entry: "", needs }
-}
-
-const fn timed(
-    name: &'static str,
-    (entry, program): (&'static str, &'static str),
-    hook: &'static str,
-    needs: &'static [&'static str],
-) -> Probe {
-    Probe { name, program, hook, entry, needs }
-}
-
-/// What an ended task tells.
-const EXIT: &[&str] = &[
-    "task_exit_code",
-    "task_leader",
-    "task_name",
-    "task_pid",
-    "task_signal",
-    "task_tgid",
-    "signal_exec_task",
-];
-
-/// From a request to whose it is.
-const REQUEST: &[&str] = &[
-    "request_bio",
-    "request_flags",
-    "request_length",
-    "request_began",
-    "bio_blkg",
-    "blkg_blkcg",
-    "blkcg_cgroup",
-    "cgroup_level",
-];
-
-/// A task that is given a CPU.
-const SWITCH: &[&str] = &[
-    "task_pid",
-    "task_cgroups",
-    "task_run_delay",
-    "task_times_run",
-    "task_last_queued",
-    "task_queue",
-    "queue_cpu",
-    "cpu_clock",
-];
-
-/// From a socket to its cgroup.
-const SOCKET: &[&str] = &["sock_cgroup", "sock_state", "cgroup_level"];
-
-/// From a file to its kind and its mount.
-const FILE: &[&str] = &["file_inode", "file_mnt", "inode_mode", "mnt_id"];
-
-/// And to the file system that it is on.
-const STACKED: &[&str] =
-    &["file_inode", "file_mnt", "inode_mode", "inode_sb", "mnt_id", "mnt_ns", "mnt_sb"];
-
-/// Of a file that is opened.
-const OPENED: &[&str] = &["file_mnt", "file_mode", "mnt_id", "open_flag"];
-
-/// From a descriptor of the current task to that.
-const DESCRIPTOR: &[&str] = &[
-    "task_files",
-    "files_fdt",
-    "fdt_max_fds",
-    "fdt_fd",
-    "file_inode",
-    "file_mnt",
-    "file_mode",
-    "inode_mode",
-    "mnt_id",
-];
-
-/// From a request of a ring to its file.
-const REQUEST_OF_RING: &[&str] =
-    &["uring_file", "uring_opcode", "cqe_res", "file_inode", "file_mnt", "inode_mode", "mnt_id"];
-
-/// By typed tracepoints (`tp_btf`).
-const TRACEPOINTS: [Probe; 8] = [
-    probe("exec", "exec", "sched_process_exec", &[]),
-    probe("fork", "fork", "sched_process_fork", &["task_pid", "task_tgid"]),
-    probe("exit", "exit", "sched_process_exit", EXIT),
-    probe("block", "block_done", "block_rq_complete", REQUEST),
-    probe("oom_victim", "oom_victim", "mark_victim", &["task_tgid", "task_cgroups"]),
-    probe("tcp_reset_sent", "tcp_reset_sent", "tcp_send_reset", SOCKET),
-    probe("tcp_reset_received", "tcp_reset_got", "tcp_receive_reset", SOCKET),
-    probe("tcp_syn_ack", "tcp_syn_ack", "tcp_retransmit_synack", SOCKET),
-];
-
-/// What an exec tells beside that it happened.
-const EXEC: &[&str] = &[
-    "task_tgid",
-    "task_parent",
-    "task_leader",
-    "task_name",
-    "task_mm",
-    "mm_arg_start",
-    "mm_arg_end",
-];
-
-/// What an ended task tells beside how it ended.
-const LIFE: &[&str] = &[
-    "task_exit_code",
-    "task_name",
-    "task_pid",
-    "task_signal",
-    "task_started",
-    "task_tgid",
-    "signal_exec_task",
-];
-
-/// What tells of single events, by the same tracepoints: the counters do not depend on it.
-const EVENTS: [Probe; 3] = [
-    probe("event_exec", "event_exec", "sched_process_exec", EXEC),
-    probe("event_exit", "event_exit", "sched_process_exit", LIFE),
-    probe("event_oom", "event_oom", "mark_victim", &["task_tgid", "task_cgroups", "task_name"]),
-];
-
-/// What tells of every file that a pod opens, while somebody wants to know.
-const TRACE: Probe = probe("trace_open", TRACE_OPEN, "sys_exit", &[]);
-
-/// The program of that.
-pub(super) const TRACE_OPEN: &str = "trace_open";
-
-/// Typed tracepoints that cost too much for everybody: they are attached when asked for, and
-/// detached again when they cost too much.
-pub(super) const OPTIONAL: [Probe; 1] = [probe("runqueue", "runqueue", "sched_switch", SWITCH)];
-
-/// The calls that execute a program.
-const EXEC_CALLS: [Probe; 2] = [
-    probe(EXEC_FAILURE, "f_execve", "execve", &[]),
-    probe(EXEC_FAILURE, "f_execveat", "execveat", &[]),
-];
-
-/// The same for 32-bit programs, where the kernel runs these.
-const EXEC_CALLS_32: [Probe; 2] = [
-    probe(EXEC_FAILURE, "f_execve32", "execve", &[]),
-    probe(EXEC_FAILURE, "f_execveat32", "execveat", &[]),
-];
-
-const EXEC_FAILURE: &str = "exec_failure";
-
-/// At the entry and the return of functions of the kernel.
-const FILE_FUNCTIONS: [Probe; 6] = [
-    timed("file_read", ("b_read", "file_read"), "vfs_read", FILE),
-    timed("file_write", ("b_write", "file_write"), "vfs_write", FILE),
-    timed("file_copy_range", ("b_copy_range", "f_copy_range"), "vfs_copy_file_range", STACKED),
-    timed("file_open", ("b_open", "f_open"), "do_filp_open", OPENED),
-    timed("file_unlink", ("b_unlink", "f_unlink"), "do_unlinkat", &["mnt_id"]),
-    timed("file_rename", ("b_rename", "f_rename"), "do_renameat2", &["mnt_id"]),
-];
-
-/// What Linux 7 calls some of them; their arguments are the same.
-const RENAMED: [(&str, &str); 3] = [
-    ("do_filp_open", "do_file_open"),
-    ("do_unlinkat", "filename_unlinkat"),
-    ("do_renameat2", "filename_renameat2"),
-];
-
-/// Where the last three of them, when they change a directory, are told the mount.
-const FILE_MOUNT: Probe = probe("file_mount", "file_mount", "mnt_want_write", &["mnt_id"]);
-
-/// At the entry and the return of system calls, in fexit mode.
-const FILE_CALLS: [Probe; 10] = [
-    timed("file_readv", ("b_readv", "f_readv"), "readv", DESCRIPTOR),
-    timed("file_preadv", ("b_preadv", "f_preadv"), "preadv", DESCRIPTOR),
-    timed("file_preadv2", ("b_preadv2", "f_preadv2"), "preadv2", DESCRIPTOR),
-    timed("file_writev", ("b_writev", "f_writev"), "writev", DESCRIPTOR),
-    timed("file_pwritev", ("b_pwritev", "f_pwritev"), "pwritev", DESCRIPTOR),
-    timed("file_pwritev2", ("b_pwritev2", "f_pwritev2"), "pwritev2", DESCRIPTOR),
-    timed("file_sendfile", ("b_sendfile", "f_sendfile"), "sendfile64", DESCRIPTOR),
-    timed("file_splice", ("b_splice", "f_splice"), "splice", DESCRIPTOR),
-    timed("file_fsync", ("b_fsync", "f_fsync"), "fsync", DESCRIPTOR),
-    timed("file_fdatasync", ("b_fdatasync", "f_fdatasync"), "fdatasync", DESCRIPTOR),
-];
-
-/// What notes when a system call begins, in syscall mode.
-const FILE_ENTER: Probe = probe("file_enter", "file_enter", "sys_enter", &[]);
-
-/// What counts all of them then.
-const FILE_SYSCALL: Probe = probe("file_syscall", "file_syscall", "sys_exit", DESCRIPTOR);
-
-/// The least that a program costs in syscall mode.
-const FLOOR_SYSCALL: Probe = probe("floor", "sys_floor", "sys_exit", &[]);
-
-/// What syscall mode counts without its volume.
-const WITHOUT_VOLUME: [&str; 2] = ["file_unlink", "file_rename"];
-
-/// Ways to the bytes of a file that no probe sees yet.
-pub const UNSEEN: [&str; 1] = ["file_mmap"];
-
-/// What is done by io_uring, where the tracepoint has the request and its result.
-const URING_RESULT: Probe =
-    probe("file_io_uring", "uring_result", "io_uring_complete", REQUEST_OF_RING);
-
-/// And where it has the request and the entry with the result.
-const URING_ENTRY: Probe =
-    probe("file_io_uring", "uring_entry", "io_uring_complete", REQUEST_OF_RING);
-
-/// What the kernel calls the entry of a system call.
-#[cfg(target_arch = "aarch64")]
-const SYSCALL_PREFIX: &str = "__arm64_sys_";
-#[cfg(target_arch = "aarch64")]
-const SYSCALL_PREFIX_32: &str = "__arm64_compat_sys_";
-#[cfg(not(target_arch = "aarch64"))]
-const SYSCALL_PREFIX: &str = "__x64_sys_";
-#[cfg(not(target_arch = "aarch64"))]
-const SYSCALL_PREFIX_32: &str = "__ia32_compat_sys_";
 
 /// An object that is being loaded, and where its programs and links are kept.
 pub(super) struct Attachment<'a> {
