@@ -49,6 +49,9 @@ fn file(metrics: &Metrics, pod: &str, volume: &str) -> [f64; 4] {
     ]
 }
 
+/// Those that count processes.
+const PROCESS_PROGRAMS: [&str; 3] = ["exec", "fork", "exit"];
+
 #[test]
 fn a_short_life_is_counted_exactly() {
     let daemon = Daemon::start(&[]);
@@ -72,6 +75,10 @@ fn a_short_life_is_counted_exactly() {
     assert_eq!(state["exitCode"], 7, "{over:#}");
 
     let metrics = daemon.metrics();
+    if let Some(missed) = metrics.missed() {
+        daemon.stop();
+        return skip(&missed);
+    }
     assert_eq!(metrics.one("podscope_exec_total", &app("short")), 1.0);
     assert_eq!(metrics.one("podscope_forks_total", &app("short")), 0.0);
     assert_eq!(metrics.one("podscope_threads_total", &app("short")), 0.0);
@@ -236,6 +243,10 @@ fn processes_and_threads_are_counted_apart() {
         daemon.wait_over(name);
     }
     let metrics = daemon.metrics();
+    if let Some(missed) = metrics.missed_by(&PROCESS_PROGRAMS) {
+        daemon.stop();
+        return skip(&missed);
+    }
     // Exit of a process with many threads is one exit.
     assert_eq!(count(&metrics, "podscope_threads_total", "threads"), 20.0);
     assert_eq!(count(&metrics, "podscope_forks_total", "threads"), 0.0);
@@ -342,9 +353,13 @@ fn what_runs_in_nested_cgroups_counts_for_the_container() {
     eventually("all is counted", seconds(10), || {
         let metrics = daemon.metrics();
         let exits = metrics.sum("podscope_process_exits_total", &app("nested"));
-        (exits >= 3.0).then_some(())
+        (exits >= 3.0 || metrics.missed_by(&PROCESS_PROGRAMS).is_some()).then_some(())
     });
     let metrics = daemon.metrics();
+    if let Some(missed) = metrics.missed_by(&PROCESS_PROGRAMS) {
+        daemon.stop();
+        return skip(&missed);
+    }
     assert_eq!(file(&metrics, "nested", "data"), [0.0, 0.0, 4096.0, 1.0]);
     assert_eq!(
         value(&metrics, "podscope_tcp_connects_total", "nested", ("result", "refused")),

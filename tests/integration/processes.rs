@@ -177,7 +177,11 @@ fn waits_for_a_throttled_container_are_its_own_doing() {
     daemon.run(pod("held").container_with("app", "burn 1 3000 , pause", limits));
     let by = settled(&daemon, "held");
     let throttled = daemon.metrics().one("podscope_cpu_throttled_seconds_total", &app("held"));
+    // Told, not compared: on Linux 6.12 the kernel's own account was a fifth of what the limit took.
     println!("throttled for {throttled} s, waited {by:?}");
-    assert!(by["own_throttle"] > 0.5 * throttled && by["own_throttle"] < 1.1 * throttled, "{by:?}");
+    let own = by["own_throttle"];
+    // A fifth of a CPU for three seconds leaves 2.4 s to wait; emulation is not so punctual.
+    assert!((1.0..4.5).contains(&own), "{by:?}");
+    assert!(by.values().all(|seconds| *seconds <= own), "{by:?}");
     daemon.stop();
 }

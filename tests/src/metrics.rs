@@ -85,6 +85,15 @@ impl Metrics {
         (missed > 0.0).then(|| format!("the kernel skipped the probes {missed} times"))
     }
 
+    /// As [`Self::missed`], of what these programs count.
+    #[must_use]
+    pub fn missed_by(&self, programs: &[&str]) -> Option<String> {
+        let of =
+            |program: &&str| self.sum("podscope_bpf_program_missed_total", &[("program", program)]);
+        let missed: f64 = programs.iter().map(of).sum();
+        (missed > 0.0).then(|| format!("the kernel skipped {} {missed} times", programs.join(", ")))
+    }
+
     /// The lines about a metric.
     #[must_use]
     pub fn about(&self, name: &str) -> String {
