@@ -75,13 +75,8 @@ fn count(pod: &super::reading::Pod, add: impl FnOnce(&Netns)) {
 }
 
 impl Netns {
-    /// Those of the namespace in which the first process of `cgroup` is.
-    pub(super) fn of_cgroup(cgroup: &Path) -> Option<Self> {
-        let [netstat, snmp] = files(cgroup, ["netstat", "snmp"])?;
-        Some(Self::parse(&netstat, &snmp))
-    }
-
-    fn parse(netstat: &[u8], snmp: &[u8]) -> Self {
+    /// From the namespace's own `netstat` and `snmp`.
+    pub(super) fn parse(netstat: &[u8], snmp: &[u8]) -> Self {
         let tcp = Table::of(netstat, "TcpExt:");
         let udp = Table::of(snmp, "Udp:");
         let zero_windows = ["TCPToZeroWindowAdv", "TCPFromZeroWindowAdv", "TCPWantZeroWindowAdv"];
@@ -164,7 +159,7 @@ mod tests {
 
     #[test]
     fn nobody_has_no_numbers() {
-        assert_eq!(Netns::of_cgroup(Path::new("/nonexistent")), None);
+        assert_eq!(files(Path::new("/nonexistent"), ["netstat", "snmp"]), None);
         assert_eq!(Netns::parse(b"", b"\xff"), Netns::default());
     }
 }

@@ -22,7 +22,7 @@ use super::{
     cost::Attributed,
     family::Family,
     file::Files,
-    netns::Netns,
+    netns::{self, Netns},
     own::Own,
     reconcile::{self, Traffic},
     sheet::Exemplar,
@@ -239,8 +239,10 @@ impl Pod {
             self.containers.iter().filter_map(|c| c.about.cgroup.as_deref()?.parent());
         let Some(cgroup) = cgroups.next() else { return };
         // Behind the counters: what passes meanwhile is the kernel's.
-        self.traffic = reconcile::traffic(cgroup);
-        self.netns = Netns::of_cgroup(&cgroup.join(INFRA));
+        let files = netns::files(&cgroup.join(INFRA), ["dev", "netstat", "snmp"]);
+        let Some([dev, netstat, snmp]) = files else { return };
+        self.traffic = (!dev.is_empty()).then(|| reconcile::traffic(&dev));
+        self.netns = Some(Netns::parse(&netstat, &snmp));
     }
 }
 

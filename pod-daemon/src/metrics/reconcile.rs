@@ -1,7 +1,5 @@
 //! Podscope's own numbers against the kernel's.
 
-use std::{fs, path::Path};
-
 use pod_ebpf::{Counters as _, Direction, net::NetStats};
 
 use super::{
@@ -10,7 +8,6 @@ use super::{
     reading,
     sheet::Sheet,
 };
-use crate::pod::INFRA;
 
 /// Bytes of an Ethernet header, which the kernel counts with what a virtual Ethernet device passes on,
 /// and not with what goes through `lo`.
@@ -53,20 +50,10 @@ pub(super) struct Traffic {
     pub(super) packets: [u64; 2],
 }
 
-/// The traffic of the pod whose cgroup is `pod`; `None` if there is no process that holds its network.
-pub(super) fn traffic(pod: &Path) -> Option<Traffic> {
-    let procs = pod.join(INFRA).join("cgroup.procs");
-    let read = || fs::read_to_string(&procs).ok();
-    let before = read()?;
-    let pid = before.lines().next()?;
-    let text = fs::read_to_string(format!("/proc/{pid}/net/dev")).ok()?;
-    // Whose pid it was when the file was opened is not known before it is still the same.
-    (read()?.lines().next() == Some(pid)).then(|| parse(&text))
-}
-
 /// Sums the lines after the two of the heading: a name, eight numbers of what was received, and eight
 /// of what was sent.
-fn parse(text: &str) -> Traffic {
+pub(super) fn traffic(dev: &[u8]) -> Traffic {
+    let text = str::from_utf8(dev).unwrap_or_default();
     let mut traffic = Traffic::default();
     for line in text.lines().skip(2) {
         let Some((name, numbers)) = line.rsplit_once(':') else { continue };
@@ -110,7 +97,7 @@ mod tests {
         let text = "Inter-| Receive\n face |bytes\n\
                     lo: 1000 10 0 0 0 0 0 0 1000 10 0 0 0 0 0 0\n  \
                     eth0: 540 10 0 0 0 0 0 0 2280 20 0 0 0 0 0 0\n";
-        let traffic = parse(text);
+        let traffic = traffic(text.as_bytes());
         assert_eq!(traffic, Traffic { bytes: [1400, 3000], packets: [20, 30] });
     }
 }
