@@ -5,8 +5,11 @@ use crate::latency::Latency;
 /// Number of [`Holder`]s.
 pub const HOLDERS: usize = 6;
 
-/// Holders that a CPU remembers, one for each time that it switched tasks. A power of two.
-pub const STINTS: usize = 16;
+/// Stints that a CPU remembers. A power of two.
+pub const STINTS: usize = 32;
+
+/// CPUs that are remembered, by the last digits of their numbers. A power of two.
+pub const CPUS: u32 = 512;
 
 /// Threads whose earlier waits are remembered, by the last digits of their ids. A power of two.
 pub const TASKS: u32 = 1 << 16;
@@ -25,7 +28,8 @@ pub enum Holder {
     Host = 3,
     /// Nobody: it was still waking up.
     Idle = 4,
-    /// It is not known: the wait was on another CPU, or before all that the CPU remembers.
+    /// It is not known: the wait was before all that the CPU remembers, or on a CPU that the thread
+    /// never ran on.
     Unknown = 5,
 }
 
@@ -82,7 +86,7 @@ pub struct Stints {
     pub ring: [Stint; STINTS],
 }
 
-/// One thread's time on a CPU, up to the next one's.
+/// The time that one pod's threads, or those of no pod, had a CPU, up to the next stint.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Stint {
@@ -97,7 +101,9 @@ pub struct Stint {
 #[repr(C)]
 pub struct Waited {
     /// Its id.
-    pub pid: u64,
+    pub pid: u32,
+    /// The CPU.
+    pub cpu: u32,
     /// Nanoseconds.
     pub nanoseconds: u64,
 }
@@ -112,7 +118,8 @@ pub struct Throttled {
     pub nanoseconds: u64,
 }
 
-const _: () = assert!(STINTS.is_power_of_two() && TASKS.is_power_of_two());
+const _: () =
+    assert!(STINTS.is_power_of_two() && TASKS.is_power_of_two() && CPUS.is_power_of_two());
 
 crate::counters!(RunQueueStats);
 

@@ -31,8 +31,9 @@ pub(super) const DOMAIN: Domain = Domain {
             "The same time by who had the CPU: nobody could, since the CPU limit of the container \
              or its pod was used up (`own_throttle`); a thread of the same pod, maybe of the same \
              container; of another pod; of no pod (`host`); nobody, while the CPU came out of \
-             idling (`idle`). `unknown` is the time before the thread was moved to the CPU that it \
-             got, and what is longer ago than the last 16 switches of that CPU.",
+             idling (`idle`). For a thread that is moved while it waits, that is who had the CPU that \
+             it ran on before. `unknown` is what is longer ago than the last 32 times that a CPU \
+             went from one pod to another, and what a new thread waits before it is moved.",
             Container(|c, sheet| {
                 for (holder, nanoseconds) in Holder::ALL.into_iter().zip(c.runqueue.wait_ns) {
                     sheet.value(&[holder.label()], nanoseconds as f64 / 1e9);

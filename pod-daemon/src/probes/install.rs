@@ -7,6 +7,7 @@ use std::{
 };
 
 use aya::EbpfLoader;
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -95,6 +96,9 @@ fn install(settings: &Settings<'_>, pins: &Pins, id: &str) -> Result<Vec<ProbeSt
         LogLevel::Debug => aya_log::Level::Debug as u8,
     };
     let (network, gateway) = settings.pods;
+    let since_boot = clock_gettime(ClockId::Boottime);
+    let loaded_at =
+        since_boot.tv_sec.cast_unsigned() * 1_000_000_000 + since_boot.tv_nsec.cast_unsigned();
     let mut loader = EbpfLoader::new();
     for name in counters::NAMES {
         loader.map_pin_path(name, pins.maps().join(name));
@@ -102,6 +106,7 @@ fn install(settings: &Settings<'_>, pins: &Pins, id: &str) -> Result<Vec<ProbeSt
     let mut ebpf = loader
         .btf(&btf)
         .override_global("CONTAINER_LEVEL", &settings.container_level, true)
+        .override_global("LOADED_AT", &loaded_at, true)
         .override_global("OFFSETS", &offsets, true)
         .override_global("POD_NETWORK", &word(network.network()), true)
         .override_global("POD_MASK", &word(network.netmask()), true)

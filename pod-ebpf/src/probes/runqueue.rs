@@ -6,6 +6,8 @@
 //! and the switch.
 
 use aya_ebpf::{
+    Global,
+    helpers::generated::bpf_get_smp_processor_id,
     macros::{btf_tracepoint, map},
     maps::{Array, PerCpuArray},
     programs::BtfTracePointContext,
@@ -13,7 +15,7 @@ use aya_ebpf::{
 use pod_ebpf::{
     MAX_SLOTS, NO_SLOT,
     runqueue::{
-        HOLDERS, HOST, Holder, IDLE, PodNumber, RunQueueStats, STINTS, Stint, Stints, TASKS,
+        CPUS, HOLDERS, HOST, Holder, IDLE, PodNumber, RunQueueStats, STINTS, Stint, Stints, TASKS,
         Throttled, Waited,
     },
 };
@@ -32,9 +34,13 @@ static RUNQUEUE: Array<RunQueueStats> = Array::with_max_entries(MAX_SLOTS, 0);
 #[map]
 static POD_OF: Array<PodNumber> = Array::with_max_entries(MAX_SLOTS, 0);
 
-/// Whom each CPU was given to.
+/// When this program was loaded, in nanoseconds since boot.
+#[unsafe(no_mangle)]
+static LOADED_AT: Global<u64> = Global::new(0);
+
+/// Whom each CPU was given to. No per-CPU map: what another CPU did is asked for, too.
 #[map]
-static STINT: PerCpuArray<Stints> = PerCpuArray::with_max_entries(1, 0);
+static STINTS_OF: Array<Stints> = Array::with_max_entries(CPUS, 0);
 
 /// How long threads have waited, at the last digits of their ids: of two threads that have these in
 /// common the later one is remembered. An array, since a map of threads would have to be cleaned up
@@ -59,6 +65,8 @@ fn runqueue(ctx: BtfTracePointContext) -> i32 {
         let cpu = field::<*const u8>(queue, offset!(queue_cpu));
         (field::<u32>(task, offset!(task_pid)), queue, field::<u64>(cpu, offset!(cpu_clock)))
     };
+    // SAFETY: the helper has no preconditions.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
     let slot = match pid {
         0 => NO_SLOT,
         // SAFETY: as above.
@@ -69,18 +77,22 @@ fn runqueue(ctx: BtfTracePointContext) -> i32 {
         NO_SLOT => HOST,
         slot => POD_OF.get(slot).copied().unwrap_or(HOST),
     };
-    let Some(stints) = STINT.get_ptr_mut(0) else { return 0 };
+    let Some(stints) = STINTS_OF.get_ptr_mut(cpu % CPUS) else { return 0 };
     if slot != NO_SLOT {
-        // SAFETY: `stints` is this CPU's, and points into the map's storage, which outlives this
-        // program; `task` and `queue` have the types that are asked for.
-        unsafe { end_wait(task, queue, now, (slot, pod), stints) };
+        // SAFETY: `task` and `queue` have the types that are asked for.
+        unsafe { end_wait(task, queue, now, (slot, pod), cpu) };
     }
-    // SAFETY: as above; the index is within the array.
+    // SAFETY: `stints` points into the map's storage, which outlives this program, and only this CPU
+    // writes there; the index is within the array.
     unsafe {
-        let newest = (*stints).newest + 1;
-        let stint = (&raw mut (*stints).ring).cast::<Stint>().add(place(newest));
-        stint.write(Stint { began: now, pod });
-        (*stints).newest = newest;
+        let newest = (*stints).newest;
+        let ring = (&raw mut (*stints).ring).cast::<Stint>();
+        let last = ring.add(place(newest));
+        // A stint goes on while the pod stays the same: what is remembered lasts longer.
+        if (*last).began == 0 || (*last).pod != pod {
+            ring.add(place(newest + 1)).write(Stint { began: now, pod });
+            (*stints).newest = newest + 1;
+        }
     }
     0
 }
@@ -88,15 +100,14 @@ fn runqueue(ctx: BtfTracePointContext) -> i32 {
 /// Counts a wait that ends `now`.
 ///
 /// # Safety
-/// `task` is a `struct task_struct *` and `queue` a `struct cfs_rq *` to the verifier, and `stints`
-/// this CPU's.
+/// `task` is a `struct task_struct *` and `queue` a `struct cfs_rq *` to the verifier.
 #[inline(always)]
 unsafe fn end_wait(
     task: *const u8,
     queue: *const u8,
     now: u64,
     (slot, pod): (u32, PodNumber),
-    stints: *const Stints,
+    cpu: u32,
 ) -> Option<()> {
     // SAFETY: by this function's contract.
     let (pid, queued, before, is_first) = unsafe {
@@ -112,67 +123,83 @@ unsafe fn end_wait(
         return None;
     }
     let here = now.saturating_sub(queued);
-    // When a thread is moved while it waits, the kernel adds what it has waited so far.
     let waited = WAITED.get_ptr_mut(pid % TASKS)?;
     // SAFETY: `waited` points into the map's storage, which outlives this program; no other CPU has
     // this thread, and what one with the same digits writes at the same time is not taken for this
     // one's.
-    let elsewhere = unsafe {
-        let last = *waited;
-        waited.write(Waited { pid: pid.into(), nanoseconds: before + here });
-        match last.pid == u64::from(pid) {
-            _ if is_first => before,
-            true => before.saturating_sub(last.nanoseconds),
-            false => 0,
-        }
+    let last = unsafe { waited.replace(Waited { pid, cpu, nanoseconds: before + here }) };
+    // When a thread is moved while it waits, the kernel adds what it has waited so far; and Linux 6.18
+    // now and then gives a thread a CPU without telling anybody.
+    let is_known = last.pid == pid && !is_first;
+    let elsewhere = match is_known {
+        true => before.saturating_sub(last.nanoseconds),
+        // SAFETY: by this function's contract.
+        false if unsafe { field::<u64>(task, offset!(task_started)) } > LOADED_AT.load() => before,
+        // What it waited before anybody looked.
+        false => 0,
     };
     let stats = RUNQUEUE.get_ptr_mut(slot)?;
     // SAFETY: `stats` points into the map's storage, which outlives this program.
     unsafe { counter::observe(&raw mut (*stats).latency, here + elsewhere) };
-    let count = |holder: Holder, nanoseconds: u64| {
-        let index = holder as usize;
-        if nanoseconds > 0 && index < HOLDERS {
-            // SAFETY: as above, and the index is within the array.
-            unsafe {
-                let held = (&raw mut (*stats).wait_ns).cast::<u64>().add(index);
-                counter::add(held, nanoseconds);
-            }
-        }
-    };
-    count(Holder::Unknown, elsewhere);
     // SAFETY: by this function's contract.
     let throttled = unsafe { throttled_since(slot, queue) }.unwrap_or(0).min(here);
-    count(Holder::OwnThrottle, throttled);
-
-    // Backwards from now, since the throttling came before the rest of the wait.
-    let mut left = here - throttled;
-    let mut end = now;
-    // SAFETY: by this function's contract.
-    let newest = unsafe { (*stints).newest };
-    for age in 0..STINTS as u64 {
-        if left == 0 {
-            break;
-        }
-        // SAFETY: the index is within the array.
-        let stint = unsafe {
-            (&raw const (*stints).ring).cast::<Stint>().add(place(newest.wrapping_sub(age))).read()
-        };
-        if stint.began == 0 {
-            break;
-        }
-        let held = end.saturating_sub(stint.began).min(left);
-        let holder = match stint.pod {
-            IDLE => Holder::Idle,
-            HOST => Holder::Host,
-            other if other == pod => Holder::SamePod,
-            _ => Holder::OtherPod,
-        };
-        count(holder, held);
-        left -= held;
-        end = stint.began;
+    count(stats, Holder::OwnThrottle, throttled);
+    // The throttling came before the rest of the wait.
+    attribute(stats, pod, cpu, now, here - throttled);
+    // It waited where it ran before, for that is what made it wait.
+    match is_known {
+        true => attribute(stats, pod, last.cpu, queued, elsewhere),
+        false => count(stats, Holder::Unknown, elsewhere),
     }
-    count(Holder::Unknown, left);
     Some(())
+}
+
+/// Counts `left` nanoseconds of waiting that ended at `end`, by who had the CPU.
+#[inline(always)]
+fn attribute(stats: *mut RunQueueStats, pod: PodNumber, cpu: u32, end: u64, left: u64) {
+    let (mut end, mut left) = (end, left);
+    if let Some(stints) = STINTS_OF.get_ptr(cpu % CPUS) {
+        // SAFETY: `stints` points into the map's storage, which outlives this program. Another CPU may
+        // write there meanwhile: then a stint is taken for a neighbour of its.
+        let newest = unsafe { (*stints).newest };
+        for age in 0..STINTS as u64 {
+            if left == 0 {
+                return;
+            }
+            // SAFETY: as above, and the index is within the array.
+            let stint = unsafe {
+                let ring = (&raw const (*stints).ring).cast::<Stint>();
+                ring.add(place(newest.wrapping_sub(age))).read()
+            };
+            if stint.began == 0 {
+                break;
+            }
+            let held = end.saturating_sub(stint.began).min(left);
+            let holder = match stint.pod {
+                IDLE => Holder::Idle,
+                HOST => Holder::Host,
+                other if other == pod => Holder::SamePod,
+                _ => Holder::OtherPod,
+            };
+            count(stats, holder, held);
+            left -= held;
+            end = end.min(stint.began);
+        }
+    }
+    count(stats, Holder::Unknown, left);
+}
+
+/// Adds to what a slot waited.
+#[inline(always)]
+fn count(stats: *mut RunQueueStats, holder: Holder, nanoseconds: u64) {
+    let index = holder as usize;
+    if nanoseconds > 0 && index < HOLDERS {
+        // SAFETY: `stats` points into the map's storage, which outlives this program, and the index is
+        // within the array.
+        unsafe {
+            counter::add((&raw mut (*stats).wait_ns).cast::<u64>().add(index), nanoseconds);
+        }
+    }
 }
 
 /// Where the stint of that number is in the ring.

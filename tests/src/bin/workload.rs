@@ -301,7 +301,10 @@ fn burn(count: usize, time: Duration) -> anyhow::Result<()> {
             if writer.write_all(&[1]).is_err() {
                 process::abort();
             }
-            thread::sleep(Duration::from_secs(3600));
+            // Whoever adds up what this process waited for a CPU does so when it gets one again.
+            loop {
+                thread::sleep(Duration::from_secs(1));
+            }
         })?;
     }
     reader.read_exact(&mut vec![0; count])?;
@@ -323,7 +326,6 @@ fn orphans(count: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// Calls execve for a program that is not there.
 /// Numbers that go on from run to run: each is first written to a file and then to the output.
 fn chronicle(path: &str, lines: u64) -> anyhow::Result<()> {
     let record = fs::read_to_string(path).unwrap_or_default();
@@ -340,6 +342,7 @@ fn chronicle(path: &str, lines: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Calls execve for a program that is not there.
 fn exec_nothing(count: usize) {
     let path = CString::default();
     let arguments = [path.as_ptr(), std::ptr::null()];

@@ -63,6 +63,7 @@ const SWITCH: &[&str] = &[
     "task_times_run",
     "task_last_queued",
     "task_queue",
+    "task_started",
     "queue_cpu",
     "cpu_clock",
 ];
