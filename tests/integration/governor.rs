@@ -1,5 +1,7 @@
 //! Optional probes keep to their budget, or go.
 
+use std::{thread, time::Duration};
+
 use pod_tests::{Daemon, Metrics, eventually, manifest::pod, seconds, skip};
 
 const RUNQUEUE: [(&str, &str); 1] = [("probe", "runqueue")];
@@ -50,8 +52,13 @@ fn an_optional_probe_that_costs_too_much_is_detached() {
     println!("{:.0} ns for each of {runs} switches", spent / runs * 1e9);
     assert!(daemon.log().contains("probe is switched off"), "{}", daemon.log());
 
-    // It does not run any more, and everything else goes on.
+    // It does not run any more, once the kernel has let go of it, and everything else goes on.
     let runs = |metrics: &Metrics| metrics.one("podscope_bpf_program_runs_total", &PROGRAM);
+    let metrics = eventually("the probe does not run any more", seconds(10), || {
+        let before = daemon.metrics();
+        thread::sleep(Duration::from_millis(100));
+        Some(daemon.metrics()).filter(|after| runs(after) == runs(&before))
+    });
     daemon.run(pod("short").container("app", "exec-nothing 3 , spawn 2 , exit 0"));
     daemon.wait_over("short");
     let later = daemon.metrics();

@@ -249,5 +249,14 @@ fn what_a_pod_cannot_take_is_counted_exactly() {
             |&(name, entry): &(&str, _)| of("full", name) == kernel_count(&daemon, &full, entry);
         expected.iter().all(agree).then_some(())
     });
+    // They do not go with the pod's network namespace.
+    let before = daemon.metrics();
+    daemon.delete("full");
+    let after = daemon.metrics();
+    for name in ["listen_overflows", "listen_drops", "udp_receive_errors"] {
+        let counted = before.one(&format!("podscope_pod_{name}_total"), &[("pod", "full")]);
+        let completed = format!("podscope_completed_{name}_total");
+        assert_eq!(after.sum(&completed, &[]) - before.sum(&completed, &[]), counted, "{name}");
+    }
     daemon.stop();
 }

@@ -15,7 +15,7 @@ mod tests;
 mod totals;
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     mem,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
@@ -34,6 +34,7 @@ pub(super) use self::{
 };
 use super::{
     family::{Family, Part},
+    netns::Netns,
     reading::{self, Reading},
     sheet::{self, Sheet},
 };
@@ -70,6 +71,8 @@ pub struct Archive {
 }
 
 struct State {
+    /// Of pods that are being ended.
+    netns: HashMap<String, Netns>,
     /// Oldest first.
     held: Vec<Entry>,
     completed: Completed,
@@ -117,7 +120,7 @@ impl Archive {
             is_shown: false,
             pod: Arc::new(pod),
         });
-        let state = State { held: held.collect(), completed, early: 0 };
+        let state = State { netns: HashMap::new(), held: held.collect(), completed, early: 0 };
         Self { probes, hold, files, state: Mutex::new(state), readers: RwLock::default() }
     }
 
@@ -201,15 +204,29 @@ impl Archive {
 }
 
 impl Keeper for Archive {
+    fn look(&self, about: &PodSnapshot) {
+        let mut pod = reading::Pod::new(about.clone());
+        pod.read_netns();
+        if let Some(netns) = pod.netns {
+            self.state().netns.insert(pod.about.uid, netns);
+        }
+    }
+
     fn hold(&self, about: PodSnapshot, refused_connections: u64) {
-        let is_known = {
-            let state = self.state();
+        let (is_known, netns) = {
+            let mut state = self.state();
             let is_held = state.held.iter().any(|entry| entry.pod.uid == about.uid);
-            is_held || state.completed.folded.contains(&about.uid)
+            let is_known = is_held || state.completed.folded.contains(&about.uid);
+            (is_known, state.netns.remove(&about.uid))
         };
         // An earlier daemon got as far as this, and its reading is the one that was shown.
         if !is_known {
-            let pod = Held::read(about, refused_connections, &self.probes);
+            let mut pod = reading::Pod::new(about);
+            pod.refused_connections = refused_connections;
+            pod.deleted = Some(Timestamp::now());
+            pod.netns = netns;
+            pod.read(&self.probes);
+            let pod = Held::of(&pod, &self.probes.status());
             if let Err(error) = self.files.hold(&pod) {
                 tracing::error!(uid = pod.uid, %error, "what the pod did will not outlive this daemon");
             }
@@ -244,15 +261,6 @@ impl Held {
     ) -> Self {
         rows.sort();
         Self { uid, namespace, name, died, rows }
-    }
-
-    /// Reads a pod for the last time.
-    fn read(about: PodSnapshot, refused_connections: u64, probes: &Probes) -> Self {
-        let mut pod = reading::Pod::new(about);
-        pod.refused_connections = refused_connections;
-        pod.deleted = Some(Timestamp::now());
-        pod.read(probes);
-        Self::of(&pod, &probes.status())
     }
 
     /// What is to be held of a pod, given the state of the probes.

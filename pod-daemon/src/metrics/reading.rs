@@ -232,13 +232,20 @@ impl Pod {
             Container { disk, ..Container::read(about, probes) }
         };
         self.containers = containers.map(&mut read).collect();
+        // Behind the counters: what passes meanwhile is the kernel's.
+        self.read_netns();
+    }
+
+    /// Reads what the kernel counts for the pod's network namespace, if its infra process is there.
+    pub(super) fn read_netns(&mut self) {
         if self.about.host_network {
             return;
         }
-        let mut cgroups =
-            self.containers.iter().filter_map(|c| c.about.cgroup.as_deref()?.parent());
+        let containers = self.containers.iter().map(|container| &container.about);
+        let mut cgroups = containers
+            .chain(&self.about.containers)
+            .filter_map(|container| container.cgroup.as_deref()?.parent());
         let Some(cgroup) = cgroups.next() else { return };
-        // Behind the counters: what passes meanwhile is the kernel's.
         let files = netns::files(&cgroup.join(INFRA), ["dev", "netstat", "snmp"]);
         let Some([dev, netstat, snmp]) = files else { return };
         self.traffic = (!dev.is_empty()).then(|| reconcile::traffic(&dev));

@@ -158,6 +158,11 @@ impl Shared {
         self.table.update(key, change, snapshot);
     }
 
+    /// Reads what is gone with a pod's infra process, before that is ended. Blocks.
+    pub(crate) fn look(&self, pod: &PodSnapshot) {
+        self.keeper.look(pod);
+    }
+
     /// Reads a pod for the last time, now that its processes are dead. When this has returned, nobody
     /// reads its cgroups and counters any more. Blocks.
     pub(crate) fn hold(&self, pod: PodSnapshot) {

@@ -118,6 +118,9 @@ pub struct Exit {
 
 /// Keeps what was counted for pods when they are gone.
 pub trait Keeper: Send + Sync {
+    /// Reads what is gone with the pod's infra process, for [`Self::hold`]: before that is ended. Blocks.
+    fn look(&self, pod: &PodSnapshot);
+
     /// Reads a pod for the last time and stores that, unless it is stored already: its processes are
     /// dead. When this has returned, nobody reads its cgroups and counters any more. Blocks.
     fn hold(&self, pod: PodSnapshot, refused_connections: u64);

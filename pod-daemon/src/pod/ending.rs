@@ -101,6 +101,7 @@ impl Worker {
         let removed = blocking(move || {
             // While there are still cgroups and logs to read.
             shared.keep_report(&snapshot);
+            shared.look(&last);
             if let Some(sandbox) = sandbox {
                 sandbox.stop();
             }
