@@ -36,7 +36,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 100)]
     n: usize,
     /// Pods of the scrape measurement.
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = 500)]
     pods: usize,
     /// Also run 10,000 times `/bin/true` in one pod, and look for what got lost.
     #[arg(long)]
@@ -57,7 +57,7 @@ enum What {
     Probes,
     /// How long many pods take to start, to come and go, and to be taken over by a new daemon.
     Many,
-    /// What 200 pods cost the daemon and Prometheus.
+    /// What 1,000 containers cost the daemon and Prometheus.
     Scrape,
     /// How long an image takes from a registry to the disk.
     Pull,

@@ -31,6 +31,9 @@ use crate::{
 
 const PROGRAM: &str = "pod-daemon";
 
+/// What the kernel tells CPU time in: its `USER_HZ` is 100 wherever Podscope runs.
+const MILLISECONDS_PER_TICK: u64 = 10;
+
 /// How long the daemon may take to be ready, and to be gone.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -115,6 +118,11 @@ impl Daemon {
             .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"))
             .context("find the daemon's memory")?;
         Ok(kilobytes.parse::<u64>().context("read the daemon's memory")? * 1024)
+    }
+
+    /// CPU time that it has used so far.
+    pub(crate) fn cpu_time(&self) -> anyhow::Result<Duration> {
+        cpu_time(self.child.id())
     }
 
     /// podctl, told where the daemon is.
@@ -279,6 +287,17 @@ fn remove_cgroup(path: &Path) -> io::Result<()> {
         }
     }
     fs::remove_dir(path)
+}
+
+/// CPU time that a process has used so far.
+pub(crate) fn cpu_time(pid: u32) -> anyhow::Result<Duration> {
+    let text =
+        fs::read_to_string(format!("/proc/{pid}/stat")).context("read a process's CPU time")?;
+    // Behind the name, which may hold anything.
+    let (_, rest) = text.rsplit_once(')').context("find the end of a process's name")?;
+    let ticks = rest.split_whitespace().skip(11).take(2).map(str::parse::<u64>);
+    let ticks: u64 = ticks.sum::<Result<_, _>>().context("read a process's CPU time")?;
+    Ok(Duration::from_millis(ticks * MILLISECONDS_PER_TICK))
 }
 
 /// Starts a program that Ctrl-C does not reach, but that does not outlive this one either.

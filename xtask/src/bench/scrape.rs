@@ -1,6 +1,11 @@
-//! Many idle pods: what the daemon needs for them, and what a scrape takes.
+//! Many idle pods: what the daemon needs for them, and what a scrape takes. Beside it node exporter,
+//! which tells of the node alone.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
@@ -11,10 +16,67 @@ use super::{
     rootfs,
     sheet::{Sheet, Times, milliseconds},
 };
-use crate::{http::Client, stop};
+use crate::{
+    daemon::{cpu_time, free_port, spawn},
+    http::Client,
+    stop,
+};
 
 /// Scrapes that are measured.
 const SCRAPES: usize = 50;
+
+/// The interval of scrapes that the share of a CPU is told for; as long it is looked what the daemon
+/// needs without any.
+const INTERVAL: Duration = Duration::from_secs(15);
+
+/// What scrapes took.
+struct Scraped {
+    times: Times,
+    /// Of the last page.
+    bytes: usize,
+    /// CPU time of one.
+    cpu: Duration,
+}
+
+/// Scrapes a program again and again, given how to learn its CPU time.
+fn scrape(
+    address: SocketAddr,
+    cpu: impl Fn() -> anyhow::Result<Duration>,
+) -> anyhow::Result<Scraped> {
+    let mut client = Client::tcp(address)?;
+    let mut times = Vec::new();
+    let mut bytes = 0;
+    let before = cpu()?;
+    for _ in 0..SCRAPES {
+        let start = Instant::now();
+        bytes = client.request("GET", "/metrics", "")?.text()?.len();
+        times.push(start.elapsed());
+        stop::sleep_until(Instant::now() + Duration::from_millis(50));
+    }
+    let cpu = (cpu()? - before) / u32::try_from(SCRAPES)?;
+    Ok(Scraped { times: Times::new(times), bytes, cpu })
+}
+
+/// The same of node exporter.
+fn scrape_node_exporter() -> anyhow::Result<Scraped> {
+    let address = free_port(0)?;
+    let mut command = Command::new("prometheus-node-exporter");
+    command.arg(format!("--web.listen-address={address}"));
+    // It would complain at each scrape of a node without systemd.
+    command.args(["--no-collector.systemd", "--log.level=error"]);
+    let mut exporter = spawn(&mut command)?;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let scraped = loop {
+        match scrape(address, || cpu_time(exporter.id())) {
+            Err(_) if Instant::now() < deadline => {
+                stop::sleep_until(Instant::now() + Duration::from_millis(200));
+            }
+            result => break result,
+        }
+    };
+    exporter.kill().and_then(|()| exporter.wait()).context("end node exporter")?;
+    scraped
+}
 
 pub(super) fn run(start_daemon: &StartDaemon<'_>, count: usize) -> anyhow::Result<Value> {
     println!("bench: starting {count} pods of two containers");
@@ -45,16 +107,11 @@ pub(super) fn run(start_daemon: &StartDaemon<'_>, count: usize) -> anyhow::Resul
     }
     let started = began.elapsed();
 
-    let mut client = Client::tcp(daemon.metrics_address())?;
-    let mut times = Vec::new();
-    let mut bytes = 0;
-    for _ in 0..SCRAPES {
-        let start = Instant::now();
-        bytes = client.request("GET", "/metrics", "")?.text()?.len();
-        times.push(start.elapsed());
-        stop::sleep_until(Instant::now() + Duration::from_millis(50));
-    }
-    let times = Times::new(times);
+    let before = daemon.cpu_time()?;
+    stop::sleep_until(Instant::now() + INTERVAL);
+    let idle = daemon.cpu_time()? - before;
+    let Scraped { times, bytes, cpu } = scrape(daemon.metrics_address(), || daemon.cpu_time())?;
+    let node = scrape_node_exporter()?;
     let own = daemon.scrape()?.sum("podscope_scrape_duration_seconds", &[]);
     let resident = daemon.resident()?;
 
@@ -67,19 +124,33 @@ pub(super) fn run(start_daemon: &StartDaemon<'_>, count: usize) -> anyhow::Resul
     let title = format!("scrape: {count} pods of 2 idle containers");
     let mut sheet = Sheet::new(&title, ["", "p50", "p95", ""]);
     sheet.times("scrape", "scrape, as a client sees it", &times, None);
+    sheet.times("node_exporter", "node exporter, which tells of no pod", &node.times, Some(&times));
     let mut single = |key: &str, what: &str, value: f64, shown: String| {
         sheet.row([what.to_owned(), shown, String::new(), String::new()]);
         sheet.note(key, value);
     };
     single("scrape_own_us", "the daemon's own account", own * 1e6, milliseconds(own * 1e6));
     single("bytes", "bytes of a scrape", bytes as f64, bytes.to_string());
+    single("node_exporter_bytes", "node exporter's", node.bytes as f64, node.bytes.to_string());
+    let shown = |time: Duration| milliseconds(time.as_secs_f64() * 1e6);
+    single("cpu_ms", "CPU time of a scrape", cpu.as_secs_f64() * 1e3, shown(cpu));
+    single(
+        "node_exporter_cpu_ms",
+        "node exporter's",
+        node.cpu.as_secs_f64() * 1e3,
+        shown(node.cpu),
+    );
+    let title = "CPU time without scrapes, in 15 s";
+    single("idle_cpu_ms", title, idle.as_secs_f64() * 1e3, shown(idle));
     let shown = |bytes| format!("{:.1} MB", megabytes(bytes));
     single("resident_empty", "daemon, without pods", empty as f64, shown(empty));
     single("resident", "daemon, with them", resident as f64, shown(resident));
     let seconds = |time: Duration| format!("{:.2} s", time.as_secs_f64());
     single("start_seconds", "starting them all", started.as_secs_f64(), seconds(started));
     single("stop_seconds", "ending them all", ended.as_secs_f64(), seconds(ended));
-    sheet.target("daemon's memory", megabytes(resident), 40.0, " MB");
-    sheet.target("scrape, p95", times.percentile(95) / 1e3, 50.0, " ms");
+    let share = (idle + cpu).as_secs_f64() / INTERVAL.as_secs_f64();
+    sheet.target("memory over that without pods", megabytes(resident - empty), 15.0, " MB");
+    sheet.target("scrape, p95", times.percentile(95) / 1e3, 100.0, " ms");
+    sheet.target("share of a CPU, scraped every 15 s", share * 100.0, 0.5, " %");
     Ok(sheet.finish())
 }
