@@ -29,9 +29,13 @@ impl Prometheus {
         let target = daemon.metrics_address().to_string();
         let config = config
             .replace("127.0.0.1:9464", &target)
-            .replace("scrape_interval: 5s", "scrape_interval: 1s");
+            .replace("scrape_interval: 5s", "scrape_interval: 1s")
+            // What is only for those who have no kubelet.
+            .replace("  # - job_name", "  - job_name")
+            .replace("  #   ", "    ");
         assert!(config.contains(&target), "{config}");
         assert!(config.contains("scrape_interval: 1s"), "{config}");
+        assert!(config.contains("\n  - job_name: cadvisor\n    metrics_path"), "{config}");
         fs::write(folder.join("prometheus.yml"), config).unwrap();
         fs::copy(dashboards().join("rules.yml"), folder.join("rules.yml")).unwrap();
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -150,6 +154,55 @@ fn every_query_of_the_dashboard_returns_data() {
     eventually("the execs show as an increase", seconds(20), || {
         let query = "sum(increase(podscope_exec_total{pod=\"busy\"}[20s])) > 0";
         prometheus.query(query).ok().filter(|result| !result.is_empty())
+    });
+    drop(prometheus);
+    daemon.stop();
+}
+
+/// As the rules and dashboards ask that were made for a kubelet's cAdvisor.
+const KUBERNETES: [&str; 9] = [
+    "sum by (namespace, pod, container) (irate(container_cpu_usage_seconds_total\
+     {job=\"cadvisor\", image!=\"\"}[20s]) * on (namespace, pod) group_left (node) \
+     topk by (namespace, pod) (1, max by (namespace, pod, node) (podscope_pod_info)))",
+    "sum by (namespace) (rate(container_cpu_usage_seconds_total{job=\"cadvisor\", container!=\"\"}[20s]))",
+    "sum by (pod) (irate(container_network_receive_bytes_total{job=\"cadvisor\", namespace=~\".+\"}[20s]))",
+    "sum by (pod) (irate(container_network_transmit_packets_total{job=\"cadvisor\"}[20s]))",
+    "sum by (pod) (irate(container_network_transmit_packets_dropped_total{job=\"cadvisor\"}[20s]))",
+    "count by (namespace) (container_start_time_seconds{job=\"cadvisor\", container!=\"\"})",
+    "time() - max by (pod) (container_last_seen{job=\"cadvisor\"}) < 60",
+    "sum (rate(container_cpu_usage_seconds_total{job=\"cadvisor\", container!=\"\"}[20s])) \
+     / sum (machine_cpu_cores{job=\"cadvisor\"})",
+    "sum (machine_memory_bytes{job=\"cadvisor\"})",
+];
+
+#[test]
+fn queries_that_were_made_for_kubernetes_return_data() {
+    if in_vm() {
+        return skip("Prometheus is tested on the host");
+    }
+    let Some(program) = program::find("prometheus") else {
+        return skip("there is no `prometheus` (apt-get install prometheus)");
+    };
+    let daemon = Daemon::start(&[]);
+    let prometheus = Prometheus::start(&program, &daemon, &[]);
+    daemon.run(pod("busy").container("app", "burn 1 2000 , pause"));
+    let mut missing = KUBERNETES.to_vec();
+    within(seconds(30), || {
+        missing.retain(|query| prometheus.query(query).unwrap().is_empty());
+        missing.is_empty()
+    });
+    assert!(missing.is_empty(), "without data: {missing:#?}");
+    // The same container under the names of both, once it does nothing any more.
+    daemon.wait_logged("busy", "", "burned");
+    let seconds_of = |query: &str| -> Option<f64> {
+        prometheus.query(query).unwrap().first()?["value"][1].as_str()?.parse().ok()
+    };
+    eventually("both tell the same CPU time", seconds(20), || {
+        let labels = "{pod=\"busy\", container=\"app\"}";
+        let cadvisor = seconds_of(&format!("sum(container_cpu_usage_seconds_total{labels})"))?;
+        let own = seconds_of(&format!("sum(podscope_cpu_seconds_total{labels})"))?;
+        println!("{cadvisor} s and {own} s of CPU time");
+        (cadvisor > 0.1 && (cadvisor - own).abs() < 0.01).then_some(())
     });
     drop(prometheus);
     daemon.stop();
