@@ -7,8 +7,10 @@
 //! what a pod is that of the node.
 
 mod archive;
+mod bound;
 mod cadvisor;
 mod capacity;
+mod ceiling;
 mod completed;
 mod cost;
 mod daemon;
@@ -24,6 +26,7 @@ mod image;
 mod net;
 mod netns;
 mod node;
+mod other;
 mod own;
 mod pod;
 mod process;
@@ -81,9 +84,10 @@ use self::{
     cost::Ledger,
     family::{Domain, Family},
     format::{Collected, Format, Page, Protobuf, Text},
+    other::Other,
     own::Own,
     reading::{Reading, Scrapes},
-    sheet::Sink,
+    sheet::{Counted, Sink},
 };
 use crate::{node::Node, probes::Probes};
 
@@ -94,7 +98,7 @@ const SCRAPERS: usize = 2;
 /// How long a client may leave what it is sent before the scrape ends.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-static DOMAINS: [Domain; 22] = [
+static DOMAINS: [Domain; 23] = [
     pod::DOMAIN,
     process::DOMAIN,
     runqueue::DOMAIN,
@@ -117,6 +121,8 @@ static DOMAINS: [Domain; 22] = [
     governor::DOMAIN,
     cost::DOMAIN,
     own::DOMAIN,
+    // Behind all that it counts.
+    ceiling::DOMAIN,
 ];
 
 /// Collects the metrics of a node and of the daemon; clones share one state.
@@ -224,6 +230,7 @@ impl Inner {
         let sources = (&*self.probes, &*self.archive, &self.capacities);
         let mut reading = Reading::take(&self.node, sources, self.build, own, scrapes);
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner).enter(&mut reading);
+        reading.other = Other::of(&reading);
         reading
     }
 }
@@ -331,7 +338,8 @@ fn descriptors() -> Result<Vec<Desc>, prometheus::Error> {
 
 /// Writes the families whose counters there are.
 fn fill(reading: &Reading, sink: &mut dyn Sink) {
-    sheet::fill(of_domains(&DOMAINS).filter(|family| reading.has(family)), reading, sink);
+    let families = of_domains(&DOMAINS).filter(|family| reading.has(family));
+    sheet::fill(families, reading, &mut Counted::new(sink, &reading.series));
     write_totals(reading, sink);
 }
 
