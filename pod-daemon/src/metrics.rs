@@ -57,7 +57,7 @@ use axum::{
     extract::State,
     http::{
         HeaderMap, StatusCode,
-        header::{ACCEPT, CONTENT_TYPE, VARY},
+        header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, VARY},
     },
     response::{IntoResponse, Response},
     routing::get,
@@ -83,7 +83,7 @@ use self::{
     capacity::Capacities,
     cost::Ledger,
     family::{Domain, Family},
-    format::{Collected, Format, Page, Protobuf, Text},
+    format::{Collected, Format, GZIP, Gzip, Page, Protobuf, Text, accepts_gzip},
     other::Other,
     own::Own,
     reading::{Reading, Scrapes},
@@ -279,17 +279,24 @@ async fn scrape(
     headers: HeaderMap,
     write: fn(&Metrics, Format, Taker<'_>) -> bool,
 ) -> Response {
-    let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
-    let format = Format::accepted(accept);
+    let header = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let format = Format::accepted(header(ACCEPT));
+    let is_compressed = accepts_gzip(header(ACCEPT_ENCODING));
     // Never closed.
     let place = Arc::clone(&metrics.inner.places).acquire_owned().await.ok();
     let (pieces, mut received) = mpsc::channel::<Vec<u8>>(2);
     // Thousands of small files are read: not on a thread that serves sockets.
     let writing = tokio::task::spawn_blocking(move || {
         let runtime = Handle::current();
-        let is_whole = write(&metrics, format, &mut |piece| {
+        let send: Taker<'_> = &mut |piece| {
             matches!(runtime.block_on(timeout(PATIENCE, pieces.send(piece))), Ok(Ok(())))
-        });
+        };
+        let is_whole = if is_compressed {
+            let mut gzip = Gzip::new(send);
+            write(&metrics, format, &mut |piece| gzip.take(&piece)) && gzip.finish()
+        } else {
+            write(&metrics, format, send)
+        };
         drop(place);
         is_whole
     });
@@ -309,8 +316,9 @@ async fn scrape(
         Err(error) => Some(Err(io::Error::other(error))),
     });
     let pieces = stream::once(async { Ok(first) }).chain(rest).chain(end);
-    let headers = [(CONTENT_TYPE, format.content_type()), (VARY, "Accept")];
-    (headers, Body::from_stream(pieces)).into_response()
+    let headers = [(CONTENT_TYPE, format.content_type()), (VARY, "Accept, Accept-Encoding")];
+    let encoding = is_compressed.then_some([(CONTENT_ENCODING, GZIP)]);
+    (headers, encoding, Body::from_stream(pieces)).into_response()
 }
 
 async fn ready(State(metrics): State<Metrics>) -> (StatusCode, &'static str) {

@@ -27,6 +27,7 @@ the bounds of the text, and as a native histogram of schema 0. Its bounds are th
 second, which are those of the probes, so a bucket there is a bucket of the kernel's: what took at most
 2^-22 s (238 ns) is the zero bucket, and what took longer than 16 s is in the last one, up to 32 s.
 A Prometheus that takes native histograms (`--enable-feature=native-histograms`) drops the others.
+Who sends `Accept-Encoding: gzip`, as Prometheus does, gets the page compressed.
 There are no `_created` series: before Prometheus 3 each would be a series of its own.
 
 ";
