@@ -1,5 +1,7 @@
 //! The daemon's settings: flags, a file with the same keys, and defaults.
 
+mod checks;
+
 use std::{
     fs, io,
     net::SocketAddr,
@@ -66,6 +68,10 @@ struct Settings {
     /// [default: 300]
     #[arg(long, value_name = "SECONDS")]
     hold_seconds: Option<u64>,
+    /// The most series that pods have on /metrics, 0 for any number; what exceeds it is added up
+    /// [default: 1000000]
+    #[arg(long, value_name = "COUNT")]
+    max_series: Option<usize>,
     /// This node's name [default: the hostname]
     #[arg(long, value_name = "NAME")]
     node_name: Option<String>,
@@ -192,7 +198,7 @@ pub struct Config {
     pub pod_connections: Option<u32>,
     /// Where /metrics is served.
     pub metrics_address: SocketAddr,
-    /// How long the series of deleted pods stay.
+    /// How long the series of deleted pods stay, and how many there may be of pods.
     pub hold: Hold,
     /// This node's name.
     pub node_name: String,
@@ -297,6 +303,7 @@ impl Settings {
             pod_connections: self.pod_connections.or(other.pod_connections),
             metrics_address: self.metrics_address.or(other.metrics_address),
             hold_seconds: self.hold_seconds.or(other.hold_seconds),
+            max_series: self.max_series.or(other.max_series),
             node_name: self.node_name.or(other.node_name),
             first_user_id: self.first_user_id.or(other.first_user_id),
             unenforced_limits: self.unenforced_limits.or(other.unenforced_limits),
@@ -329,43 +336,9 @@ impl Settings {
         }
     }
 
-    fn thresholds(&self) -> Result<Thresholds, Error> {
-        let default = Thresholds::default();
-        let high_percent = self.image_gc_high_percent.unwrap_or(default.high_percent);
-        let low_percent =
-            self.image_gc_low_percent.unwrap_or_else(|| default.low_percent.min(high_percent));
-        let minimum_age = self.image_gc_minimum_age_seconds.map(Duration::from_secs);
-        let minimum_age = minimum_age.unwrap_or(default.minimum_age);
-        if high_percent > 100 || low_percent > high_percent {
-            return Err(Error::Value {
-                setting: "image-gc-low-percent",
-                problem: format!(
-                    "{low_percent} is more than image-gc-high-percent, {high_percent}, or that is \
-                     more than 100"
-                ),
-            });
-        }
-        Ok(Thresholds { high_percent, low_percent, minimum_age })
-    }
-
-    fn registries(&self) -> Result<Registries, Error> {
-        let wrong = |problem| Error::Value { setting: "registry", problem };
-        if let Some(problem) = self.registry.iter().find_map(Registry::problem) {
-            return Err(wrong(problem));
-        }
-        for (index, registry) in self.registry.iter().enumerate() {
-            if self.registry[..index].iter().any(|other| other.host == registry.host) {
-                return Err(wrong(format!("{:?} has two sections", registry.host)));
-            }
-        }
-        Ok(Registries {
-            registries: self.registry.clone(),
-            auth_file: self.registry_auth_file.clone(),
-        })
-    }
-
     fn validate(self) -> Result<Config, Error> {
         let (registries, image_thresholds) = (self.registries()?, self.thresholds()?);
+        let hold = self.hold()?;
         let network = self
             .network
             .unwrap_or_else(|| Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 77, 0, 0), 16));
@@ -448,10 +421,7 @@ impl Settings {
             metrics_address: self
                 .metrics_address
                 .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 9464))),
-            hold: Hold {
-                time: Duration::from_secs(self.hold_seconds.unwrap_or(300)),
-                ..Hold::default()
-            },
+            hold,
             node_name: self.node_name.unwrap_or_else(hostname),
             first_user_id,
             unenforced_limits: self.unenforced_limits.unwrap_or_default(),

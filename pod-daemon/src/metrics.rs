@@ -7,8 +7,10 @@
 //! what a pod is that of the node.
 
 mod archive;
+mod bound;
 mod cadvisor;
 mod capacity;
+mod ceiling;
 mod completed;
 mod cost;
 mod daemon;
@@ -24,6 +26,7 @@ mod image;
 mod net;
 mod netns;
 mod node;
+mod other;
 mod own;
 mod pod;
 mod process;
@@ -54,7 +57,7 @@ use axum::{
     extract::State,
     http::{
         HeaderMap, StatusCode,
-        header::{ACCEPT, CONTENT_TYPE, VARY},
+        header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, VARY},
     },
     response::{IntoResponse, Response},
     routing::get,
@@ -80,10 +83,11 @@ use self::{
     capacity::Capacities,
     cost::Ledger,
     family::{Domain, Family},
-    format::{Collected, Format, Page, Protobuf, Text},
+    format::{Collected, Format, GZIP, Gzip, Page, Protobuf, Text, accepts_gzip},
+    other::Other,
     own::Own,
     reading::{Reading, Scrapes},
-    sheet::Sink,
+    sheet::{Counted, Sink},
 };
 use crate::{node::Node, probes::Probes};
 
@@ -94,7 +98,7 @@ const SCRAPERS: usize = 2;
 /// How long a client may leave what it is sent before the scrape ends.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-static DOMAINS: [Domain; 22] = [
+static DOMAINS: [Domain; 23] = [
     pod::DOMAIN,
     process::DOMAIN,
     runqueue::DOMAIN,
@@ -117,6 +121,8 @@ static DOMAINS: [Domain; 22] = [
     governor::DOMAIN,
     cost::DOMAIN,
     own::DOMAIN,
+    // Behind all that it counts.
+    ceiling::DOMAIN,
 ];
 
 /// Collects the metrics of a node and of the daemon; clones share one state.
@@ -224,6 +230,7 @@ impl Inner {
         let sources = (&*self.probes, &*self.archive, &self.capacities);
         let mut reading = Reading::take(&self.node, sources, self.build, own, scrapes);
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner).enter(&mut reading);
+        reading.other = Other::of(&reading);
         reading
     }
 }
@@ -272,17 +279,24 @@ async fn scrape(
     headers: HeaderMap,
     write: fn(&Metrics, Format, Taker<'_>) -> bool,
 ) -> Response {
-    let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
-    let format = Format::accepted(accept);
+    let header = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let format = Format::accepted(header(ACCEPT));
+    let is_compressed = accepts_gzip(header(ACCEPT_ENCODING));
     // Never closed.
     let place = Arc::clone(&metrics.inner.places).acquire_owned().await.ok();
     let (pieces, mut received) = mpsc::channel::<Vec<u8>>(2);
     // Thousands of small files are read: not on a thread that serves sockets.
     let writing = tokio::task::spawn_blocking(move || {
         let runtime = Handle::current();
-        let is_whole = write(&metrics, format, &mut |piece| {
+        let send: Taker<'_> = &mut |piece| {
             matches!(runtime.block_on(timeout(PATIENCE, pieces.send(piece))), Ok(Ok(())))
-        });
+        };
+        let is_whole = if is_compressed {
+            let mut gzip = Gzip::new(send);
+            write(&metrics, format, &mut |piece| gzip.take(&piece)) && gzip.finish()
+        } else {
+            write(&metrics, format, send)
+        };
         drop(place);
         is_whole
     });
@@ -302,8 +316,9 @@ async fn scrape(
         Err(error) => Some(Err(io::Error::other(error))),
     });
     let pieces = stream::once(async { Ok(first) }).chain(rest).chain(end);
-    let headers = [(CONTENT_TYPE, format.content_type()), (VARY, "Accept")];
-    (headers, Body::from_stream(pieces)).into_response()
+    let headers = [(CONTENT_TYPE, format.content_type()), (VARY, "Accept, Accept-Encoding")];
+    let encoding = is_compressed.then_some([(CONTENT_ENCODING, GZIP)]);
+    (headers, encoding, Body::from_stream(pieces)).into_response()
 }
 
 async fn ready(State(metrics): State<Metrics>) -> (StatusCode, &'static str) {
@@ -331,7 +346,8 @@ fn descriptors() -> Result<Vec<Desc>, prometheus::Error> {
 
 /// Writes the families whose counters there are.
 fn fill(reading: &Reading, sink: &mut dyn Sink) {
-    sheet::fill(of_domains(&DOMAINS).filter(|family| reading.has(family)), reading, sink);
+    let families = of_domains(&DOMAINS).filter(|family| reading.has(family));
+    sheet::fill(families, reading, &mut Counted::new(sink, &reading.series));
     write_totals(reading, sink);
 }
 

@@ -3,6 +3,8 @@
 use std::{
     collections::BTreeSet,
     env, fs,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -12,6 +14,8 @@ use pod_tests::{
     seconds, state,
 };
 use serde_json::json;
+
+use crate::ceiling::{End, Seen};
 
 /// How many pods, unless the environment says otherwise (`PODSCOPE_CHURN=10000` for a thorough run),
 /// and how many at a time. An emulated CPU takes half a second for each.
@@ -74,7 +78,7 @@ fn churn(daemon: &Daemon, count: usize, width: usize, label: &str) -> f64 {
         }
         let hangs = progress.elapsed() > seconds(30);
         assert!(!hangs, "{gone} of {count} pods are gone, and no more go: {list:#}");
-        std::thread::sleep(Duration::from_millis(5));
+        thread::sleep(Duration::from_millis(5));
     }
     assert_eq!(ended, count, "exits were lost");
     count as f64 / began.elapsed().as_secs_f64()
@@ -83,17 +87,30 @@ fn churn(daemon: &Daemon, count: usize, width: usize, label: &str) -> f64 {
 #[test]
 fn pods_by_the_thousand_leave_nothing() {
     let (count, width) = scale();
-    let daemon = Daemon::start(&[]);
+    // Room for two thirds of the pods that there are at a time.
+    let ceiling = 1000 + 400 * width;
+    let daemon = Daemon::start(&[&format!("--max-series={ceiling}")]);
     let earlier = daemon.metrics();
     // What is made once, such as threads, is there afterwards.
     churn(&daemon, width * 2, width, "first");
     let before = state::State::capture();
     let (files, threads, memory) = size(&daemon);
-    let rate = churn(&daemon, count, width, "pod");
+    let (address, is_over) = (daemon.metrics_address(), AtomicBool::new(false));
+    let (rate, seen) = thread::scope(|scope| {
+        let scraper = scope.spawn(|| Seen::follow(address, ceiling, &is_over));
+        let _end = End(&is_over);
+        let rate = churn(&daemon, count, width, "pod");
+        is_over.store(true, Ordering::Relaxed);
+        (rate, scraper.join().expect("who scrapes is content"))
+    });
     let (files_now, threads_now, memory_now) = size(&daemon);
     println!(
         "{count} pods, {rate:.1} per second; open files {files} -> {files_now}, \
-         threads {threads} -> {threads_now}, memory {memory} -> {memory_now} KiB"
+         threads {threads} -> {threads_now}, memory {memory} -> {memory_now} KiB; {} series at most \
+         in {} scrapes, where {ceiling} may be, and {} pods folded",
+        seen.most,
+        seen.scrapes,
+        daemon.metrics().one("podscope_pods_folded_total", &[]),
     );
     state::State::capture().assert_same(&before);
     daemon.assert_no_files();
@@ -107,12 +124,19 @@ fn pods_by_the_thousand_leave_nothing() {
         assert_eq!(metrics.one("podscope_bpf_map_entries", &[("map", map)]), 0.0, "{map}");
     }
     // Other tests may have used this daemon.
-    let namespace = [("namespace", "default")];
-    let total = |name| metrics.sum(name, &namespace) - earlier.sum(name, &namespace);
+    let since = |name: &str, namespace: &str| {
+        let namespace = [("namespace", namespace)];
+        metrics.sum(name, &namespace) - earlier.sum(name, &namespace)
+    };
+    let total = |name: &str| {
+        let completed = since(&format!("podscope_completed_{name}"), "default");
+        completed + since(&format!("podscope_{name}"), "__other__")
+    };
     let pods = (count + width * 2) as f64;
-    assert_eq!(total("podscope_completed_pods_total"), pods);
-    assert_eq!(total("podscope_completed_exec_total"), pods);
-    assert_eq!(total("podscope_completed_process_exits_total"), pods);
+    assert_eq!(total("exec_total"), pods);
+    assert_eq!(total("process_exits_total"), pods);
+    let completed = "podscope_completed_pods_total";
+    assert_eq!(since(completed, "default") + since(completed, "__other__"), pods);
     daemon.stop();
 }
 

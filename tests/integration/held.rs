@@ -32,7 +32,7 @@ const FOLLOWED: [(&str, &str); 6] = [
 ];
 
 /// Sums over what lives, what is held and what is added up.
-fn sums(metrics: &Metrics) -> [f64; FOLLOWED.len()] {
+pub(crate) fn sums(metrics: &Metrics) -> [f64; FOLLOWED.len()] {
     FOLLOWED.map(|(name, completed)| {
         let own = if name.ends_with("_timestamp_seconds") {
             metrics.series(name, &[]).count() as f64

@@ -8,6 +8,7 @@
 mod admission;
 mod adoption;
 mod cadvisor;
+mod ceiling;
 mod chaos;
 mod churn;
 mod clients;

@@ -1,6 +1,7 @@
 //! A real Prometheus, fed by the daemon and asked what the dashboard asks.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
@@ -8,7 +9,7 @@ use std::{
 };
 
 use pod_tests::{
-    Daemon, eventually, http, in_vm,
+    Daemon, Metrics, eventually, http, in_vm,
     manifest::{mounts, pod},
     program, seconds, skip, within,
 };
@@ -282,5 +283,47 @@ fn promtool_finds_nothing_to_complain_about() {
         program::run(check.args(["check", what]).arg(dashboards().join(file)), seconds(20))
             .success();
     }
+    daemon.stop();
+}
+
+#[test]
+fn who_asks_gets_the_page_compressed() {
+    if in_vm() {
+        return skip("`gzip` is used on the host");
+    }
+    let daemon = Daemon::start(&[]);
+    daemon.run(pod("busy").container("app", "spawn 2 , print done , pause"));
+    daemon.wait_logged("busy", "", "done");
+    let plain = daemon.metrics();
+    for (path, header, end) in [
+        ("/metrics", "Accept-Encoding: gzip", ""),
+        ("/metrics", "Accept: application/openmetrics-text\r\nAccept-Encoding: gzip", "# EOF\n"),
+        ("/metrics/cadvisor", "Accept-Encoding: gzip;q=0.5, *;q=0", ""),
+    ] {
+        let (head, body) = http::bytes(daemon.metrics_address(), path, header).unwrap();
+        let head = head.to_ascii_lowercase();
+        assert!(head.contains("\r\ncontent-encoding: gzip"), "{head}");
+        assert!(head.contains("\r\nvary: accept, accept-encoding"), "{head}");
+        let file = daemon.folder().join("page.gz");
+        fs::write(&file, &body).unwrap();
+        let text = program::run(Command::new("gzip").arg("-dc").arg(&file), seconds(20)).success();
+        println!("{path}: {} bytes are {} on the wire", text.len(), body.len());
+        assert!(body.len() * 3 < text.len() && text.ends_with(end));
+        if header == "Accept-Encoding: gzip" {
+            let page = Metrics::parse(text);
+            let labels = [("pod", "busy"), ("container", "app")];
+            assert_eq!(page.one("podscope_forks_total", &labels), 2.0);
+            let series = |page: &Metrics| {
+                let names = page.all().map(|sample| (sample.name.clone(), sample.labels.clone()));
+                names.filter(|(_, labels)| labels.contains_key("pod")).collect::<BTreeSet<_>>()
+            };
+            // Others may have come meanwhile.
+            assert!(series(&plain).is_subset(&series(&page)));
+        }
+    }
+    let (head, body) = http::bytes(daemon.metrics_address(), "/metrics", "Accept: */*").unwrap();
+    assert!(!head.to_ascii_lowercase().contains("content-encoding"), "{head}");
+    assert!(body.starts_with(b"# HELP "));
+    daemon.delete("busy");
     daemon.stop();
 }

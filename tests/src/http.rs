@@ -42,13 +42,13 @@ pub fn tcp(address: SocketAddr, path: &str) -> io::Result<Answer> {
     ask(stream, "GET", path, "")
 }
 
-/// Asks a server on a TCP port for one of these formats; returns the head of the answer and its body.
-pub fn bytes(address: SocketAddr, path: &str, accept: &str) -> io::Result<(String, Vec<u8>)> {
+/// Asks a server on a TCP port, with this header more; returns the head of the answer and its body.
+pub fn bytes(address: SocketAddr, path: &str, header: &str) -> io::Result<(String, Vec<u8>)> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(seconds(30)))?;
     write!(
         stream,
-        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAccept: {accept}\r\n\r\n"
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{header}\r\n\r\n"
     )?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes)?;

@@ -35,6 +35,11 @@ impl Metrics {
         Self { samples, text }
     }
 
+    /// All series.
+    pub fn all(&self) -> impl Iterator<Item = &Sample> {
+        self.samples.iter()
+    }
+
     /// The series of that name that have these labels, among others.
     pub fn series<'a>(
         &'a self,

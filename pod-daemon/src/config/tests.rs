@@ -25,6 +25,20 @@ fn flags_win_over_the_file() {
 }
 
 #[test]
+fn a_ceiling_has_room_for_what_is_folded() {
+    let ceiling = |text: &str| {
+        let settings: Settings = toml::from_str(text).unwrap();
+        let settings = Settings { cgroup_root: Some(PathBuf::from("/x")), ..settings };
+        settings.validate().map(|config| config.hold.ceiling)
+    };
+    assert_eq!(ceiling("").unwrap(), 1_000_000);
+    assert_eq!(ceiling("max-series = 0").unwrap(), 0);
+    assert_eq!(ceiling("max-series = 5000").unwrap(), 5000);
+    let error = ceiling("max-series = 50").unwrap_err().to_string();
+    assert!(error.starts_with("max-series: 50 is less than"), "{error}");
+}
+
+#[test]
 fn registries_are_described_in_the_file() {
     let settings = |text: &str| {
         let settings: Settings = toml::from_str(text).unwrap();

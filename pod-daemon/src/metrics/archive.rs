@@ -5,10 +5,14 @@
 //! until a scrape has shown them. Then every counter is added to the total of its namespace, so that
 //! the sum of both never drops.
 //!
+//! A pod for which there are too many series is one of the others from its beginning to its end, and what
+//! it came to is added to theirs.
+//!
 //! Where a scrape looks is decided under one lock: a pod is either read, or held, or in the totals. A
 //! scrape that reads the pods' counters keeps [`Archive::reading`]; what is to be removed waits for it.
 
 mod files;
+mod room;
 mod row;
 #[cfg(test)]
 mod tests;
@@ -29,10 +33,11 @@ use self::{
     row::Rows,
 };
 pub(super) use self::{
-    row::{is_summed, summed_labels},
+    row::{Kept, is_summed, summed_labels},
     totals::Sums,
 };
 use super::{
+    bound::Bound,
     family::{Family, Part},
     netns::Netns,
     reading::{self, Reading},
@@ -52,11 +57,23 @@ pub struct Hold {
     pub pods: usize,
     /// The most series that they may have together; likewise.
     pub series: usize,
+    /// The most series that living and held pods may have on a page, as Prometheus counts them; 0 is
+    /// any number.
+    pub ceiling: usize,
+}
+
+impl Hold {
+    /// What a ceiling must leave for those pods that have no series of their own.
+    #[must_use]
+    pub fn least_ceiling() -> usize {
+        Bound::new().other
+    }
 }
 
 impl Default for Hold {
     fn default() -> Self {
-        Self { time: Duration::from_secs(300), pods: 4096, series: 100_000 }
+        let time = Duration::from_secs(300);
+        Self { time, pods: 4096, series: 100_000, ceiling: 1_000_000 }
     }
 }
 
@@ -64,6 +81,7 @@ impl Default for Hold {
 pub struct Archive {
     probes: Arc<Probes>,
     hold: Hold,
+    bound: Bound,
     files: Files,
     state: Mutex<State>,
     /// Held for writing by whoever waits for those who read counters.
@@ -78,6 +96,8 @@ struct State {
     completed: Completed,
     /// Pods that were added up before their time.
     early: u64,
+    /// Living pods that have series of their own, by uid, and the most that each can come to.
+    own: HashMap<String, usize>,
 }
 
 struct Entry {
@@ -96,16 +116,34 @@ pub(super) struct Held {
     name: String,
     died: Timestamp,
     rows: Rows,
+    /// Series that it has on a page.
+    lines: usize,
 }
 
 /// What a page shows.
 pub(super) struct View {
-    /// Pods whose counters are to be read.
-    pub(super) living: Vec<PodSnapshot>,
+    /// Pods whose counters are to be read, and whether they have no series of their own.
+    pub(super) living: Vec<(PodSnapshot, bool)>,
     pub(super) held: Vec<Arc<Held>>,
     pub(super) completed: Arc<Sums>,
     /// Pods that were added up before their time.
     pub(super) early: u64,
+    pub(super) others: Others,
+}
+
+/// Pods that have no series of their own, beside those that live.
+#[derive(Default)]
+pub(super) struct Others {
+    /// Those that are gone and not in the sum yet.
+    pub(super) held: Vec<Arc<Held>>,
+    /// The sum over those that are gone.
+    pub(super) ended: Arc<Sums>,
+    /// How many there are and were, with those that live.
+    pub(super) folded: u64,
+    /// The most series that pods may have; 0 is any number.
+    pub(super) ceiling: usize,
+    /// The most that they can come to now.
+    pub(super) reserved: usize,
 }
 
 impl Archive {
@@ -120,12 +158,24 @@ impl Archive {
             is_shown: false,
             pod: Arc::new(pod),
         });
-        let state = State { netns: HashMap::new(), held: held.collect(), completed, early: 0 };
-        Self { probes, hold, files, state: Mutex::new(state), readers: RwLock::default() }
+        let held = held.collect();
+        let state = Mutex::new(State {
+            netns: HashMap::new(),
+            own: HashMap::new(),
+            held,
+            completed,
+            early: 0,
+        });
+        Self { probes, hold, bound: Bound::new(), files, state, readers: RwLock::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was counted for the network namespace of a pod that is being ended.
+    pub(super) fn last_netns(&self, uid: &str) -> Option<Netns> {
+        self.state().netns.get(uid).copied()
     }
 
     /// Keeps what is read from being removed.
@@ -140,18 +190,39 @@ impl Archive {
         let now = Timestamp::now();
         let there: HashSet<&str> = living.iter().map(|pod| &*pod.uid).collect();
         let names: HashSet<_> = living.iter().map(|pod| (&*pod.namespace, &*pod.name)).collect();
+        let others = state.completed.others.clone();
         self.fold(&mut state, |entry| {
             let age = Duration::try_from(now.duration_since(entry.pod.died)).unwrap_or_default();
-            let is_due = age >= self.hold.time && (entry.is_shown || self.hold.time.is_zero());
+            let is_due = age >= self.hold.time && (entry.is_shown || self.hold.time.is_zero())
+                || others.contains(&entry.pod.uid);
             // Two series of the same labels would make Prometheus refuse the whole scrape.
             let name = (&*entry.pod.namespace, &*entry.pod.name);
             !there.contains(&*entry.pod.uid) && (is_due || names.contains(&name))
         });
-        let held: Vec<_> = state.held.iter().map(|entry| Arc::clone(&entry.pod)).collect();
-        let gone: HashSet<&str> = held.iter().map(|pod| &*pod.uid).collect();
+        let gone: HashSet<&str> = state.held.iter().map(|entry| &*entry.pod.uid).collect();
         living.retain(|pod| !gone.contains(&*pod.uid));
-        let completed = Arc::clone(&state.completed.namespaces);
-        View { living, held, completed, early: state.early }
+        self.admit_all(&mut state, &living);
+        let is_other = |uid: &String| state.completed.others.contains(uid);
+        let held = state.held.iter().map(|entry| Arc::clone(&entry.pod));
+        let (gone_others, held): (Vec<_>, Vec<_>) = held.partition(|pod| is_other(&pod.uid));
+        let others = Others {
+            held: gone_others,
+            ended: Arc::clone(&state.completed.other),
+            folded: state.folded(),
+            ceiling: self.hold.ceiling,
+            reserved: state.reserved() + self.bound.other,
+        };
+        let living = living.into_iter().map(|pod| {
+            let is_other = is_other(&pod.uid);
+            (pod, is_other)
+        });
+        View {
+            living: living.collect(),
+            held,
+            completed: Arc::clone(&state.completed.namespaces),
+            early: state.early,
+            others,
+        }
     }
 
     /// Takes note that a scrape has shown these.
@@ -171,35 +242,18 @@ impl Archive {
         if due.is_empty() {
             return;
         }
-        let totals = Arc::make_mut(&mut state.completed.namespaces);
+        let completed = &mut state.completed;
         for Entry { pod, .. } in &due {
-            pod.add_to(totals);
-            state.completed.folded.insert(pod.uid.clone());
+            if completed.others.remove(&pod.uid) {
+                Arc::make_mut(&mut completed.other).add_other(&pod.rows.rows);
+            } else {
+                pod.add_to(Arc::make_mut(&mut completed.namespaces));
+            }
+            completed.folded.insert(pod.uid.clone());
         }
         if let Err(error) = self.files.fold(&mut state.completed) {
             tracing::error!(%error, "totals of deleted pods are not stored; the next daemon has to add them up");
         }
-    }
-
-    /// Adds up pods that are gone for good as long as there are too many, or all if none are held.
-    fn fold_early(&self, state: &mut State) {
-        let is_held = !self.hold.time.is_zero();
-        let series = |entry: &Entry| entry.pod.rows.rows.len();
-        let mut pods = state.held.len();
-        let mut sum: usize = state.held.iter().map(series).sum();
-        let mut oldest = HashSet::new();
-        for entry in state.held.iter().filter(|entry| entry.is_retired) {
-            if is_held && pods <= self.hold.pods && sum <= self.hold.series {
-                break;
-            }
-            pods -= 1;
-            sum -= series(entry);
-            oldest.insert(entry.pod.uid.clone());
-        }
-        if is_held {
-            state.early += oldest.len() as u64;
-        }
-        self.fold(state, |entry| oldest.contains(&entry.pod.uid));
     }
 }
 
@@ -217,8 +271,9 @@ impl Keeper for Archive {
             let mut state = self.state();
             let is_held = state.held.iter().any(|entry| entry.pod.uid == about.uid);
             let is_known = is_held || state.completed.folded.contains(&about.uid);
-            (is_known, state.netns.remove(&about.uid))
+            (is_known, state.netns.get(&about.uid).copied())
         };
+        let uid = about.uid.clone();
         // An earlier daemon got as far as this, and its reading is the one that was shown.
         if !is_known {
             let mut pod = reading::Pod::new(about);
@@ -238,10 +293,12 @@ impl Keeper for Archive {
                 (&pod.namespace, &pod.name) == (&new.namespace, &new.name)
             };
             self.fold(&mut state, is_earlier);
+            self.admit_last(&mut state, &entry.pod);
             state.held.push(entry);
         }
         // Those that began before have read what is now going to be removed.
         drop(self.readers.write().unwrap_or_else(PoisonError::into_inner));
+        self.state().netns.remove(&uid);
     }
 
     fn retire(&self, uid: &str) {
@@ -260,7 +317,8 @@ impl Held {
         mut rows: Rows,
     ) -> Self {
         rows.sort();
-        Self { uid, namespace, name, died, rows }
+        let lines = rows.rows.iter().map(row::Row::lines).sum();
+        Self { uid, namespace, name, died, rows, lines }
     }
 
     /// What is to be held of a pod, given the state of the probes.

@@ -36,7 +36,8 @@ pub(super) const DOMAIN: Domain = Domain {
                 }
             }),
         )
-        .kept(),
+        .kept()
+        .never_summed(),
         Family::gauge(
             "podscope_held_pods",
             "Pods that are gone and whose series are not.",
@@ -51,7 +52,8 @@ pub(super) const DOMAIN: Domain = Domain {
             "podscope_completed_pods_total",
             "Pods that were deleted and are held no longer.",
             Node(|reading, sheet| {
-                for (namespace, pods) in reading.completed.pods() {
+                let ended = reading.others.ended.pods();
+                for (namespace, pods) in reading.completed.pods().chain(ended) {
                     sheet.count(&[namespace], pods);
                 }
             }),

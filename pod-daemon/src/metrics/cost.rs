@@ -18,7 +18,7 @@ use crate::probes::ProgramCost;
 pub(super) const DOMAIN: Domain = Domain {
     title: "Whose doing the cost is",
     text: "The time of `podscope_bpf_program_seconds_total`, by who set the programs off, since \
-           this daemon started: all of the three together grow as that does. A pod's is the number \
+           this daemon started: all of the three together grow as that does. What is `__other__`'s stays with it when its pods are deleted. A pod's is the number \
            of its execs, forks, exits, packets, connections, file operations and waits for a CPU, \
            each at the mean cost of the program that counts it between two scrapes. What no count \
            tells of is not attributed: above all, calls that are looked at and left alone, such as \
@@ -32,7 +32,8 @@ pub(super) const DOMAIN: Domain = Domain {
                     sheet.value(&[], seconds);
                 }
             }),
-        ),
+        )
+        .never_summed(),
         Family::counter(
             "podscope_bpf_deleted_pod_seconds_total",
             "The same of pods that were deleted.",
@@ -50,6 +51,8 @@ pub(super) const DOMAIN: Domain = Domain {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Attributed {
     pub(super) deleted: f64,
+    /// Of pods that have no series of their own, living or not.
+    pub(super) other: f64,
     pub(super) rest: f64,
 }
 
@@ -171,6 +174,10 @@ impl Ledger {
             let counts = counts.iter().flat_map(|counts| counts.iter().zip(prices));
             let more: f64 = counts.map(|(runs, price)| *runs as f64 * price).sum();
             attributed += more;
+            if pod.is_other {
+                self.attributed.other += more;
+                continue;
+            }
             let sum = self.seconds.entry(pod.about.uid.clone()).or_default();
             *sum += more;
             pod.probe_seconds = Some(*sum);

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use super::{
     DOMAINS,
     archive::{completed_name, is_summed, summed_labels},
-    family::{Domain, Family, Kind, Label, Origin, Source, Values},
-    sheet::BOUNDS,
+    bound::Bound,
+    family::{Domain, Family, Label, Origin, Values},
 };
 
 const HEAD: &str = "\
@@ -27,6 +27,7 @@ the bounds of the text, and as a native histogram of schema 0. Its bounds are th
 second, which are those of the probes, so a bucket there is a bucket of the kernel's: what took at most
 2^-22 s (238 ns) is the zero bucket, and what took longer than 16 s is in the last one, up to 32 s.
 A Prometheus that takes native histograms (`--enable-feature=native-histograms`) drops the others.
+Who sends `Accept-Encoding: gzip`, as Prometheus does, gets the page compressed.
 There are no `_created` series: before Prometheus 3 each would be a series of its own.
 
 ";
@@ -106,64 +107,15 @@ fn series() -> String {
          meet; {} for each volume of the pod and for `rootfs`, and one for each signal that ended a \
          process of it. A pod of two containers that share one volume has at most {}. A limit, a \
          request or a controller that is not there has no series. A namespace whose pods are gone \
-         has at most {} totals.\n",
+         has at most {} totals, and `__other__` (see The ceiling) at most {} series.\n",
         bound.pod,
         bound.container,
         bound.volume,
         bound.pod_volume,
         bound.pod + 2 * bound.pod_volume + 2 * (bound.container + 3 * bound.volume),
         bound.total,
+        bound.other,
     )
-}
-
-/// The most series that one of each can have, signals aside.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Bound {
-    pub(super) pod: usize,
-    pub(super) container: usize,
-    pub(super) volume: usize,
-    /// Of a volume of a pod, whichever containers have it; `rootfs` is one.
-    pub(super) pod_volume: usize,
-    /// Sums of one namespace.
-    pub(super) total: usize,
-}
-
-impl Bound {
-    pub(super) fn new() -> Self {
-        let mut bound = Self { pod: 0, container: 0, volume: 0, pod_volume: 0, total: 1 };
-        for family in DOMAINS.iter().flat_map(|domain| domain.families) {
-            let is_by_signal = family.labels.iter().any(|label| label.name == "signal");
-            if is_summed(family) && !is_by_signal {
-                bound.total += size(family);
-            }
-            let has = |name| family.labels.iter().any(|label| label.name == name);
-            match family.source {
-                Source::Pod(_) if has("volume") => bound.pod_volume += size(family),
-                Source::Pod(_) => bound.pod += size(family),
-                Source::Container(_) if has("volume") => bound.volume += size(family),
-                Source::Container(_) if has("signal") && family.kind == Kind::Counter => {}
-                Source::Container(_) => bound.container += size(family),
-                Source::Node(_) => {}
-            }
-        }
-        bound
-    }
-}
-
-/// Series of one family for one set of free labels.
-pub(super) fn size<S>(family: &Family<S>) -> usize {
-    let of_labels: usize = family.labels.iter().map(Label::size).product();
-    // A histogram has its bounds, +Inf, sum and count.
-    if family.kind == Kind::Histogram { of_labels * (BOUNDS + 3) } else { of_labels }
-}
-
-impl Label {
-    const fn size(&self) -> usize {
-        match self.values {
-            Values::Each(values) => values.len(),
-            Values::OneOf(_) | Values::Free(_) => 1,
-        }
-    }
 }
 
 fn probes<S>(family: &Family<S>) -> String {

@@ -28,6 +28,8 @@ pub(super) struct Family<S = Source> {
     /// Of a gauge: whether it says what a pod was, and so is shown for as long as the pod is held. Other
     /// gauges say what is, and go with it.
     pub(super) is_kept: bool,
+    /// Whether the sum of several pods' says something.
+    pub(super) is_summable: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,8 +67,9 @@ pub(super) trait Origin: Copy + 'static {
     /// Calls `part` for each whose series there are, with the values of the labels.
     fn each(self, reading: &Self::Reading, part: Part<'_>);
 
-    /// Calls `part` for each series of `family` that is held of pods that are gone.
-    fn held(_reading: &Self::Reading, _family: &Family<Self>, _part: Part<'_>)
+    /// Calls `part` for each other series of `family`: those that are held of pods that are gone, and
+    /// the sums over pods that have none of their own.
+    fn rest(_reading: &Self::Reading, _family: &Family<Self>, _part: Part<'_>)
     where
         Self: Sized,
     {
@@ -88,16 +91,29 @@ pub(super) enum Source {
 }
 
 impl<S: Copy> Family<S> {
+    const fn new(kind: Kind, name: &'static str, help: &'static str, source: S) -> Self {
+        Self {
+            name,
+            help,
+            kind,
+            labels: &[],
+            source,
+            probes: &[],
+            is_kept: false,
+            is_summable: true,
+        }
+    }
+
     pub(super) const fn counter(name: &'static str, help: &'static str, source: S) -> Self {
-        Self { name, help, kind: Kind::Counter, labels: &[], source, probes: &[], is_kept: false }
+        Self::new(Kind::Counter, name, help, source)
     }
 
     pub(super) const fn gauge(name: &'static str, help: &'static str, source: S) -> Self {
-        Self { name, help, kind: Kind::Gauge, labels: &[], source, probes: &[], is_kept: false }
+        Self::new(Kind::Gauge, name, help, source)
     }
 
     pub(super) const fn histogram(name: &'static str, help: &'static str, source: S) -> Self {
-        Self { name, help, kind: Kind::Histogram, labels: &[], source, probes: &[], is_kept: false }
+        Self::new(Kind::Histogram, name, help, source)
     }
 
     /// Adds labels to those that the source implies.
@@ -108,6 +124,11 @@ impl<S: Copy> Family<S> {
     /// Of a gauge: it is shown for as long as its pod is held.
     pub(super) const fn kept(self) -> Self {
         Self { is_kept: true, ..self }
+    }
+
+    /// Of what a sum tells nothing.
+    pub(super) const fn never_summed(self) -> Self {
+        Self { is_summable: false, ..self }
     }
 
     /// Names the probes without which there is nothing to show.
@@ -149,13 +170,15 @@ impl Origin for Source {
         match self {
             Self::Node(write) => part(&[], &|sheet| write(reading, sheet)),
             Self::Pod(_) | Self::Container(_) => {
-                reading.pods.iter().for_each(|pod| self.each_of(pod, part));
+                let pods = reading.pods.iter().filter(|pod| !pod.is_other);
+                pods.for_each(|pod| self.each_of(pod, part));
             }
         }
     }
 
-    fn held(reading: &Reading, family: &Family, part: Part<'_>) {
+    fn rest(reading: &Reading, family: &Family, part: Part<'_>) {
         reading.held.iter().for_each(|pod| pod.write(family, part));
+        reading.other.write(family, part);
     }
 }
 

@@ -1,11 +1,18 @@
 //! The formats that a page is served in, and which of them a client gets.
 
 mod collected;
+mod gzip;
 mod page;
 mod protobuf;
 mod text;
 
-pub(super) use self::{collected::Collected, page::Page, protobuf::Protobuf, text::Text};
+pub(super) use self::{
+    collected::Collected,
+    gzip::{GZIP, Gzip, is_accepted as accepts_gzip},
+    page::Page,
+    protobuf::Protobuf,
+    text::Text,
+};
 
 /// A format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -23,8 +23,8 @@ pub(super) const DOMAIN: Domain = Domain {
     title: "Network namespace",
     text: "What the kernel counts for the network namespace that the containers of a pod share. \
            Absent while the pod has none of its own: with `hostNetwork`, and when its infra program \
-           does not run. They begin anew if the pod gets another sandbox, and \
-           end with it: they are in no total.",
+           does not run. They begin anew if the pod gets another sandbox: \
+           totals have what its last one came to.",
     families: &[
         Family::counter(
             "podscope_pod_listen_overflows_total",

@@ -55,7 +55,8 @@ pub(super) const DOMAIN: Domain = Domain {
             "When the pod was admitted, as a Unix time.",
             Pod(|pod, sheet| sheet.value(&[], seconds(pod.about.created))),
         )
-        .kept(),
+        .kept()
+        .never_summed(),
         Family::gauge(
             "podscope_pod_start_time_seconds",
             "When the pod's infra container started, as a Unix time; absent before.",
@@ -65,14 +66,16 @@ pub(super) const DOMAIN: Domain = Domain {
                 }
             }),
         )
-        .kept(),
+        .kept()
+        .never_summed(),
         Family::gauge(
             "podscope_observed_from_timestamp_seconds",
             "Since when the probes count for the pod, as a Unix time. Not after the start of the \
              pod, unless the daemon could not keep its counters over a restart.",
             Pod(|pod, sheet| sheet.value(&[], seconds(pod.about.observed_from))),
         )
-        .kept(),
+        .kept()
+        .never_summed(),
         Family::gauge(
             "podscope_limit_unenforced",
             "A limit of the pod that this node cannot enforce, by the controller that it lacks; \
@@ -172,7 +175,8 @@ pub(super) const DOMAIN: Domain = Domain {
                 }
             }),
         )
-        .kept(),
+        .kept()
+        .never_summed(),
         Family::gauge(
             "podscope_container_last_exit_code",
             "Exit code of the container's last end, 128 + signal if one ended it; absent before.",
@@ -182,7 +186,8 @@ pub(super) const DOMAIN: Domain = Domain {
                 }
             }),
         )
-        .kept(),
+        .kept()
+        .never_summed(),
         Family::gauge(
             "podscope_container_last_exit_timestamp_seconds",
             "When the container last ended, as a Unix time; absent before.",
@@ -192,7 +197,8 @@ pub(super) const DOMAIN: Domain = Domain {
                 }
             }),
         )
-        .kept(),
+        .kept()
+        .never_summed(),
         Family::gauge(
             "podscope_container_last_exit_info",
             "How the container last ended; always 1, and absent before.",

@@ -1,6 +1,7 @@
 //! All numbers of one scrape, read once and close together in time.
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, HashMap},
     mem,
     num::NonZero,
@@ -17,12 +18,13 @@ use pod_ebpf::{
 
 use super::{
     Build,
-    archive::{Archive, Held, Sums, View},
+    archive::{Archive, Held, Others, Sums, View},
     capacity::{Capacities, Capacity},
     cost::Attributed,
     family::Family,
     file::Files,
     netns::{self, Netns},
+    other::Other,
     own::Own,
     reconcile::{self, Traffic},
     sheet::Exemplar,
@@ -51,6 +53,12 @@ pub(super) struct Reading {
     pub(super) folded_early: u64,
     /// Totals of pods that are held no longer.
     pub(super) completed: Arc<Sums>,
+    /// Pods that have no series of their own, but for those that live.
+    pub(super) others: Others,
+    /// What all of those have come to.
+    pub(super) other: Other,
+    /// Series of pods on the page that was written last.
+    pub(super) series: Cell<usize>,
     pub(super) images: Totals,
     pub(super) probes: Vec<ProbeStatus>,
     pub(super) governed: Governed,
@@ -92,6 +100,8 @@ pub(super) struct Scrapes {
 /// One pod; its containers have moved from the snapshot to `containers`.
 pub(super) struct Pod {
     pub(super) about: PodSnapshot,
+    /// Whether it has no series of its own.
+    pub(super) is_other: bool,
     pub(super) containers: Vec<Container>,
     /// Controllers of its limits that the node cannot enforce.
     pub(super) unenforced: Vec<String>,
@@ -146,17 +156,21 @@ impl Reading {
         let mut refused = node.network().refused_connections();
         let mut disk = node.disk_usage();
         let reading = archive.reading();
-        let View { living, held, completed, early } = archive.view(|| node.snapshot());
-        let pods = living.into_iter().map(|about| {
+        let View { living, held, completed, early, others } = archive.view(|| node.snapshot());
+        let pods = living.into_iter().map(|(about, is_other)| {
             let key = (about.namespace.clone(), about.name.clone());
             let mut pod = Pod::new(about);
+            pod.is_other = is_other;
             pod.refused_connections = refused.remove(&pod.about.uid).unwrap_or(0);
             pod.disk = disk.remove(&pod.about.uid).unwrap_or_default();
             pod.unenforced = unenforced.remove(&key).unwrap_or_default();
             pod
         });
         let mut pods: Vec<Pod> = pods.collect();
-        for_each(&mut pods, |pod| pod.read(probes));
+        for_each(&mut pods, |pod| {
+            pod.read(probes);
+            pod.netns = pod.netns.or_else(|| archive.last_netns(&pod.about.uid));
+        });
         drop(reading);
         let volumes = pods.iter().flat_map(|pod| &pod.about.volumes);
         let capacities = capacities.read(volumes.map(|(_, path)| path.clone()).collect());
@@ -172,6 +186,9 @@ impl Reading {
             held,
             folded_early: early,
             completed,
+            others,
+            other: Other::default(),
+            series: Cell::default(),
             images: node.images().totals(),
             probes: probes.status(),
             governed: probes.governed(),
@@ -212,6 +229,7 @@ impl Pod {
     pub(super) fn new(about: PodSnapshot) -> Self {
         Self {
             about,
+            is_other: false,
             containers: Vec::new(),
             unenforced: Vec::new(),
             netns: None,

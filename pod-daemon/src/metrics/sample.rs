@@ -1,6 +1,7 @@
 //! A node with pods that have every metric, for tests.
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, HashMap},
     path::PathBuf,
 };
@@ -18,11 +19,12 @@ use pod_ebpf::{
 
 use super::{
     Build,
-    archive::{Held, Sums},
+    archive::{Held, Others, Sums},
     capacity::Capacity,
     cost::Attributed,
     file::Files,
     netns::Netns,
+    other::Other,
     own::Own,
     reading::{Container, Pod, Reading, Scrapes},
     reconcile,
@@ -52,6 +54,9 @@ pub(super) fn reading(pods: usize) -> Reading {
         held: Vec::new(),
         folded_early: 0,
         completed: completed().into(),
+        others: Others { ceiling: 1000, ..Others::default() },
+        other: Other::default(),
+        series: Cell::default(),
         images: ImageTotals {
             images: 3,
             bytes: 4096,
@@ -72,7 +77,7 @@ pub(super) fn reading(pods: usize) -> Reading {
         layout: "1".to_owned(),
         adopted: BTreeMap::from([(Adopted::Kept, 2)]),
         costs: vec![ProgramCost { program: "exec".to_owned(), runs: 3, seconds: 0.25, missed: 0 }],
-        attributed: Attributed { deleted: 0.5, rest: 1.5 },
+        attributed: Attributed { deleted: 0.5, rest: 1.5, other: 0.0 },
         maps: vec![MapFill { map: "SLOTS", entries: 2, capacity: 2048 }],
         lost: vec![("event", 0)],
         build: Build { version: "0.1.0", revision: "abc", rustc: "1.98.0" },
@@ -124,6 +129,7 @@ pub(super) fn pod(index: usize) -> Pod {
         started: Some(at),
         observed_from: at,
         volumes: Vec::new(),
+        volume_count: 2,
         containers: Vec::new(),
     };
     let running = container("app", State::Running { started: at }, Some(exit.clone()));
@@ -141,6 +147,7 @@ pub(super) fn pod(index: usize) -> Pod {
     let netns = Some(Netns::sample());
     Pod {
         about,
+        is_other: false,
         containers,
         unenforced,
         netns,
@@ -181,6 +188,7 @@ fn container(name: &str, state: State, last_exit: Option<Exit>) -> Container {
         slot: 1,
         cgroup: Some(PathBuf::from("/nonexistent")),
         volumes: Vec::new(),
+        volume_count: 3,
         limits,
         requests: limits,
         ooms: [1, 0, 0],

@@ -4,6 +4,8 @@
 //! once, they are tens of megabytes in a million allocations for each scrape. So nothing is built: a
 //! series is a few references while it is written, and gone.
 
+use std::cell::Cell;
+
 use pod_ebpf::latency::{BUCKETS, Latency, bound_seconds};
 
 use super::family::{Family, Kind, Label, Origin};
@@ -161,10 +163,40 @@ pub(super) fn fill<S: Origin>(
         family.source.each(reading, &mut |base, write| {
             write(&mut Sheet::new(shape, base, &mut sink));
         });
-        S::held(reading, family, &mut |base, write| {
+        S::rest(reading, family, &mut |base, write| {
             write(&mut Sheet::new(shape, base, &mut sink));
         });
         sink.finish(&shape);
+    }
+}
+
+/// Counts the series of pods on their way.
+pub(super) struct Counted<'a> {
+    sink: &'a mut dyn Sink,
+    series: &'a Cell<usize>,
+}
+
+impl<'a> Counted<'a> {
+    pub(super) fn new(sink: &'a mut dyn Sink, series: &'a Cell<usize>) -> Self {
+        series.set(0);
+        Self { sink, series }
+    }
+}
+
+impl Sink for Counted<'_> {
+    fn begin(&mut self, shape: &Shape<'_>) {
+        self.sink.begin(shape);
+    }
+
+    fn series(&mut self, shape: &Shape<'_>, series: &Series<'_>) {
+        if shape.implied.contains(&"pod") {
+            self.series.update(|count| count + shape.kind.lines());
+        }
+        self.sink.series(shape, series);
+    }
+
+    fn end(&mut self, shape: &Shape<'_>) {
+        self.sink.end(shape);
     }
 }
 

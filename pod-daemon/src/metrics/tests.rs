@@ -8,7 +8,7 @@ use std::{
 
 use prometheus::TextEncoder;
 
-use super::{document::Bound, family::Kind, *};
+use super::{bound::Bound, family::Kind, *};
 
 /// What a scrape with that reading says.
 fn page(reading: &Reading) -> String {
@@ -140,7 +140,7 @@ fn a_histogram_is_cumulative_and_its_count_is_its_last_bucket() {
 #[test]
 fn there_are_as_many_series_as_the_documentation_says() {
     let count = |pods| series(&page(&sample::reading(pods))).len();
-    let Bound { pod, container, volume, pod_volume, total } = Bound::new();
+    let Bound { pod, container, volume, pod_volume, total, .. } = Bound::new();
 
     // No container of the sample waits, all have the memory controller, and in each a signal has
     // ended one process.
@@ -279,4 +279,66 @@ fn promtool_finds_nothing_to_criticise() {
 #[expect(clippy::print_stderr, reason = "a skip is said aloud")]
 pub(super) fn skip(reason: &str) {
     eprintln!("SKIPPED: {reason}");
+}
+
+/// A page of one pod with series of its own and `others` without.
+fn page_with(others: usize) -> String {
+    let mut reading = sample::reading(1 + others);
+    reading.pods[1..].iter_mut().for_each(|pod| pod.is_other = true);
+    reading.others.folded = others as u64;
+    reading.other = Other::of(&reading);
+    page(&reading)
+}
+
+#[test]
+fn pods_without_series_of_their_own_are_added_up() {
+    let (text, all) = (page_with(3), page(&sample::reading(4)));
+    let (folded, all) = (series(&text), series(&all));
+    let is_missing = |name: &str| !name.contains("web-0") && name.contains("web-");
+    assert!(!folded.keys().any(|name| is_missing(name)));
+    let of_other = |name: &str| name.contains(r#"pod="__other__""#);
+    let family = |name: &str| name.split('{').next().unwrap().to_owned();
+    let mut sums = BTreeMap::<String, [f64; 2]>::new();
+    for (name, value) in folded.iter().filter(|(name, _)| of_other(name)) {
+        sums.entry(family(name)).or_default()[0] += value;
+    }
+    for (name, value) in all.iter().filter(|(name, _)| is_missing(name)) {
+        sums.entry(family(name)).or_default()[1] += value;
+    }
+    let apart = of_domains(&DOMAINS).filter(|family| !family.is_summable).map(|family| family.name);
+    let apart: BTreeSet<_> = apart.collect();
+    for (name, [folded, all]) in sums {
+        if apart.contains(&*name) {
+            // The cost of probes is added up by the ledger.
+            assert_eq!(folded, 0.0, "{name}");
+        } else {
+            assert!(all > 0.0 || folded == all, "{name}");
+            let (difference, steps) = ((folded - all).abs(), 100.0 / f64::from(1 << 20));
+            assert!(
+                difference < steps || all > 1e3 && difference < all / 1e9,
+                "{name}: {folded}, {all}"
+            );
+        }
+    }
+    let count = folded.keys().filter(|name| of_other(name)).count();
+    assert!(count <= Bound::new().other, "{count}");
+    assert_eq!(folded["podscope_pods_folded_total"], 3.0);
+    let with_pod =
+        folded.keys().filter(|name| name.contains("{namespace=") && name.contains("pod=\""));
+    assert_eq!(folded["podscope_series"], with_pod.count() as f64);
+}
+
+#[test]
+fn a_pod_comes_to_no_more_than_its_bound() {
+    let bound = Bound::new();
+    let pod = sample::pod(0);
+    let text = page(&sample::reading(1));
+    let count = series(&text).keys().filter(|name| name.contains("web-0")).count();
+    let names = ["app", "job"].map(|_| 2 + 1);
+    assert_eq!(pod.containers.iter().map(|c| c.about.volume_count).collect::<Vec<_>>(), names);
+    let containers = pod.containers.into_iter().map(|container| container.about).collect();
+    let about = crate::node::PodSnapshot { containers, ..pod.about };
+    assert!(count <= bound.of(&about), "{count} of {}", bound.of(&about));
+    let small = crate::node::PodSnapshot { containers: about.containers[..1].to_vec(), ..about };
+    assert!(1000 * bound.of(&small) + bound.other <= Hold::default().ceiling);
 }

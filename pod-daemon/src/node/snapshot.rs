@@ -36,6 +36,8 @@ pub struct PodSnapshot {
     pub observed_from: Timestamp,
     /// Names of its volumes, and for each a path on its file system; none before they are made.
     pub volumes: Vec<(String, PathBuf)>,
+    /// How many these are when they are made.
+    pub volume_count: usize,
     /// Its containers, in the manifest's order.
     pub containers: Vec<ContainerSnapshot>,
 }
@@ -63,6 +65,8 @@ pub struct ContainerSnapshot {
     pub cgroup: Option<PathBuf>,
     /// Volumes and the cells of their counters, `rootfs` first and `other` last.
     pub volumes: Vec<(String, u32)>,
+    /// How many these are when they have cells.
+    pub volume_count: usize,
     /// What it may use.
     pub limits: Limits,
     /// What it asks for.

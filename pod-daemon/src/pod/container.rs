@@ -20,7 +20,7 @@ use super::{
     About,
     backoff::Backoff,
     blocking, command,
-    ground::{Ground, Place},
+    ground::{self, Ground, Place},
     image,
     logs::{self, Copy},
     oom,
@@ -365,6 +365,7 @@ impl Container {
             slot: place.map_or(pod_ebpf::NO_SLOT, |place| place.probe.slot()),
             cgroup: place.map(|place| place.cgroup.path().to_path_buf()),
             volumes: place.map(|place| place.probe.volumes()).unwrap_or_default(),
+            volume_count: ground::volume_count(&self.spec),
             limits: place
                 .map(|place| place.limits)
                 .unwrap_or_else(|| resources::limits(&self.spec)),

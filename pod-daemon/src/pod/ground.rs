@@ -250,6 +250,11 @@ fn volume_labels(container: &Container) -> Vec<String> {
         .collect()
 }
 
+/// How many volumes a container has in the metrics: those, and what is on none of them.
+pub(super) fn volume_count(container: &Container) -> usize {
+    volume_labels(container).len() + 1
+}
+
 /// The name of a volume in the metrics.
 pub(super) fn volume_label(name: &str) -> String {
     match name {

@@ -69,6 +69,7 @@ impl Worker {
             started: self.started,
             observed_from: self.started.unwrap_or(self.about.created),
             volumes: volumes.unwrap_or_default(),
+            volume_count: volumes::count(&self.about),
             containers,
         }
     }

@@ -117,6 +117,11 @@ pub(super) fn filesystems(shared: &Shared, about: &About) -> Vec<(String, PathBu
     std::iter::once((ground::ROOTFS.to_owned(), disk.clone())).chain(volumes).collect()
 }
 
+/// How many of these there are.
+pub(super) fn count(about: &About) -> usize {
+    1 + about.spec.volumes.as_ref().map_or(0, Vec::len)
+}
+
 /// Brings what came from config maps and secrets up to date. What cannot be stays as it was.
 pub(super) fn refresh(shared: &Shared, about: &About) {
     for volume in about.spec.volumes.iter().flatten() {

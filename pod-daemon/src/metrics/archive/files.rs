@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! held/UID.json    the last counts of a pod, from before its counters go until they are in the totals
-//! completed.json   the totals, and the uids of the pods that are in them and whose file may be there
+//! completed.json   the totals, and the uids of the pods that are in them and whose file may be there;
+//!                  the sum over pods that had no series of their own, and who else has none
 //! ```
 
 use std::{
@@ -45,6 +46,10 @@ pub(super) struct Completed {
     /// Also in the first layout, of pods that were being removed.
     #[serde(alias = "removing")]
     pub(super) folded: BTreeSet<String>,
+    /// Pods that live or are held and have no series of their own, by uid.
+    pub(super) others: BTreeSet<String>,
+    /// What such pods came to that are gone, as one namespace.
+    pub(super) other: Arc<Sums>,
 }
 
 impl Files {
@@ -93,10 +98,15 @@ impl Files {
 
     /// Stores totals, and after that removes what is in them.
     pub(super) fn fold(&self, completed: &mut Completed) -> io::Result<()> {
-        record::replace(&self.completed(), completed, Durability::Cache)?;
+        self.store(completed)?;
         completed.folded.iter().for_each(|uid| remove(&self.pod(uid)));
         completed.folded.retain(|uid| self.is_there(uid));
         Ok(())
+    }
+
+    /// Stores who has no series of their own, beside the totals.
+    pub(super) fn store(&self, completed: &Completed) -> io::Result<()> {
+        record::replace(&self.completed(), completed, Durability::Cache)
     }
 
     fn completed(&self) -> PathBuf {

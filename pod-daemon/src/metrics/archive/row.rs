@@ -25,6 +25,9 @@ use crate::metrics::{
 /// The label that is left out when containers are summed: its values are the manifests'.
 const SUMMED_OVER: &str = "volume";
 
+/// Steps of a number that a unit has: sums of as many as fill 2^33 units are exact.
+const STEPS: f64 = (1 << 20) as f64;
+
 /// What a series has come to, as it is kept and stored.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(untagged)]
@@ -121,7 +124,7 @@ fn is_held(family: &Family) -> bool {
 
 /// Whether the series of this family are added up when they are held no longer.
 pub(in crate::metrics) fn is_summed(family: &Family) -> bool {
-    family.kind != Kind::Gauge && is_held(family)
+    family.kind != Kind::Gauge && family.is_summable && is_held(family)
 }
 
 /// Labels of a family's own that its sums have.
@@ -142,7 +145,15 @@ impl Kept {
         };
     }
 
-    fn of(value: Value<'_>) -> Self {
+    /// As a sum takes it that must not depend on the order: see [`Other`](crate::metrics::other).
+    pub(in crate::metrics) fn in_steps(self) -> Self {
+        match self {
+            Self::Number(number) => Self::Number((number * STEPS).floor() / STEPS),
+            whole => whole,
+        }
+    }
+
+    pub(in crate::metrics) fn of(value: Value<'_>) -> Self {
         match value {
             Value::Count(count) => Self::Count(count),
             Value::Number(number) => Self::Number(number),
@@ -202,6 +213,11 @@ impl Row {
             labels: names.zip(self.labels.iter().map(|value| value.clone().into_owned())).collect(),
             value: self.value.clone(),
         }
+    }
+
+    /// Series that it is on a page.
+    pub(super) fn lines(&self) -> usize {
+        self.family().kind.lines()
     }
 
     /// Labels and their values that its sum has.

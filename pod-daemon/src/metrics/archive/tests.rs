@@ -75,9 +75,9 @@ fn totals_of_the_first_layout_go_on() {
         let sums = completed.namespaces.sums(family);
         sums.map(|(labels, sum)| (labels.join(" "), sum.clone())).collect::<Vec<_>>()
     };
-    assert_eq!(sums("podscope_exec_total"), [("a".to_owned(), row::Kept::Count(4))]);
+    assert_eq!(sums("podscope_exec_total"), [("a".to_owned(), Kept::Count(4))]);
     assert_eq!(sums("podscope_network_bytes_total").len(), 2);
-    assert_eq!(sums("podscope_container_restarts_total")[0].1, row::Kept::Count(3));
+    assert_eq!(sums("podscope_container_restarts_total")[0].1, Kept::Count(3));
     assert!(completed.folded.is_empty(), "there is no pod b");
 }
 
@@ -89,7 +89,7 @@ fn a_label_that_is_new_or_gone_changes_no_sum() {
     let totals: Sums = serde_json::from_str(text).unwrap();
     let family = row::family("podscope_network_bytes_total").unwrap();
     let sums: Vec<_> = totals.sums(family).map(|(_, sum)| sum.clone()).collect();
-    assert_eq!(sums, [row::Kept::Count(12)]);
+    assert_eq!(sums, [Kept::Count(12)]);
     // What this daemon does not know is kept for one that does.
     let text = serde_json::to_string(&totals).unwrap();
     assert!(text.contains("podscope_of_another_daemon_total"), "{text}");
@@ -110,4 +110,43 @@ fn a_histogram_is_summed_bucket_by_bucket() {
         seen = true;
     });
     assert!(seen);
+}
+
+#[test]
+fn what_others_came_to_does_not_depend_on_the_order() {
+    let pods: Vec<Held> = (0..4).map(held).collect();
+    let mut first = Sums::default();
+    let mut second = Sums::default();
+    pods.iter().for_each(|pod| first.add_other(&pod.rows.rows));
+    pods.iter().rev().for_each(|pod| second.add_other(&pod.rows.rows));
+    assert_eq!(first, second);
+    let family = row::family("podscope_file_read_bytes_total").unwrap();
+    let sums: Vec<_> = first.of_pods(family).collect();
+    // Four pods of two containers with three volumes.
+    assert_eq!(sums, [(vec!["__other__"], &Kept::Count(4 * 2 * 3 * 1000))]);
+    let text = serde_json::to_string(&first).unwrap();
+    assert_eq!(serde_json::from_str::<Sums>(&text).unwrap(), first);
+}
+
+#[test]
+fn who_has_no_series_is_known_to_the_next_daemon() {
+    let store = Store::new();
+    let mut completed = Completed::default();
+    completed.others.insert("1".to_owned());
+    Arc::make_mut(&mut completed.other).add_other(&held(1).rows.rows);
+    store.files.store(&completed).unwrap();
+    let (stored, _) = store.files.read();
+    assert_eq!((stored.others, stored.other), (completed.others, completed.other));
+}
+
+#[test]
+fn fractions_are_added_in_steps() {
+    let steps = [0.1, 0.2, 0.3].map(|number| Kept::Number(number).in_steps());
+    let sum = |order: [usize; 3]| {
+        let mut sum = steps[order[0]].clone();
+        order[1..].iter().for_each(|index| sum.add(&steps[*index]));
+        sum
+    };
+    assert_eq!(sum([0, 1, 2]), sum([2, 1, 0]));
+    assert_eq!(Kept::Count(7).in_steps(), Kept::Count(7));
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::row::{self, Kept, Row};
-use crate::metrics::family::Family;
+use crate::metrics::{family::Family, other::OTHER};
 
 /// Sums by namespace.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -51,17 +51,43 @@ const EARLIER: [Earlier; 7] = [
 impl Sums {
     /// Adds what is held of a pod.
     pub(super) fn add(&mut self, namespace: &str, rows: &[Row]) {
+        self.add_with(namespace, rows, Kept::clone);
+    }
+
+    /// Adds what is held of a pod that had no series of its own.
+    pub(super) fn add_other(&mut self, rows: &[Row]) {
+        self.add_with(OTHER, rows, |value| value.clone().in_steps());
+    }
+
+    fn add_with(&mut self, namespace: &str, rows: &[Row], of: fn(&Kept) -> Kept) {
         let total = self.0.entry(namespace.to_owned()).or_default();
         total.pods += 1;
         for row in rows.iter().filter(|row| row::is_summed(row.family())) {
             let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
-            total.add(row.family().name, row.summed().map(owned).collect(), &row.value);
+            total.add(row.family().name, row.summed().map(owned).collect(), &of(&row.value));
         }
     }
 
     /// Pods by namespace.
     pub(in crate::metrics) fn pods(&self) -> impl Iterator<Item = (&str, u64)> {
         self.0.iter().map(|(namespace, total)| (&**namespace, total.pods))
+    }
+
+    /// Sums of a family with the values of its labels, as pods have them; those that sums have not are
+    /// [`OTHER`].
+    pub(in crate::metrics) fn of_pods(
+        &self,
+        family: &'static Family,
+    ) -> impl Iterator<Item = (Vec<&str>, &Kept)> {
+        self.sums(family).map(|(values, sum)| {
+            let summed: Vec<_> = row::summed_labels(family).map(|label| label.name).collect();
+            let value = |name| summed.iter().position(|summed| *summed == name);
+            let labels = family.labels.iter().map(|label| {
+                // Behind the namespace.
+                value(label.name).map_or(OTHER, |index| values[index + 1])
+            });
+            (labels.collect(), sum)
+        })
     }
 
     /// Sums of a family, with the namespace and the values of the labels that its sums have.

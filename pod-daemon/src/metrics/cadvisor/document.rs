@@ -2,7 +2,8 @@
 
 use super::{DOMAINS, Source, interface};
 use crate::metrics::{
-    document::{code, push, size, tables},
+    bound::size,
+    document::{code, push, tables},
     of_domains,
 };
 

@@ -33,6 +33,7 @@ fn container(state: State) -> ContainerSnapshot {
         slot: 0,
         cgroup: None,
         volumes: Vec::new(),
+        volume_count: 2,
         limits: Limits::default(),
         requests: Limits::default(),
         ooms: [0; 3],
