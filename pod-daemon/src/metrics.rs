@@ -16,6 +16,7 @@ mod daemon;
 mod dashboards;
 mod dns;
 mod document;
+mod drops;
 mod family;
 mod file;
 mod format;
@@ -94,7 +95,7 @@ const SCRAPERS: usize = 2;
 /// How long a client may leave what it is sent before the scrape ends.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-static DOMAINS: [Domain; 22] = [
+static DOMAINS: [Domain; 23] = [
     pod::DOMAIN,
     process::DOMAIN,
     runqueue::DOMAIN,
@@ -102,6 +103,7 @@ static DOMAINS: [Domain; 22] = [
     tcp::DOMAIN,
     dns::DOMAIN,
     netns::DOMAIN,
+    drops::DOMAIN,
     file::DOMAIN,
     volume::DOMAIN,
     resource::CPU,

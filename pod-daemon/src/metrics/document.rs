@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use pod_ebpf::drops::REASONS;
+
 use super::{
     DOMAINS,
     archive::{completed_name, is_summed, summed_labels},
@@ -103,10 +105,12 @@ fn series() -> String {
         "## How many series\n\n\
          At most {} for each pod, {} for each container and {} for each of its volumes (`rootfs` \
          and `other` are two of them), most of which are histograms of operations that few volumes \
-         meet; {} for each volume of the pod and for `rootfs`, and one for each signal that ended a \
-         process of it. A pod of two containers that share one volume has at most {}. A limit, a \
+         meet; {} for each volume of the pod and for `rootfs`, one for each signal that ended a \
+         process of it, and for each reason for which the kernel dropped a packet of it, one and \
+         another one for each container; of these there are at most {REASONS}. A pod of two \
+         containers that share one volume has at most {}. A limit, a \
          request or a controller that is not there has no series. A namespace whose pods are gone \
-         has at most {} totals.\n",
+         has at most {} totals, beside those by signal and by such reasons.\n",
         bound.pod,
         bound.container,
         bound.volume,
@@ -116,7 +120,7 @@ fn series() -> String {
     )
 }
 
-/// The most series that one of each can have, signals aside.
+/// The most series that one of each can have, signals and reasons for drops aside.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Bound {
     pub(super) pod: usize,
@@ -132,16 +136,16 @@ impl Bound {
     pub(super) fn new() -> Self {
         let mut bound = Self { pod: 0, container: 0, volume: 0, pod_volume: 0, total: 1 };
         for family in DOMAINS.iter().flat_map(|domain| domain.families) {
-            let is_by_signal = family.labels.iter().any(|label| label.name == "signal");
-            if is_summed(family) && !is_by_signal {
+            let is_open = family.kind == Kind::Counter && family.labels.iter().any(Label::is_open);
+            if is_summed(family) && !is_open {
                 bound.total += size(family);
             }
             let has = |name| family.labels.iter().any(|label| label.name == name);
             match family.source {
+                Source::Pod(_) | Source::Container(_) if is_open => {}
                 Source::Pod(_) if has("volume") => bound.pod_volume += size(family),
                 Source::Pod(_) => bound.pod += size(family),
                 Source::Container(_) if has("volume") => bound.volume += size(family),
-                Source::Container(_) if has("signal") && family.kind == Kind::Counter => {}
                 Source::Container(_) => bound.container += size(family),
                 Source::Node(_) => {}
             }
@@ -158,6 +162,11 @@ pub(super) fn size<S>(family: &Family<S>) -> usize {
 }
 
 impl Label {
+    /// Whether it has values that are found out while there are some.
+    fn is_open(&self) -> bool {
+        matches!(self.values, Values::Free(_)) && matches!(self.name, "signal" | "reason")
+    }
+
     const fn size(&self) -> usize {
         match self.values {
             Values::Each(values) => values.len(),

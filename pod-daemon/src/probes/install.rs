@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Error, LogLevel, Origin, ProbeStatus, Settings, Switch, btf, counters,
+    Error, LogLevel, Origin, ProbeStatus, Settings, Switch, btf, counters, drops,
     pins::Pins,
     plan::{self, Attachment},
 };
@@ -95,6 +95,8 @@ fn install(settings: &Settings<'_>, pins: &Pins, id: &str) -> Result<Vec<ProbeSt
         LogLevel::Debug => aya_log::Level::Debug as u8,
     };
     let (network, gateway) = settings.pods;
+    let no_room = drops::reason(&kernel, "SOCKET_RCVBUFF")?;
+    let no_memory = drops::reason(&kernel, "PROTO_MEM")?;
     let mut loader = EbpfLoader::new();
     for name in counters::NAMES {
         loader.map_pin_path(name, pins.maps().join(name));
@@ -106,6 +108,8 @@ fn install(settings: &Settings<'_>, pins: &Pins, id: &str) -> Result<Vec<ProbeSt
         .override_global("POD_NETWORK", &word(network.network()), true)
         .override_global("POD_MASK", &word(network.netmask()), true)
         .override_global("POD_GATEWAY", &word(gateway), true)
+        .override_global("DROP_NO_ROOM", &no_room, true)
+        .override_global("DROP_NO_MEMORY", &no_memory, true)
         .override_global(aya_log::LEVEL, &log_level, true)
         .load(OBJECT)
         .map_err(Error::Load)?;
