@@ -18,6 +18,7 @@ mod daemon;
 mod dashboards;
 mod dns;
 mod document;
+mod drops;
 mod family;
 mod file;
 mod format;
@@ -98,7 +99,7 @@ const SCRAPERS: usize = 2;
 /// How long a client may leave what it is sent before the scrape ends.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-static DOMAINS: [Domain; 23] = [
+static DOMAINS: [Domain; 24] = [
     pod::DOMAIN,
     process::DOMAIN,
     runqueue::DOMAIN,
@@ -106,6 +107,7 @@ static DOMAINS: [Domain; 23] = [
     tcp::DOMAIN,
     dns::DOMAIN,
     netns::DOMAIN,
+    drops::DOMAIN,
     file::DOMAIN,
     volume::DOMAIN,
     resource::CPU,

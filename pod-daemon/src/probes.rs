@@ -7,6 +7,7 @@ mod addresses;
 pub mod btf;
 mod container;
 mod counters;
+mod drops;
 mod events;
 mod governor;
 mod install;
@@ -36,6 +37,7 @@ use ipnet::Ipv4Net;
 pub(crate) use self::install::Installed;
 pub use self::{
     container::{Claim, ContainerProbe},
+    drops::Drops,
     events::{EventReader, Record, TraceLink},
     governor::{Governed, GovernedProbe, INTERVAL as GOVERNOR_INTERVAL},
     plan::{ProbeStatus, UNSEEN},
@@ -350,6 +352,7 @@ impl Probes {
             slot: claim.slot,
             volumes: volumes.iter().cloned().zip(claim.cells).collect(),
             mounts: Mutex::new(mounts),
+            network: Mutex::default(),
         }
     }
 

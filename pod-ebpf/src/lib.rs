@@ -8,6 +8,7 @@
 
 pub mod block;
 pub mod dns;
+pub mod drops;
 pub mod event;
 pub mod file;
 pub mod latency;

@@ -102,6 +102,18 @@ offsets! {
     /// The first word: a pointer to the cgroup, in kernels that let it be something else with a mark in
     /// its lowest bits.
     sock_cgroup: "sock.sk_cgrp_data";
+    /// Also of what stands for a connection that is over or not yet made.
+    sock_net: "sock.__sk_common.skc_net.net";
+    skb_protocol: "sk_buff.protocol";
+    skb_head: "sk_buff.head";
+    skb_network_header: "sk_buff.network_header";
+    skb_sk: "sk_buff.sk";
+    skb_dev: "sk_buff.dev";
+    /// A pointer, with marks in its lowest bits.
+    skb_route: "sk_buff._skb_refdst";
+    route_dev: "dst_entry.dev";
+    device_net: "net_device.nd_net.net";
+    net_inode: "net.ns.inum";
     task_cgroups: "task_struct.cgroups";
     css_set_cgroup: "css_set.dfl_cgrp";
     cgroup_level: "cgroup.level";

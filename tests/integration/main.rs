@@ -14,6 +14,7 @@ mod churn;
 mod clients;
 mod cost;
 mod disk;
+mod drops;
 mod events;
 mod exactness;
 mod files;

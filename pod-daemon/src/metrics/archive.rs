@@ -268,7 +268,7 @@ impl Keeper for Archive {
 
     fn hold(&self, about: PodSnapshot, refused_connections: u64) {
         let (is_known, netns) = {
-            let mut state = self.state();
+            let state = self.state();
             let is_held = state.held.iter().any(|entry| entry.pod.uid == about.uid);
             let is_known = is_held || state.completed.folded.contains(&about.uid);
             (is_known, state.netns.get(&about.uid).copied())

@@ -101,6 +101,7 @@ const HOOKS: &[Hook] = &[
     },
     Hook { programs: &["file_syscall"], runs: |c| operations(c, CALLS) },
     Hook { programs: &["file_enter"], runs: |c| operations(c, CALLS) },
+    Hook { programs: &["packet_drop", "packet_drop_to"], runs: drops },
     Hook { programs: &["runqueue"], runs: |c| c.runqueue.latency.count() },
 ];
 
@@ -121,6 +122,11 @@ const CALLS: &[Operation] = &[
 fn ends(container: &Container) -> u64 {
     let process = &container.process;
     process.exits.iter().chain(&process.signals).sum::<u64>() + process.threads
+}
+
+fn drops(container: &Container) -> u64 {
+    let drops = &container.drops;
+    drops.of_sockets.values().chain(drops.of_network.values()).sum()
 }
 
 fn operations(container: &Container, which: &[Operation]) -> u64 {

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use pod_ebpf::drops::REASONS;
+
 use super::{
     DOMAINS,
     archive::{completed_name, is_summed, summed_labels},
@@ -104,10 +106,14 @@ fn series() -> String {
         "## How many series\n\n\
          At most {} for each pod, {} for each container and {} for each of its volumes (`rootfs` \
          and `other` are two of them), most of which are histograms of operations that few volumes \
-         meet; {} for each volume of the pod and for `rootfs`, and one for each signal that ended a \
-         process of it. A pod of two containers that share one volume has at most {}. A limit, a \
+         meet; {} for each volume of the pod and for `rootfs`, one for each signal that ended a \
+         process of it, and for each reason for which the kernel dropped a packet of it, one and \
+         another one for each container; of these there are at most {REASONS}. A pod of two \
+         containers that share one volume has at most {}. A limit, a \
          request or a controller that is not there has no series. A namespace whose pods are gone \
-         has at most {} totals, and `__other__` (see The ceiling) at most {} series.\n",
+         has at most {} totals, beside those by signal and by such reasons, and `__other__` (see The \
+         ceiling) at most {} series.
+",
         bound.pod,
         bound.container,
         bound.volume,

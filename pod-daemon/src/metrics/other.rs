@@ -92,8 +92,9 @@ impl Sink for Other {
 
     fn series(&mut self, shape: &Shape<'_>, series: &Series<'_>) {
         let labels = shape.labels.iter().zip(series.own);
-        let labels: Vec<&str> =
-            labels.map(|(label, value)| if label.is_open() { OTHER } else { value }).collect();
+        let labels: Vec<&str> = labels
+            .map(|(label, value)| if label.is_open(shape.kind) { OTHER } else { value })
+            .collect();
         let value = Kept::of(series.value);
         let value = if shape.kind == Kind::Counter { value.in_steps() } else { value };
         self.add(shape.name, &labels, &value);

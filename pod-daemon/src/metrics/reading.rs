@@ -34,7 +34,7 @@ use crate::{
     image::Totals,
     node::{ContainerSnapshot, DiskUsage, Occupancy, PodSnapshot},
     pod::{Adopted, INFRA},
-    probes::{Governed, MapFill, Origin, ProbeStatus, Probes, ProgramCost},
+    probes::{Drops, Governed, MapFill, Origin, ProbeStatus, Probes, ProgramCost},
 };
 
 /// Most of a scrape is waiting for system calls on thousands of small files, which threads share
@@ -129,6 +129,7 @@ pub(super) struct Container {
     pub(super) dns: DnsStats,
     pub(super) tcp: TcpStats,
     pub(super) block: BlockStats,
+    pub(super) drops: Drops,
     pub(super) runqueue: RunQueueStats,
     /// By name of the volume.
     pub(super) files: Vec<(String, Files)>,
@@ -297,6 +298,11 @@ impl Container {
             dns: if is_there { probes.dns(slot) } else { DnsStats::ZERO },
             tcp: if is_there { probes.tcp(slot) } else { TcpStats::ZERO },
             block: if is_there { probes.block(slot) } else { BlockStats::ZERO },
+            drops: if is_there && probes.runs("packet_drop") {
+                probes.drops(slot)
+            } else {
+                Drops::default()
+            },
             runqueue: if is_there && probes.runs("runqueue") {
                 probes.runqueue(slot)
             } else {

@@ -39,7 +39,7 @@ use crate::{
     manifest::demand::{CPU, Totals},
     node::{ContainerSnapshot, DiskUsage, Exit, Occupancy, PodSnapshot, State},
     pod::Adopted,
-    probes::{Governed, GovernedProbe, MapFill, Origin, ProbeStatus, ProgramCost},
+    probes::{Drops, Governed, GovernedProbe, MapFill, Origin, ProbeStatus, ProgramCost},
 };
 
 /// A node with `pods` pods of two containers: `app`, which runs, and `job`, which has ended.
@@ -221,6 +221,10 @@ fn container(name: &str, state: State, last_exit: Option<Exit>) -> Container {
         dns: dns(),
         tcp,
         block: BlockStats { reads: requests, writes: requests },
+        drops: Drops {
+            of_sockets: [("socket_rcvbuff", 3)].into(),
+            of_network: [("no_socket", 2)].into(),
+        },
         runqueue,
         files: files.to_vec(),
         cgroup: cgroup(),

@@ -109,6 +109,15 @@ fn series_carry_labels_and_values() {
             r#"podscope_reconcile_difference_network_bytes{namespace="default",pod="web-0",direction="transmit"}"#,
             2.0,
         ),
+        // Of both containers.
+        (
+            r#"podscope_pod_dropped_packets_total{namespace="default",pod="web-0",reason="no_socket"}"#,
+            4.0,
+        ),
+        (
+            r#"podscope_network_dropped_packets_total{namespace="default",pod="web-0",container="app",reason="socket_rcvbuff"}"#,
+            3.0,
+        ),
         (r#"podscope_completed_pods_total{namespace="default"}"#, 2.0),
         (r#"podscope_completed_exec_total{namespace="default"}"#, 20.0),
         (r#"podscope_completed_restarts_total{namespace="default"}"#, 12.0),
@@ -143,15 +152,20 @@ fn there_are_as_many_series_as_the_documentation_says() {
     let Bound { pod, container, volume, pod_volume, total, .. } = Bound::new();
 
     // No container of the sample waits, all have the memory controller, and in each a signal has
-    // ended one process.
+    // ended one process and one reason let packets of its sockets be dropped; another one is its pod's.
     let absent = 2;
-    let signals = 1;
+    let (signals, reasons) = (1, 1);
     // And none is deleted.
-    let expected = pod - 1 + 2 * pod_volume + 2 * (container - absent + signals + 3 * volume);
+    let of_pod = pod - 1 + 2 * reasons + 2 * pod_volume;
+    let expected = of_pod + 2 * (container - absent + signals + reasons + 3 * volume);
     assert_eq!(count(3) - count(2), expected);
     let text = page(&sample::reading(0));
     let names = series(&text).into_keys().filter(|name| name.starts_with("podscope_completed_"));
-    let absent = ["podscope_completed_process_signals_total"];
+    let absent = [
+        "podscope_completed_process_signals_total",
+        "podscope_completed_dropped_packets_total",
+        "podscope_completed_network_dropped_packets_total",
+    ];
     let names = names.filter(|name| !absent.iter().any(|absent| name.starts_with(absent)));
     assert_eq!(names.count(), total);
 }

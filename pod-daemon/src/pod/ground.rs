@@ -3,7 +3,7 @@
 //! A new sandbox or a restarted container finds the same cgroup and the same counters, so its
 //! series go on.
 
-use std::{sync::Arc, time::Duration};
+use std::{os::fd::BorrowedFd, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::Container;
 
@@ -138,6 +138,16 @@ impl Ground {
     /// The place of the container `index`.
     pub(super) fn place(&self, index: usize) -> &Place {
         &self.places[index]
+    }
+
+    /// Counts what is dropped in the pod's network namespace, while it has one of its own.
+    pub(super) fn watch_network(&self, namespace: Option<BorrowedFd<'_>>) {
+        let inode = namespace.and_then(|namespace| rustix::fs::fstat(namespace).ok());
+        let inode = inode.and_then(|stat| u32::try_from(stat.st_ino).ok());
+        let Some(first) = self.places.first() else { return };
+        if let Err(error) = first.probe.set_network(inode) {
+            tracing::warn!(uid = self.uid, error = super::chain(&error), "drops are not counted");
+        }
     }
 
     /// How often memory ran out for a container, and for the pod.

@@ -87,6 +87,9 @@ impl Sandbox {
                 return Err(waiting);
             }
         };
+        if !host_network {
+            ground.watch_network(Some(infra.network()));
+        }
         let infra = Mutex::new(Some(Arc::new(infra)));
         Ok(Self { shared, about, ground, volumes, outputs, ip, infra })
     }
@@ -111,6 +114,9 @@ impl Sandbox {
             // It has just ended, or is none of this version's.
             return Ok(None);
         };
+        if ip.is_some() {
+            ground.watch_network(Some(infra.network()));
+        }
         let volumes = volumes::find(&shared, &about);
         let infra = Mutex::new(Some(Arc::new(infra)));
         Ok(Some(Self { shared, about, ground, volumes, outputs, ip, infra }))
@@ -153,6 +159,7 @@ impl Sandbox {
     pub(super) fn stop(&self) {
         self.ground.kill_infra();
         let infra = self.infra.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.ground.watch_network(None);
         drop(infra);
         if let Err(error) = self.shared.network.disconnect(&self.about.uid) {
             tracing::warn!(pod = %self.about.key, %error, "interface left behind");

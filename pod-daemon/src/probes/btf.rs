@@ -18,6 +18,8 @@ pub struct Btf {
     structs: Vec<Named>,
     /// Functions.
     functions: Vec<Named>,
+    /// Enumerations of 32 bits.
+    enums: Vec<Named>,
 }
 
 /// A type and its name. There are tens of thousands, of which a few dozen are asked for: so it is
@@ -85,8 +87,8 @@ impl Btf {
         let type_start = header + word(&data, 8)? as usize;
         let type_end = type_start + word(&data, 12)? as usize;
         let strings = header + word(&data, 16)? as usize;
-        let mut btf =
-            Self { data, strings, types: vec![0], structs: Vec::new(), functions: Vec::new() };
+        let (structs, functions, enums) = (Vec::new(), Vec::new(), Vec::new());
+        let mut btf = Self { data, strings, types: vec![0], structs, functions, enums };
         let mut at = type_start;
         while at < type_end {
             let id = u32::try_from(btf.types.len()).map_err(|_overflow| Error::Malformed(at))?;
@@ -100,7 +102,11 @@ impl Btf {
                     btf.structs.push(Named { name, id });
                     12 * members
                 }
-                kind::ENUM | kind::FUNC_PROTO => 8 * members,
+                kind::ENUM => {
+                    btf.enums.push(Named { name, id });
+                    8 * members
+                }
+                kind::FUNC_PROTO => 8 * members,
                 kind::FUNC => {
                     btf.functions.push(Named { name, id });
                     0
@@ -142,6 +148,15 @@ impl Btf {
             return is_pointer.collect::<Result<_, Error>>().map(Some);
         }
         Ok(None)
+    }
+
+    /// Values and names of an enumeration of 32 bits; none if there is no such one.
+    pub fn enumerators(&self, name: &str) -> Result<Vec<(u32, String)>, Error> {
+        let Some(id) = self.find(&self.enums, name) else { return Ok(Vec::new()) };
+        let at = *self.types.get(id as usize).ok_or(Error::Malformed(0))?;
+        let count = (word(&self.data, at + 4)? & 0xffff) as usize;
+        let values = (0..count).map(|index| at + HEADER + 8 * index);
+        values.map(|at| Ok((word(&self.data, at + 4)?, self.name(at)?.to_owned()))).collect()
     }
 
     /// Byte position of the type that the one at `at` refers to.
@@ -290,6 +305,14 @@ mod tests {
         let pointers = |name| btf.tracepoint_pointers(name).expect("well-formed types");
         assert_eq!(pointers("sys_enter"), Some(vec![true, false]));
         assert_eq!(pointers("podscope"), None);
+    }
+
+    #[test]
+    fn an_enumeration_has_its_values() {
+        let btf = Btf::from_kernel().expect("a kernel with BTF");
+        let states = btf.enumerators("pid_type").expect("well-formed types");
+        assert_eq!(states.first(), Some(&(0, "PIDTYPE_PID".to_owned())));
+        assert_eq!(btf.enumerators("podscope").expect("none"), []);
     }
 
     #[test]

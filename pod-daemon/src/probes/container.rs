@@ -15,6 +15,8 @@ pub struct ContainerProbe {
     /// Volume names and cells, `rootfs` first.
     pub(super) volumes: Vec<(String, u32)>,
     pub(super) mounts: Mutex<Vec<u32>>,
+    /// The network namespace that is counted here.
+    pub(super) network: Mutex<Option<u32>>,
 }
 
 /// The counters of a container of an earlier daemon.
@@ -81,8 +83,17 @@ impl ContainerProbe {
     pub fn release(mut self) {
         let mounts = self.mounts.get_mut().unwrap_or_else(PoisonError::into_inner);
         self.counters.remove_mounts(self.slot, mounts);
+        self.set_network(None).ok();
         let cells: Vec<u32> = self.volumes.iter().map(|(_, cell)| *cell).collect();
         self.counters.release(self.cgroup_id, self.slot, &cells);
+    }
+
+    /// Counts here what is dropped in the network namespace with this inode, in place of the last one.
+    pub fn set_network(&self, inode: Option<u32>) -> Result<(), Error> {
+        let mut current = self.network.lock().unwrap_or_else(PoisonError::into_inner);
+        self.counters.set_network(self.slot, current.take(), inode)?;
+        *current = inode;
+        Ok(())
     }
 
     /// Tells the probes which mounts the container's volumes are, in the order of the volumes; a

@@ -16,6 +16,7 @@ use pod_ebpf::{
     AttachmentSlot, MAX_SLOTS, NO_SLOT,
     block::BlockStats,
     dns::DnsStats,
+    drops::DropStats,
     event::Watch,
     file::{FILE_CELLS, FileBytes, FileOperations, MAX_VOLUMES, Volume},
     lost::Lost,
@@ -31,10 +32,15 @@ use pod_ebpf::{
 )]
 type AttachmentSlots = aya::maps::CgroupStorage<Data, AttachmentSlot>;
 
-use super::{Data, Error, MapFill, addresses::Addresses, open};
+use super::{
+    Data, Error, MapFill,
+    addresses::Addresses,
+    drops::{Drops, Networks},
+    open,
+};
 
 /// Names of the maps that outlive the daemon.
-pub(super) const NAMES: [&str; 21] = [
+pub(super) const NAMES: [&str; 23] = [
     "SLOTS",
     "PROCESS",
     "RUNS",
@@ -50,6 +56,8 @@ pub(super) const NAMES: [&str; 21] = [
     "FILES",
     "FILE_OPS",
     "BLOCK",
+    "DROPS",
+    "NETWORKS",
     "LOST",
     "RUNQUEUE",
     "POD_OF",
@@ -79,6 +87,7 @@ struct Values {
     files: PerCpuArray<Data, FileBytes>,
     file_operations: Array<Data, FileOperations>,
     block: Array<Data, BlockStats>,
+    drops: Array<Data, DropStats>,
     runqueue: Array<Data, RunQueueStats>,
 }
 
@@ -88,6 +97,7 @@ struct Keys {
     volumes: HashMap<Data, u32, Volume>,
     attachments: AttachmentSlots,
     pods: Array<Data, PodNumber>,
+    networks: Networks,
     watches: Array<Data, Watch>,
     /// The next one that gets a slot. Those before it are never used again.
     next_owner: u32,
@@ -124,6 +134,7 @@ impl Counters {
                 volumes,
                 attachments: open(folder, "SLOT_OF", aya::maps::Map::CgroupStorage)?,
                 pods: open(folder, "POD_OF", aya::maps::Map::Array)?,
+                networks: Networks::open(folder)?,
                 // Taken from the end: low numbers first.
                 free_slots: (NO_SLOT + 1..MAX_SLOTS).rev().collect(),
                 free_cells: (MAX_SLOTS..FILE_CELLS).rev().collect(),
@@ -140,6 +151,7 @@ impl Counters {
                 files: open(folder, "FILES", aya::maps::Map::PerCpuArray)?,
                 file_operations: open(folder, "FILE_OPS", aya::maps::Map::Array)?,
                 block: open(folder, "BLOCK", aya::maps::Map::Array)?,
+                drops: open(folder, "DROPS", aya::maps::Map::Array)?,
                 runqueue: open(folder, "RUNQUEUE", aya::maps::Map::Array)?,
             }),
             addresses: Mutex::new(Addresses::open(folder)?),
@@ -182,6 +194,7 @@ impl Counters {
             keys.volumes.remove(&mount).ok();
             keys.mount_count -= 1;
         }
+        keys.networks.forget_unclaimed();
     }
 
     fn keys(&self) -> MutexGuard<'_, Keys> {
@@ -233,6 +246,18 @@ impl Counters {
             .pods
             .set(slot, &pod_number(uid), 0)
             .map_err(|source| Error::Map { action: "store a container's pod", source })
+    }
+
+    /// Counts for a slot what is dropped in the network namespace `new`, and no more what is in `old`.
+    pub(super) fn set_network(
+        &self,
+        slot: u32,
+        old: Option<u32>,
+        new: Option<u32>,
+    ) -> Result<(), Error> {
+        let networks = &mut self.keys().networks;
+        old.into_iter().for_each(|inode| networks.remove(inode));
+        new.map_or(Ok(()), |inode| networks.insert(inode, slot))
     }
 
     pub(super) fn set_attachment_slot(
@@ -309,6 +334,7 @@ impl Counters {
         values.runqueue.set(slot, &RunQueueStats::ZERO, 0)?;
         values.tcp.set(slot, &TcpStats::ZERO, 0)?;
         values.block.set(slot, &BlockStats::ZERO, 0)?;
+        values.drops.set(slot, &DropStats::ZERO, 0)?;
         values.net.set(slot, PerCpuValues::try_from(vec![NetStats::ZERO; self.cpus])?, 0)?;
         for cell in cells.iter().chain([&slot]) {
             let zero = PerCpuValues::try_from(vec![FileBytes::ZERO; self.cpus])?;
@@ -395,6 +421,12 @@ impl Counters {
     #[must_use]
     pub fn block(&self, slot: u32) -> BlockStats {
         self.values().block.get(&slot, 0).unwrap_or(BlockStats::ZERO)
+    }
+
+    /// Packets of a slot that were dropped.
+    #[must_use]
+    pub fn drops(&self, slot: u32) -> Drops {
+        self.values().drops.get(&slot, 0).map(|stats| Drops::of(&stats)).unwrap_or_default()
     }
 
     /// Events that are missing from the counters, by kind.

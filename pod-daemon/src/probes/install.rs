@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Error, LogLevel, Origin, ProbeStatus, Settings, Switch, btf, counters,
+    Error, LogLevel, Origin, ProbeStatus, Settings, Switch, btf, counters, drops,
     pins::Pins,
     plan::{self, Attachment},
 };
@@ -99,6 +99,8 @@ fn install(settings: &Settings<'_>, pins: &Pins, id: &str) -> Result<Vec<ProbeSt
     let since_boot = clock_gettime(ClockId::Boottime);
     let loaded_at =
         since_boot.tv_sec.cast_unsigned() * 1_000_000_000 + since_boot.tv_nsec.cast_unsigned();
+    let no_room = drops::reason(&kernel, "SOCKET_RCVBUFF")?;
+    let no_memory = drops::reason(&kernel, "PROTO_MEM")?;
     let mut loader = EbpfLoader::new();
     for name in counters::NAMES {
         loader.map_pin_path(name, pins.maps().join(name));
@@ -111,6 +113,8 @@ fn install(settings: &Settings<'_>, pins: &Pins, id: &str) -> Result<Vec<ProbeSt
         .override_global("POD_NETWORK", &word(network.network()), true)
         .override_global("POD_MASK", &word(network.netmask()), true)
         .override_global("POD_GATEWAY", &word(gateway), true)
+        .override_global("DROP_NO_ROOM", &no_room, true)
+        .override_global("DROP_NO_MEMORY", &no_memory, true)
         .override_global(aya_log::LEVEL, &log_level, true)
         .load(OBJECT)
         .map_err(Error::Load)?;

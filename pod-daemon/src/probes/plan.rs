@@ -18,9 +18,10 @@ use serde::{Deserialize, Serialize};
 
 pub use self::table::UNSEEN;
 use self::table::{
-    EVENTS, EXEC_CALLS, EXEC_CALLS_32, EXEC_FAILURE, FILE_CALLS, FILE_ENTER, FILE_FUNCTIONS,
-    FILE_MOUNT, FILE_SYSCALL, FLOOR_SYSCALL, RENAMED, SYSCALL_PREFIX, SYSCALL_PREFIX_32, TRACE,
-    TRACEPOINTS, URING_ENTRY, URING_RESULT, WITHOUT_VOLUME,
+    DROP, DROP_TO, DROP_UDP, EVENTS, EXEC_CALLS, EXEC_CALLS_32, EXEC_FAILURE, FILE_CALLS,
+    FILE_ENTER, FILE_FUNCTIONS, FILE_MOUNT, FILE_SYSCALL, FLOOR_SYSCALL, PACKET_DROP, RENAMED,
+    SYSCALL_PREFIX, SYSCALL_PREFIX_32, TRACE, TRACEPOINTS, URING_ENTRY, URING_RESULT,
+    WITHOUT_VOLUME,
 };
 pub(super) use self::table::{OPTIONAL, Probe, TRACE_OPEN};
 use super::{Error, btf::Btf, pins::Pins, sys};
@@ -33,6 +34,9 @@ const UNASKED: &str = "optional";
 
 /// Mode of probes that share one program at the exit of all system calls.
 const SYSCALL: &str = "syscall";
+
+/// What the probe of dropped packets lacks before Linux 6.11.
+const UNTOLD: &str = "this kernel does not tell what socket a packet of TCP was for";
 
 /// How the reason begins for which the governor has switched a probe off.
 const OVER_BUDGET: &str = "over budget";
@@ -94,6 +98,7 @@ impl Attachment<'_> {
         status.push(self.attach_exec_failures(&files));
         status.extend(files);
         status.push(self.attach_uring());
+        status.push(self.attach_drops());
         status
     }
 
@@ -218,6 +223,28 @@ impl Attachment<'_> {
         outcome(result.name, "tracepoint", outcome_of)
     }
 
+    /// The probe of dropped packets: what its tracepoint tells has become more and more.
+    fn attach_drops(&mut self) -> ProbeStatus {
+        let arguments = match self.kernel.tracepoint_pointers(DROP.hook) {
+            Ok(Some(pointers)) => pointers.len(),
+            Ok(None) | Err(_) => 0,
+        };
+        let mut reason = "";
+        let outcome_of = match arguments {
+            ..3 => Err(Refusal::NoReason(DROP.hook)),
+            3 => {
+                reason = UNTOLD;
+                self.attach_tracepoint(&DROP).and_then(|()| self.attach_tracepoint(&DROP_UDP))
+            }
+            4.. => self.attach_tracepoint(&DROP_TO),
+        };
+        let mut status = outcome(PACKET_DROP, "tracepoint", outcome_of);
+        if status.is_attached() {
+            reason.clone_into(&mut status.reason);
+        }
+        status
+    }
+
     /// Whether the kernel has these fields.
     fn require(&self, needs: &[&str]) -> Result<(), Refusal> {
         let fields = FIELDS.iter().zip(self.offsets.as_array());
@@ -320,6 +347,8 @@ enum Refusal {
     NoFunction(String),
     #[error("this kernel's tracepoint `{0}` does not tell the file")]
     NoRequest(&'static str),
+    #[error("this kernel's tracepoint `{0}` does not tell the reason")]
+    NoReason(&'static str),
     #[error("{}", chain(.0))]
     Program(ProgramError),
 }
@@ -335,6 +364,7 @@ impl ProbeStatus {
         match &*self.mode {
             OFF => "missing",
             "syscall" if WITHOUT_VOLUME.contains(&&*self.probe) => "degraded",
+            _ if self.reason == UNTOLD => "degraded",
             _ => "attached",
         }
     }

@@ -13,6 +13,7 @@ mod block;
 mod counter;
 mod device;
 mod dns;
+mod drops;
 mod event;
 mod file;
 mod kernel;

@@ -71,6 +71,23 @@ const SWITCH: &[&str] = &[
 /// From a socket to its cgroup.
 const SOCKET: &[&str] = &["sock_cgroup", "sock_state", "cgroup_level"];
 
+/// From a packet to its protocol, and to whose it is.
+const PACKET: &[&str] = &[
+    "skb_protocol",
+    "skb_head",
+    "skb_network_header",
+    "skb_sk",
+    "skb_dev",
+    "skb_route",
+    "route_dev",
+    "device_net",
+    "net_inode",
+    "sock_net",
+    "sock_cgroup",
+    "sock_state",
+    "cgroup_level",
+];
+
 /// From a file to its kind and its mount.
 const FILE: &[&str] = &["file_inode", "file_mnt", "inode_mode", "mnt_id"];
 
@@ -214,6 +231,17 @@ pub(super) const WITHOUT_VOLUME: [&str; 2] = ["file_unlink", "file_rename"];
 
 /// Ways to the bytes of a file that no probe sees yet.
 pub const UNSEEN: [&str; 1] = ["file_mmap"];
+
+/// Packets that are dropped, where the tracepoint has the reason and the socket that they were for.
+pub(super) const DROP_TO: Probe = probe(PACKET_DROP, "packet_drop_to", "kfree_skb", PACKET);
+
+/// Where it has the reason.
+pub(super) const DROP: Probe = probe(PACKET_DROP, "packet_drop", "kfree_skb", PACKET);
+
+/// And what tells then for what socket of UDP there was no room.
+pub(super) const DROP_UDP: Probe = probe(PACKET_DROP, "udp_drop", "udp_fail_queue_rcv_skb", PACKET);
+
+pub(super) const PACKET_DROP: &str = "packet_drop";
 
 /// What is done by io_uring, where the tracepoint has the request and its result.
 pub(super) const URING_RESULT: Probe =
