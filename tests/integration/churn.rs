@@ -97,7 +97,8 @@ fn pods_by_the_thousand_leave_nothing() {
     let (files, threads, memory) = size(&daemon);
     let (address, is_over) = (daemon.metrics_address(), AtomicBool::new(false));
     let (rate, seen) = thread::scope(|scope| {
-        let scraper = scope.spawn(|| Seen::follow(address, ceiling, &is_over));
+        let scraper =
+            scope.spawn(|| Seen::follow(address, ceiling, Duration::from_secs(1), &is_over));
         let _end = End(&is_over);
         let rate = churn(&daemon, count, width, "pod");
         is_over.store(true, Ordering::Relaxed);

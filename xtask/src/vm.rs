@@ -39,9 +39,10 @@ pub(crate) const TIMEOUT: u64 = 2700;
 
 /// Subjects of tests in which the daemon itself is what is tested: `--brief` runs them on the newest
 /// kernel only, and `cargo xtask test` on this host, too.
-const ELSEWHERE: [&str; 13] = [
+const ELSEWHERE: [&str; 14] = [
     "admission",
     "adoption",
+    "ceiling",
     "chaos",
     "churn",
     "clients",
