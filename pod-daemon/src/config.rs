@@ -69,7 +69,7 @@ struct Settings {
     #[arg(long, value_name = "SECONDS")]
     hold_seconds: Option<u64>,
     /// The most series that pods have on /metrics, 0 for any number; what exceeds it is added up
-    /// [default: 1000000]
+    /// [default: 1500000]
     #[arg(long, value_name = "COUNT")]
     max_series: Option<usize>,
     /// This node's name [default: the hostname]

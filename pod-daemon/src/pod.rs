@@ -332,9 +332,13 @@ impl Worker {
     }
 
     async fn stop_sandbox(&self) {
-        if let Some(sandbox) = self.sandbox.clone() {
-            blocking(move || sandbox.stop()).await;
-        }
+        let Some(sandbox) = self.sandbox.clone() else { return };
+        let (shared, last) = (Arc::clone(&self.shared), self.snapshot());
+        let stop = move || {
+            shared.look(&last);
+            sandbox.stop();
+        };
+        blocking(stop).await;
     }
 
     fn schedule(&self, index: usize, pause: Duration) {

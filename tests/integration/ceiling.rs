@@ -40,8 +40,13 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
-    /// Scrapes as long as there is something to see; see [`Seen::look`].
-    pub(crate) fn follow(address: SocketAddr, ceiling: usize, is_over: &AtomicBool) -> Self {
+    /// Scrapes every `interval` as long as there is something to see; see [`Seen::look`].
+    pub(crate) fn follow(
+        address: SocketAddr,
+        ceiling: usize,
+        interval: Duration,
+        is_over: &AtomicBool,
+    ) -> Self {
         let mut seen = Self::default();
         while !is_over.load(Ordering::Relaxed) {
             // The daemon is killed now and then.
@@ -50,7 +55,7 @@ impl Seen {
             {
                 seen.look(Metrics::parse(answer.body), ceiling);
             }
-            thread::sleep(Duration::from_millis(150));
+            thread::sleep(interval);
         }
         seen
     }
@@ -133,14 +138,15 @@ fn folded(metrics: &Metrics) -> f64 {
 
 #[test]
 fn pods_beyond_the_ceiling_are_added_up() {
-    let ceiling = 4000;
+    let ceiling = 5600;
     let option = format!("--max-series={ceiling}");
     let mut daemon = Daemon::start(&[&option, "--hold-seconds=600"]);
-    assert_eq!(daemon.metrics().one("podscope_series_ceiling", &[]), f64::from(4000));
+    assert_eq!(daemon.metrics().one("podscope_series_ceiling", &[]), f64::from(5600));
     let (address, is_over) = (daemon.metrics_address(), AtomicBool::new(false));
     let names: Vec<_> = (0..10).map(|index| format!("pod-{index}")).collect();
     thread::scope(|scope| {
-        let scraper = scope.spawn(|| Seen::follow(address, ceiling, &is_over));
+        let scraper =
+            scope.spawn(|| Seen::follow(address, ceiling, Duration::from_millis(150), &is_over));
         let _end = End(&is_over);
         for name in &names {
             daemon.run(busy(name));

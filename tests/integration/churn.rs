@@ -88,7 +88,7 @@ fn churn(daemon: &Daemon, count: usize, width: usize, label: &str) -> f64 {
 fn pods_by_the_thousand_leave_nothing() {
     let (count, width) = scale();
     // Room for two thirds of the pods that there are at a time.
-    let ceiling = 1000 + 400 * width;
+    let ceiling = 1000 + 700 * width;
     let daemon = Daemon::start(&[&format!("--max-series={ceiling}")]);
     let earlier = daemon.metrics();
     // What is made once, such as threads, is there afterwards.
@@ -97,7 +97,8 @@ fn pods_by_the_thousand_leave_nothing() {
     let (files, threads, memory) = size(&daemon);
     let (address, is_over) = (daemon.metrics_address(), AtomicBool::new(false));
     let (rate, seen) = thread::scope(|scope| {
-        let scraper = scope.spawn(|| Seen::follow(address, ceiling, &is_over));
+        let scraper =
+            scope.spawn(|| Seen::follow(address, ceiling, Duration::from_secs(1), &is_over));
         let _end = End(&is_over);
         let rate = churn(&daemon, count, width, "pod");
         is_over.store(true, Ordering::Relaxed);

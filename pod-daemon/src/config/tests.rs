@@ -31,7 +31,7 @@ fn a_ceiling_has_room_for_what_is_folded() {
         let settings = Settings { cgroup_root: Some(PathBuf::from("/x")), ..settings };
         settings.validate().map(|config| config.hold.ceiling)
     };
-    assert_eq!(ceiling("").unwrap(), 1_000_000);
+    assert_eq!(ceiling("").unwrap(), 1_500_000);
     assert_eq!(ceiling("max-series = 0").unwrap(), 0);
     assert_eq!(ceiling("max-series = 5000").unwrap(), 5000);
     let error = ceiling("max-series = 50").unwrap_err().to_string();

@@ -73,7 +73,7 @@ impl Hold {
 impl Default for Hold {
     fn default() -> Self {
         let time = Duration::from_secs(300);
-        Self { time, pods: 4096, series: 100_000, ceiling: 1_000_000 }
+        Self { time, pods: 4096, series: 100_000, ceiling: 1_500_000 }
     }
 }
 

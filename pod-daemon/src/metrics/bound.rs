@@ -60,7 +60,7 @@ impl Bound {
             let variety = |label: &Label| label.variety(family.kind);
             let labels: usize = family.labels.iter().map(variety).product();
             // Of what is not summed there is one at most: see `other`.
-            bound.other += if family.is_summable { labels * family.kind.lines() } else { 1 };
+            bound.other += if family.is_summable() { labels * family.kind.lines() } else { 1 };
         }
         bound
     }

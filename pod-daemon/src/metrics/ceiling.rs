@@ -4,10 +4,10 @@ use super::family::{Domain, Family, Source::Node};
 
 pub(super) const DOMAIN: Domain = Domain {
     title: "The ceiling",
-    text: "Series that have a label `pod` are never more than `--max-series` (1,000,000 unless it is \
+    text: "Series that have a label `pod` are never more than `--max-series` (1,500,000 unless it is \
            set, which is more than 1,000 pods of one container and one volume can come to; 0 is any \
            number). A pod has series of its own if the most that it can come to, as above and with \
-           64 signals, is left below the ceiling when it is first seen: by a scrape, or at its end. \
+           all signals and reasons, is left below the ceiling when it is first seen: by a scrape, or at its end. \
            It keeps them for as long as it lives and is held, and gives them up only when a daemon \
            starts that has a lower ceiling. For whom there is no room, the oldest pods that are held go \
            first, and are added to the totals of their namespaces before their time \

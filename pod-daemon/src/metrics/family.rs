@@ -28,8 +28,8 @@ pub(super) struct Family<S = Source> {
     /// Of a gauge: whether it says what a pod was, and so is shown for as long as the pod is held. Other
     /// gauges say what is, and go with it.
     pub(super) is_kept: bool,
-    /// Whether the sum of several pods' says something.
-    pub(super) is_summable: bool,
+    /// Where series of several pods are added up.
+    pub(super) summed: Summed,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +90,17 @@ pub(super) enum Source {
     Container(fn(&Container, &mut Sheet<'_>)),
 }
 
+/// Where series of several pods are added up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Summed {
+    /// In the totals of those that are gone, and in `__other__`.
+    Everywhere,
+    /// In the totals.
+    InTotals,
+    /// In neither.
+    Nowhere,
+}
+
 impl<S: Copy> Family<S> {
     const fn new(kind: Kind, name: &'static str, help: &'static str, source: S) -> Self {
         Self {
@@ -100,7 +111,7 @@ impl<S: Copy> Family<S> {
             source,
             probes: &[],
             is_kept: false,
-            is_summable: true,
+            summed: Summed::Everywhere,
         }
     }
 
@@ -128,7 +139,17 @@ impl<S: Copy> Family<S> {
 
     /// Of what a sum tells nothing.
     pub(super) const fn never_summed(self) -> Self {
-        Self { is_summable: false, ..self }
+        Self { summed: Summed::Nowhere, ..self }
+    }
+
+    /// Of what may begin anew while the pod lives: a sum over the living would drop.
+    pub(super) const fn summed_at_end(self) -> Self {
+        Self { summed: Summed::InTotals, ..self }
+    }
+
+    /// Whether `__other__` has it.
+    pub(super) fn is_summable(&self) -> bool {
+        self.summed == Summed::Everywhere
     }
 
     /// Names the probes without which there is nothing to show.

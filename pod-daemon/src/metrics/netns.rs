@@ -24,18 +24,20 @@ pub(super) const DOMAIN: Domain = Domain {
     text: "What the kernel counts for the network namespace that the containers of a pod share. \
            Absent while the pod has none of its own: with `hostNetwork`, and when its infra program \
            does not run. They begin anew if the pod gets another sandbox: \
-           totals have what its last one came to.",
+           totals have what its last one came to, and `__other__` has none of them.",
     families: &[
         Family::counter(
             "podscope_pod_listen_overflows_total",
             "Connections that met a listener whose queue was full.",
             Pod(|pod, sheet| count(pod, |netns| sheet.count(&[], netns.listen_overflows))),
-        ),
+        )
+        .summed_at_end(),
         Family::counter(
             "podscope_pod_listen_drops_total",
             "Connections that a listener could not take, for this or another reason.",
             Pod(|pod, sheet| count(pod, |netns| sheet.count(&[], netns.listen_drops))),
-        ),
+        )
+        .summed_at_end(),
         Family::counter(
             "podscope_pod_tcp_zero_windows_total",
             "How often a program of the pod was so slow to read from a connection that its peer was \
@@ -49,22 +51,26 @@ pub(super) const DOMAIN: Domain = Domain {
                 });
             }),
         )
-        .by(&[Label::each("kind", &ZERO_WINDOWS)]),
+        .by(&[Label::each("kind", &ZERO_WINDOWS)])
+        .summed_at_end(),
         Family::counter(
             "podscope_pod_udp_receive_errors_total",
             "Datagrams over IPv4 that did not get to a program, for whatever reason.",
             Pod(|pod, sheet| count(pod, |netns| sheet.count(&[], netns.udp_receive_errors))),
-        ),
+        )
+        .summed_at_end(),
         Family::counter(
             "podscope_pod_udp_receive_buffer_errors_total",
             "Those of them for which a socket had no room.",
             Pod(|pod, sheet| count(pod, |netns| sheet.count(&[], netns.udp_receive_buffer_errors))),
-        ),
+        )
+        .summed_at_end(),
         Family::counter(
             "podscope_pod_udp_send_buffer_errors_total",
             "Datagrams over IPv4 for which there was no room to send them.",
             Pod(|pod, sheet| count(pod, |netns| sheet.count(&[], netns.udp_send_buffer_errors))),
-        ),
+        )
+        .summed_at_end(),
     ],
 };
 

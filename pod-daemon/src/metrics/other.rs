@@ -39,7 +39,7 @@ impl Other {
         if others.folded == 0 {
             return other;
         }
-        let families = of_domains(&DOMAINS).filter(|family| family.is_summable);
+        let families = of_domains(&DOMAINS).filter(|family| family.is_summable());
         for family in families.filter(|family| !matches!(family.source, Source::Node(_))) {
             let shape = family.shape();
             let part: Part<'_> = &mut |base, write| write(&mut Sheet::new(shape, base, &mut other));

@@ -1,13 +1,17 @@
 //! Podscope's own numbers against the kernel's.
 
-use pod_ebpf::{Counters as _, Direction, net::NetStats};
+use nix::sys::signal::Signal;
+use pod_ebpf::{Counters as _, Direction, block::BlockOperation, net::NetStats};
 
 use super::{
     family::{Domain, Family, Source::Pod},
+    file::OPERATIONS,
     net::DIRECTION,
     reading,
+    resource::OPERATION,
     sheet::Sheet,
 };
+use crate::cgroup::stats::Io;
 
 /// Bytes of an Ethernet header, which the kernel counts with what a virtual Ethernet device passes on,
 /// and not with what goes through `lo`.
@@ -23,7 +27,21 @@ pub(super) const DOMAIN: Domain = Domain {
            minute), IPv6 neighbour and router discovery (a few at the start), answers to ping, resets \
            for closed ports, acknowledgements in TIME_WAIT; and under load the packets that arrive \
            between the two readings, or are dropped before they reach a socket. Absent for pods with `hostNetwork`, \
-           whose devices are the node's, and without a sandbox.",
+           whose devices are the node's, and without a sandbox.\n\n\
+           The cgroups' `io.stat` counts what is sent to a block device, `podscope_block_*` what a device \
+           has done. Bytes differ by what is under way, so by 0 when nothing is, and for good by what \
+           failed or zeroed blocks, and once more for each device below another, as with LVM and RAID; \
+           operations also by requests that were merged and by empty ones that flush a cache: no \
+           less than 0, and no more than `podscope_io_operations_total`. One that was merged with \
+           another pod's may count for either.\n\n\
+           The cgroups' `memory.events` counts whom the OOM killer chose, Podscope the processes that \
+           SIGKILL ended. The difference is below 0 by those that others killed, and above it only \
+           for as long as a process takes to end, and by 1 for each of \
+           `podscope_container_oom_kills_total`, as a kernel that kills a whole container may count the \
+           first process twice.\n\n\
+           Execs, forks and ends of processes have no counterpart: the kernel adds none of them up for \
+           a cgroup (`/proc/stat` has forks of the whole node, taskstats tells of each end and of no \
+           sum). Tests compare them with what the programs themselves have done.",
     families: &[
         Family::gauge(
             "podscope_reconcile_difference_network_bytes",
@@ -40,8 +58,63 @@ pub(super) const DOMAIN: Domain = Domain {
         )
         .by(&[DIRECTION])
         .counted_by(&["network_receive", "network_transmit"]),
+        Family::gauge(
+            "podscope_reconcile_difference_block_bytes",
+            "Bytes that `podscope_io_bytes_total` has and `podscope_block_bytes_total` has not.",
+            Pod(|pod, sheet| {
+                let of_kernel = |io: Io| [io.read_bytes, io.written_bytes];
+                requests(pod, sheet, of_kernel, |requests| requests.bytes);
+            }),
+        )
+        .by(&[OPERATION])
+        .counted_by(&["block"]),
+        Family::gauge(
+            "podscope_reconcile_difference_block_operations",
+            "Requests that `podscope_io_operations_total` has and `podscope_block_operations_total` has \
+             not.",
+            Pod(|pod, sheet| {
+                requests(pod, sheet, |io| [io.reads, io.writes], BlockOperation::count);
+            }),
+        )
+        .by(&[OPERATION])
+        .counted_by(&["block"]),
+        Family::gauge(
+            "podscope_reconcile_difference_oom_kills",
+            "Processes that the OOM killer chose by the cgroups' account, less those that SIGKILL ended \
+             by Podscope's.",
+            Pod(|pod, sheet| {
+                let memories = pod.containers.iter().filter_map(|container| {
+                    let memory = container.cgroup.memory?;
+                    let ended = container.process.signals[Signal::SIGKILL as usize];
+                    Some(memory.events.oom_kill as f64 - ended as f64)
+                });
+                sum(memories).into_iter().for_each(|difference| sheet.value(&[], difference));
+            }),
+        )
+        .counted_by(&["exit"]),
     ],
 };
+
+/// The sum, if there is something to add.
+fn sum(differences: impl Iterator<Item = f64>) -> Option<f64> {
+    differences.reduce(|sum, difference| sum + difference)
+}
+
+/// Differences in one number of the requests to block devices, where they are told apart at all.
+fn requests(
+    pod: &reading::Pod,
+    sheet: &mut Sheet<'_>,
+    of_kernel: fn(Io) -> [u64; 2],
+    of: fn(&BlockOperation) -> u64,
+) {
+    for (index, operation) in OPERATIONS.into_iter().enumerate() {
+        let differences = pod.containers.iter().filter_map(|container| {
+            let own = [&container.block.reads, &container.block.writes].map(of);
+            Some(of_kernel(container.cgroup.io?)[index] as f64 - own[index] as f64)
+        });
+        sum(differences).into_iter().for_each(|sum| sheet.value(&[operation], sum));
+    }
+}
 
 /// What the devices of a network namespace passed, by direction, as [`NetStats`] has it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::cgroup::stats::Pressure;
 
-const OPERATION: Label = Label::each("operation", &OPERATIONS);
+pub(super) const OPERATION: Label = Label::each("operation", &OPERATIONS);
 
 pub(super) const CPU: Domain = Domain {
     title: "CPU",

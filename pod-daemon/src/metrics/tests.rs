@@ -319,7 +319,8 @@ fn pods_without_series_of_their_own_are_added_up() {
     for (name, value) in all.iter().filter(|(name, _)| is_missing(name)) {
         sums.entry(family(name)).or_default()[1] += value;
     }
-    let apart = of_domains(&DOMAINS).filter(|family| !family.is_summable).map(|family| family.name);
+    let apart =
+        of_domains(&DOMAINS).filter(|family| !family.is_summable()).map(|family| family.name);
     let apart: BTreeSet<_> = apart.collect();
     for (name, [folded, all]) in sums {
         if apart.contains(&*name) {

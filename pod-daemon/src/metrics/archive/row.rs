@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::metrics::{
     DOMAINS,
-    family::{Family, Kind, Label, Source, Values},
+    family::{Family, Kind, Label, Source, Summed, Values},
     of_domains,
     sheet::{Series, Shape, Sink, Value},
 };
@@ -124,7 +124,7 @@ fn is_held(family: &Family) -> bool {
 
 /// Whether the series of this family are added up when they are held no longer.
 pub(in crate::metrics) fn is_summed(family: &Family) -> bool {
-    family.kind != Kind::Gauge && family.is_summable && is_held(family)
+    family.kind != Kind::Gauge && family.summed != Summed::Nowhere && is_held(family)
 }
 
 /// Labels of a family's own that its sums have.
