@@ -188,7 +188,9 @@ fn tcp_connections_of_all_kinds_agree_with_the_kernel() {
     assert_eq!(closes(client, "aborted"), 8.0);
     assert_eq!(client.kernel.count("EstabResets"), 8.0);
     assert_eq!(client.sum("resets_total", &[("direction", "transmit")]), 8.0);
-    assert_eq!(client.kernel.count("OutRsts"), 8.0);
+    // What the server still sends to the connection that was aborted meets no socket any more, and is
+    // answered by another one.
+    assert!((8.0..=9.0).contains(&client.kernel.count("OutRsts")));
     // Those of the two refused connects.
     assert_eq!(client.sum("resets_total", &[("direction", "receive")]), 2.0);
 
