@@ -79,6 +79,8 @@ fn dial(address: &str, count: u32) -> anyhow::Result<()> {
 fn cut(address: &str, count: u32) -> anyhow::Result<()> {
     for _ in 0..count {
         let stream = TcpStream::connect(address)?;
+        // A reset that overtakes the last acknowledgement would end an attempt, not a connection.
+        thread::sleep(Duration::from_millis(20));
         set(&stream, libc::SOL_SOCKET, libc::SO_LINGER, libc::linger { l_onoff: 1, l_linger: 0 })?;
     }
     println!("cut {count}");
