@@ -380,7 +380,7 @@ fn tcp_round_trips_are_what_the_kernel_tells_the_program() {
 
 #[test]
 fn tcp_probes_tell_what_many_short_connections_cost() {
-    let count = if pod_tests::in_vm() { 500 } else { 10_000 };
+    let count = if pod_tests::in_vm() { 200 } else { 10_000 };
     let daemon = Daemon::start(&[]);
     let mut server =
         Command::new(binary("workload")).args(["greet", "7100", "hello"]).spawn().unwrap();
