@@ -2,18 +2,19 @@
 //! namespace.
 
 use std::{
-    fs::{self, File},
     io::ErrorKind,
     net::{TcpStream, UdpSocket},
     process::Command,
-    thread,
 };
 
-use nix::{
-    sched::{CloneFlags, setns},
-    unistd::Pid,
+use nix::unistd::Pid;
+use pod_tests::{
+    Daemon, Metrics,
+    manifest::pod,
+    metrics::number,
+    netns::{infra, inside, kernel_count},
+    program, seconds, skip,
 };
-use pod_tests::{Daemon, Metrics, manifest::pod, metrics::number, program, seconds, skip};
 
 const OF_POD: &str = "podscope_pod_dropped_packets_total";
 const OF_CONTAINER: &str = "podscope_network_dropped_packets_total";
@@ -51,24 +52,13 @@ fn wait_dropped(daemon: &Daemon, pod: &str, reason: &str, expected: (u64, u64)) 
     assert!(is_so, "{pod}, {reason}: {expected:?} is not among\n{pods}\n{containers}");
 }
 
-/// A number that the kernel counts for a process' network namespace.
-fn kernel_count(pid: Pid, protocol: &str, name: &str) -> u64 {
-    let table = fs::read_to_string(format!("/proc/{pid}/net/snmp")).unwrap();
-    let mut lines = table.lines().filter(|line| line.starts_with(protocol));
-    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
-    let mut pairs = names.split_whitespace().zip(values.split_whitespace());
-    pairs.find(|(found, _)| *found == name).unwrap().1.parse().unwrap()
-}
-
 /// Runs `nft` in the network namespace of a process.
 #[track_caller]
 fn nft(pid: Pid, words: &str) -> String {
-    let (namespace, words) = (File::open(format!("/proc/{pid}/ns/net")).unwrap(), words.to_owned());
-    let thread = thread::spawn(move || {
-        setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+    let words = words.to_owned();
+    inside(pid, move || {
         program::run(Command::new("nft").args(words.split_whitespace()), seconds(10)).success()
-    });
-    thread.join().unwrap()
+    })
 }
 
 /// Sends datagrams from the node.
@@ -81,10 +71,6 @@ fn send(address: &str, port: u16, count: u32) {
 
 fn address(daemon: &Daemon, pod: &str) -> String {
     daemon.wait_ready(pod)["status"]["podIP"].as_str().unwrap().to_owned()
-}
-
-fn infra(daemon: &Daemon, pod: &str) -> Pid {
-    daemon.pid_of(&daemon.pod(pod), "_infra")
 }
 
 #[test]
@@ -108,7 +94,7 @@ fn drops_for_want_of_room_are_the_containers_own() {
         }
         let labels = [("pod", "full"), ("container", "app"), ("reason", "socket_rcvbuff")];
         let of_app = number(daemon.metrics().one(OF_CONTAINER, &labels));
-        assert_eq!(of_app, kernel_count(infra(&daemon, "full"), "Udp:", "RcvbufErrors"));
+        assert_eq!(of_app, kernel_count(infra(&daemon, "full"), ("snmp", "Udp:", "RcvbufErrors")));
     }
     daemon.stop();
 }
@@ -127,8 +113,8 @@ fn drops_without_a_socket_are_the_pods() {
         send(&shut, 9, 7);
         (0..5).for_each(|_| connect());
         wait_dropped(&daemon, "shut", "no_socket", (12, 0));
-        let kernels = |name: (&str, &str)| kernel_count(infra(&daemon, "shut"), name.0, name.1);
-        assert_eq!(kernels(("Udp:", "NoPorts")) + kernels(("Tcp:", "OutRsts")), 12);
+        let kernels = |entry| kernel_count(infra(&daemon, "shut"), entry);
+        assert_eq!(kernels(("snmp", "Udp:", "NoPorts")) + kernels(("snmp", "Tcp:", "OutRsts")), 12);
 
         // It is counted while no daemon looks, and the next one goes on.
         daemon.kill();

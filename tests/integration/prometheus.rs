@@ -75,6 +75,19 @@ impl Drop for Prometheus {
     }
 }
 
+/// Where a program of Prometheus' package is; if it is not there, says so aloud.
+fn of_package(name: &str) -> Option<PathBuf> {
+    if in_vm() {
+        skip("Prometheus is tested on the host");
+        return None;
+    }
+    let program = program::find(name);
+    if program.is_none() {
+        skip(&format!("there is no `{name}` (apt-get install prometheus)"));
+    }
+    program
+}
+
 /// The folder of that name in the repository.
 fn dashboards() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../dashboards")
@@ -101,12 +114,7 @@ fn complete(query: &str) -> String {
 
 #[test]
 fn every_query_of_the_dashboard_returns_data() {
-    if in_vm() {
-        return skip("Prometheus is tested on the host");
-    }
-    let Some(program) = program::find("prometheus") else {
-        return skip("there is no `prometheus` (apt-get install prometheus)");
-    };
+    let Some(program) = of_package("prometheus") else { return };
     let daemon = Daemon::start(&[]);
     let prometheus = Prometheus::start(&program, &daemon, &[]);
     daemon.run(pod("server").container("app", "serve 7000"));
@@ -178,12 +186,7 @@ const KUBERNETES: [&str; 9] = [
 
 #[test]
 fn queries_that_were_made_for_kubernetes_return_data() {
-    if in_vm() {
-        return skip("Prometheus is tested on the host");
-    }
-    let Some(program) = program::find("prometheus") else {
-        return skip("there is no `prometheus` (apt-get install prometheus)");
-    };
+    let Some(program) = of_package("prometheus") else { return };
     let daemon = Daemon::start(&[]);
     let prometheus = Prometheus::start(&program, &daemon, &[]);
     daemon.run(pod("busy").container("app", "burn 1 2000 , pause"));
@@ -211,12 +214,7 @@ fn queries_that_were_made_for_kubernetes_return_data() {
 
 #[test]
 fn native_histograms_have_the_kernels_own_buckets() {
-    if in_vm() {
-        return skip("Prometheus is tested on the host");
-    }
-    let Some(program) = program::find("prometheus") else {
-        return skip("there is no `prometheus` (apt-get install prometheus)");
-    };
+    let Some(program) = of_package("prometheus") else { return };
     let daemon = Daemon::start(&[]);
     let prometheus = Prometheus::start(&program, &daemon, &["--enable-feature=native-histograms"]);
     daemon.run(pod("server").container("app", "serve 7000"));
@@ -259,12 +257,7 @@ fn native_histograms_have_the_kernels_own_buckets() {
 
 #[test]
 fn promtool_finds_nothing_to_complain_about() {
-    if in_vm() {
-        return skip("promtool is run on the host");
-    }
-    let Some(promtool) = program::find("promtool") else {
-        return skip("there is no `promtool` (apt-get install prometheus)");
-    };
+    let Some(promtool) = of_package("promtool") else { return };
     let daemon = Daemon::start(&[]);
     let steps = "write /data/file 10 , connect 127.0.0.1:9 , spawn 1 , pause";
     let busy = pod("busy").volume("data", "emptyDir", json!({}));

@@ -1,18 +1,17 @@
 //! What is said of TCP connections is what the kernel itself counts in the pod's network namespace.
 
-use std::{
-    collections::BTreeMap,
-    fs::{self, File},
-    process::Command,
-    thread,
-};
+use std::{collections::BTreeMap, fs, process::Command, thread};
 
 use nix::{
-    sched::{CloneFlags, setns},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use pod_tests::{Daemon, Metrics, binary, eventually, manifest::pod, program, seconds};
+use pod_tests::{
+    Daemon, Metrics, binary, eventually,
+    manifest::pod,
+    netns::{infra, inside},
+    program, seconds,
+};
 
 /// The kernel's counters of a pod's network namespace, by the names that it gives them.
 struct Kernel(BTreeMap<String, u64>);
@@ -93,11 +92,6 @@ impl<'a> Seen<'a> {
     }
 }
 
-/// The process that holds the pod's namespaces.
-fn infra(daemon: &Daemon, pod: &str) -> Pid {
-    daemon.pid_of(&daemon.pod(pod), "_infra")
-}
-
 /// Waits until our numbers of these pods are the kernel's.
 #[track_caller]
 fn agree<'a>(daemon: &Daemon, pods: &[&'a str]) -> Vec<Seen<'a>> {
@@ -115,17 +109,6 @@ fn agree_but<'a>(daemon: &Daemon, pods: &[&'a str], but: &str) -> Vec<Seen<'a>> 
     });
     assert!(agreed, "the kernel's number and ours:\n{differences:#?}");
     pods.iter().map(|pod| Seen::new(daemon, pod)).collect()
-}
-
-/// Does something in the network namespace of a process, and among the host's files.
-#[track_caller]
-fn inside(pid: Pid, work: impl FnOnce() + Send + 'static) {
-    let namespace = File::open(format!("/proc/{pid}/ns/net")).unwrap();
-    let thread = thread::spawn(move || {
-        setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
-        work();
-    });
-    thread.join().unwrap();
 }
 
 /// Changes the packet filter of a process' network namespace.

@@ -2,7 +2,13 @@
 
 use std::{fs, net::UdpSocket, process::Command, thread};
 
-use pod_tests::{Daemon, Metrics, eventually, manifest::pod, program, seconds, skip};
+use pod_tests::{
+    Daemon, Metrics, eventually,
+    manifest::pod,
+    metrics::number,
+    netns::{infra, kernel_count},
+    program, seconds, skip,
+};
 use serde_json::Value;
 
 /// Bytes of the headers of a datagram: IPv4 and UDP.
@@ -206,16 +212,6 @@ fn every_dns_query_is_counted_with_its_answer() {
     daemon.stop();
 }
 
-/// A number of a pod's network namespace, from the kernel's own table.
-fn kernel_count(daemon: &Daemon, pod: &Value, (file, protocol, name): (&str, &str, &str)) -> f64 {
-    let pid = daemon.pid_of(pod, "_infra");
-    let table = fs::read_to_string(format!("/proc/{pid}/net/{file}")).unwrap();
-    let mut lines = table.lines().filter(|line| line.starts_with(protocol));
-    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
-    let mut pairs = names.split_whitespace().zip(values.split_whitespace());
-    pairs.find(|(found, _)| *found == name).unwrap().1.parse().unwrap()
-}
-
 #[test]
 fn what_a_pod_cannot_take_is_counted_exactly() {
     const COUNT: u32 = 2000;
@@ -224,8 +220,9 @@ fn what_a_pod_cannot_take_is_counted_exactly() {
     daemon.run(pod("full").container("app", &steps));
     daemon.run(pod("idle").container("app", "pause"));
     daemon.wait_logged("full", "", "done");
-    let full = daemon.wait_ready("full");
+    daemon.wait_ready("full");
     daemon.wait_ready("idle");
+    let infra = infra(&daemon, "full");
     let log = daemon.logs("full", "");
     let kept = log.lines().find_map(|line| line.strip_prefix("kept ")?.parse::<u32>().ok());
     let lost = f64::from(COUNT - kept.unwrap());
@@ -246,7 +243,7 @@ fn what_a_pod_cannot_take_is_counted_exactly() {
         }
         assert_eq!(of("full", "podscope_pod_udp_receive_buffer_errors_total"), lost);
         let agree =
-            |&(name, entry): &(&str, _)| of("full", name) == kernel_count(&daemon, &full, entry);
+            |&(name, entry): &(&str, _)| number(of("full", name)) == kernel_count(infra, entry);
         expected.iter().all(agree).then_some(())
     });
     // They do not go with the pod's network namespace.

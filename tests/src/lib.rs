@@ -9,6 +9,7 @@ pub mod daemon;
 pub mod http;
 pub mod manifest;
 pub mod metrics;
+pub mod netns;
 pub mod program;
 pub mod state;
 
