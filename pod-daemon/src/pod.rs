@@ -332,13 +332,10 @@ impl Worker {
     }
 
     async fn stop_sandbox(&self) {
-        let Some(sandbox) = self.sandbox.clone() else { return };
-        let (shared, last) = (Arc::clone(&self.shared), self.snapshot());
-        let stop = move || {
-            shared.look(&last);
-            sandbox.stop();
-        };
-        blocking(stop).await;
+        if let Some(sandbox) = self.sandbox.clone() {
+            let last = self.snapshot();
+            blocking(move || sandbox.stop(&last)).await;
+        }
     }
 
     fn schedule(&self, index: usize, pause: Duration) {
@@ -424,7 +421,8 @@ impl Worker {
         tracing::warn!(pod = %self.about.key, "the infra process died; the pod starts anew");
         if let Some(sandbox) = self.sandbox.take() {
             self.end_all(&sandbox).await;
-            blocking(move || sandbox.stop()).await;
+            let last = self.snapshot();
+            blocking(move || sandbox.stop(&last)).await;
         }
         self.publish();
         self.set_up(commands).await

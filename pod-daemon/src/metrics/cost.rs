@@ -18,7 +18,8 @@ use crate::probes::ProgramCost;
 pub(super) const DOMAIN: Domain = Domain {
     title: "Whose doing the cost is",
     text: "The time of `podscope_bpf_program_seconds_total`, by who set the programs off, since \
-           this daemon started: all of the three together grow as that does. What is `__other__`'s stays with it when its pods are deleted. A pod's is the number \
+           this daemon started: all of the three together grow as that does. What is `__other__`'s stays \
+           with it when its pods are deleted. A pod's is the number \
            of its execs, forks, exits, packets, connections, file operations and waits for a CPU, \
            each at the mean cost of the program that counts it between two scrapes. What no count \
            tells of is not attributed: above all, calls that are looked at and left alone, such as \

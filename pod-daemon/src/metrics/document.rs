@@ -112,8 +112,7 @@ fn series() -> String {
          containers that share one volume has at most {}. A limit, a \
          request or a controller that is not there has no series. A namespace whose pods are gone \
          has at most {} totals, beside those by signal and by such reasons, and `__other__` (see The \
-         ceiling) at most {} series.
-",
+         ceiling) at most {} series.\n",
         bound.pod,
         bound.container,
         bound.volume,

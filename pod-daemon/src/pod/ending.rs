@@ -93,17 +93,15 @@ impl Worker {
     pub(super) async fn tear_down(mut self) {
         let last = self.snapshot();
         let (shared, about) = (Arc::clone(&self.shared), Arc::clone(&self.about));
-        let snapshot = self.snapshot();
         self.shared.chronicle.settle().await;
         let (sandbox, ground) = (self.sandbox.take(), self.ground.take());
         // The containers hold the ground and the sandbox, too.
         self.containers.clear();
         let removed = blocking(move || {
             // While there are still cgroups and logs to read.
-            shared.keep_report(&snapshot);
-            shared.look(&last);
+            shared.keep_report(&last);
             if let Some(sandbox) = sandbox {
-                sandbox.stop();
+                sandbox.stop(&last);
             }
             // Before anything is removed: a daemon that finds the rest does not count it again.
             shared.hold(last);

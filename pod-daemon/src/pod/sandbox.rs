@@ -21,7 +21,7 @@ use super::{
 use crate::{
     fault,
     network::{Port, Protocol},
-    node::Shared,
+    node::{PodSnapshot, Shared},
     pidfd::Pidfd,
     sandbox::{Infra, NetworkMode, OwnNamespaces},
 };
@@ -155,8 +155,10 @@ impl Sandbox {
         self.ground.kill_containers();
     }
 
-    /// Ends the infra program and takes the pod off the network. The containers must be dead.
-    pub(super) fn stop(&self) {
+    /// Ends the infra program and takes the pod off the network, after a last look at what goes with
+    /// it. The containers must be dead.
+    pub(super) fn stop(&self, last: &PodSnapshot) {
+        self.shared.look(last);
         self.ground.kill_infra();
         let infra = self.infra.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.ground.watch_network(None);
