@@ -22,21 +22,94 @@ pub struct Volume {
 
 const _: () = assert!(size_of::<Volume>() == 8);
 
+/// Where the bytes of a read came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum ReadFrom {
+    /// The page cache had them.
+    Hit = 0,
+    /// They had to be brought into the page cache first.
+    Miss = 1,
+    /// The file was opened to be read past the page cache (`O_DIRECT`).
+    Bypass = 2,
+    /// Nobody looked on while they were read.
+    Unknown = 3,
+}
+
+/// Number of [`ReadFrom`]s.
+pub const READ_FROM: usize = 4;
+
+impl ReadFrom {
+    /// Every place, in the order of [`FileBytes::read_from`].
+    pub const ALL: [Self; READ_FROM] = [Self::Hit, Self::Miss, Self::Bypass, Self::Unknown];
+
+    /// The value of the `result` label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Miss => "miss",
+            Self::Bypass => "bypass",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// What brought pages of a file into the page cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum FilledBy {
+    /// A system call that reads: what it asked for, and what the kernel read ahead.
+    Read = 0,
+    /// A page fault on a mapping of the file, with what the kernel read around it.
+    Fault = 1,
+    /// Something else: an exec, `readahead`, `posix_fadvise`, or a request of io_uring.
+    Other = 2,
+}
+
+/// Number of [`FilledBy`]s.
+pub const FILLED_BY: usize = 3;
+
+impl FilledBy {
+    /// Every cause, in the order of [`FileBytes::filled_by`].
+    pub const ALL: [Self; FILLED_BY] = [Self::Read, Self::Fault, Self::Other];
+
+    /// The value of the `by` label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Fault => "fault",
+            Self::Other => "other",
+        }
+    }
+}
+
 /// Bytes of one cell, one copy per CPU.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct FileBytes {
-    /// Bytes read.
-    pub read: u64,
+    /// Bytes read, by [`ReadFrom`].
+    pub read_from: [u64; READ_FROM],
     /// Bytes written.
     pub written: u64,
+    /// Bytes of whole pages that came into the page cache, by [`FilledBy`].
+    pub filled_by: [u64; FILLED_BY],
 }
 
-const _: () = assert!(size_of::<FileBytes>() == 16);
+const _: () = assert!(size_of::<FileBytes>() == 64);
 
 impl FileBytes {
     /// Nothing was read or written.
-    pub const ZERO: Self = Self { read: 0, written: 0 };
+    pub const ZERO: Self =
+        Self { read_from: [0; READ_FROM], written: 0, filled_by: [0; FILLED_BY] };
+
+    /// Bytes read, wherever from. The probes do not count them a second time, so that the parts and
+    /// the sum agree at any moment.
+    #[must_use]
+    pub fn read(&self) -> u64 {
+        self.read_from.iter().sum()
+    }
 }
 
 /// What is done to a file.

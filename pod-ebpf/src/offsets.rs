@@ -1,4 +1,4 @@
-//! Where fields are in the running kernel's structures.
+//! Where fields are in the running kernel's structures, and which bit of a word is meant by a flag.
 //!
 //! rustc emits no relocations for kernel fields, so the daemon resolves them from the kernel's BTF and
 //! hands them in as a global of the object. A field stands here once, with its places: the first that
@@ -15,7 +15,7 @@ pub const FILE_HEAD: u32 = 128;
 pub struct Field {
     /// Its name in [`Offsets`].
     pub name: &'static str,
-    /// Where it may be, as `structure.member`.
+    /// Where it may be, as `structure.member`, or as `enumeration::NAME` for a number of the kernel's.
     pub places: &'static [&'static str],
     /// The place that the offset counts from; empty if it is the structure's beginning.
     pub from: &'static str,
@@ -79,6 +79,21 @@ offsets! {
     file_inode: "file.f_inode", within FILE_HEAD;
     file_mnt: "file.f_path.mnt", within FILE_HEAD;
     file_mode: "file.f_mode";
+    file_flags: "file.f_flags", within FILE_HEAD;
+    file_pos: "file.f_pos";
+    /// From Linux 6.8 on: the path of what a stacked file system has opened for itself, as its user
+    /// sees it.
+    backing_mnt: "backing_file.user_path.mnt";
+    /// Of a page before Linux 5.16.
+    folio_flags: "folio.flags" | "page.flags";
+    folio_mapping: "folio.mapping" | "page.mapping";
+    folio_index: "folio.index" | "page.index";
+    /// Of one that has more pages than one, which the bit of its flags says. Renamed in Linux 6.15.
+    folio_pages: "folio._nr_pages" | "folio._folio_nr_pages";
+    folio_head: "pageflags::PG_head";
+    mapping_host: "address_space.host";
+    fault_vma: "vm_fault.vma";
+    vma_file: "vm_area_struct.vm_file";
     inode_mode: "inode.i_mode";
     inode_sb: "inode.i_sb";
     mnt_sb: "vfsmount.mnt_sb";

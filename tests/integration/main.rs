@@ -7,6 +7,7 @@
 
 mod admission;
 mod adoption;
+mod cache;
 mod cadvisor;
 mod ceiling;
 mod chaos;

@@ -45,8 +45,8 @@ pub(super) const DOMAIN: Domain = Domain {
             "podscope_probe_coverage",
             "How much each probe sees on this kernel of what it is for; always 1. `attached`: all \
              that it can on any. `degraded`: not for which volume, or of dropped packets not always \
-             for which container. `missing`: nothing, as no probe does of files that are mapped into \
-             memory.",
+             for which container. `missing`: nothing, as no probe can of what goes into a file \
+             through a mapping of it.",
             Node(|reading, sheet| {
                 for status in &reading.probes {
                     sheet.count(&[&status.probe, status.coverage()], 1);

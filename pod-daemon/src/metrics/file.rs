@@ -2,7 +2,10 @@
 
 use pod_ebpf::{
     Counters as _,
-    file::{FileBytes, OPERATIONS as COUNT, Operation, OperationStats},
+    file::{
+        FILLED_BY, FileBytes, FilledBy, OPERATIONS as COUNT, Operation, OperationStats, READ_FROM,
+        ReadFrom,
+    },
 };
 
 use super::family::{Domain, Family, Label, Source::Container};
@@ -29,6 +32,32 @@ const ALL: [&str; COUNT] = {
 };
 
 const OPERATION: Label = Label::each("operation", &ALL);
+
+const RESULT: Label = {
+    const LABELS: [&str; READ_FROM] = {
+        let mut labels = [""; READ_FROM];
+        let mut index = 0;
+        while index < READ_FROM {
+            labels[index] = ReadFrom::ALL[index].label();
+            index += 1;
+        }
+        labels
+    };
+    Label::each("result", &LABELS)
+};
+
+const BY: Label = {
+    const LABELS: [&str; FILLED_BY] = {
+        let mut labels = [""; FILLED_BY];
+        let mut index = 0;
+        while index < FILLED_BY {
+            labels[index] = FilledBy::ALL[index].label();
+            index += 1;
+        }
+        labels
+    };
+    Label::each("by", &LABELS)
+};
 
 /// What a container did with the files of one volume.
 #[derive(Clone, Default)]
@@ -69,7 +98,8 @@ impl Files {
 pub(super) const DOMAIN: Domain = Domain {
     title: "Files",
     text: "What system calls did with files, whether a disk was involved or not. Reads, writes and \
-           syncs are those of regular files. Memory-mapped files are not seen. \
+           syncs are those of regular files. Of a mapped file is seen what page faults bring in, and \
+           not what the program reads and writes in memory. \
            `podscope_probe_info` tells how they are counted on this kernel, and \
            [probes.md](probes.md) what each way does not see. An operation that a volume has not met \
            has no series there, but for `podscope_file_operations_total` of reads and writes.",
@@ -79,12 +109,49 @@ pub(super) const DOMAIN: Domain = Domain {
             "Bytes read from regular files.",
             Container(|c, sheet| {
                 for (volume, files) in &c.files {
-                    sheet.count(&[volume], files.bytes.read);
+                    sheet.count(&[volume], files.bytes.read());
                 }
             }),
         )
         .by(&[VOLUME])
         .counted_by(&["file_read"]),
+        Family::counter(
+            "podscope_file_cache_read_bytes_total",
+            "The same bytes by where they came from: the page cache (`hit`), which had to be filled for \
+             it (`miss`), or past it (`bypass`, with O_DIRECT). What the kernel read ahead before it was \
+             asked for is a hit when it is. `unknown`: read by io_uring, or since before the daemon \
+             started. The last two appear with their first byte.",
+            Container(|c, sheet| {
+                for (volume, files) in &c.files {
+                    for (from, bytes) in ReadFrom::ALL.into_iter().zip(files.bytes.read_from) {
+                        if bytes > 0 || matches!(from, ReadFrom::Hit | ReadFrom::Miss) {
+                            sheet.count(&[volume, from.label()], bytes);
+                        }
+                    }
+                }
+            }),
+        )
+        .by(&[VOLUME, RESULT])
+        .counted_by(&["file_read", "page_cache"]),
+        Family::counter(
+            "podscope_file_cache_filled_bytes_total",
+            "Bytes of whole pages of regular files that were brought into the page cache: by reads, with \
+             what the kernel read ahead; by page faults on mappings, which are the page-ins of mapped \
+             files; by something else, such as an exec, `readahead`, or io_uring. What a write makes \
+             is not brought in. In syscall mode only those by reads have a volume. A cause has no series \
+             before it first happens.",
+            Container(|c, sheet| {
+                for (volume, files) in &c.files {
+                    for (by, bytes) in FilledBy::ALL.into_iter().zip(files.bytes.filled_by) {
+                        if bytes > 0 {
+                            sheet.count(&[volume, by.label()], bytes);
+                        }
+                    }
+                }
+            }),
+        )
+        .by(&[VOLUME, BY])
+        .counted_by(&["page_cache"]),
         Family::counter(
             "podscope_file_written_bytes_total",
             "Bytes written to regular files.",

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use pod_ebpf::{
     block::{BlockOperation, BlockStats},
     dns::{DnsStats, OUTCOMES},
-    file::{FileBytes, Operation, OperationStats},
+    file::{FILLED_BY, FileBytes, Operation, OperationStats},
     net::{NetStats, Traffic, UdpTraffic},
     process::ProcessStats,
     runqueue::RunQueueStats,
@@ -239,7 +239,11 @@ fn files() -> Files {
     once.latency.sum_ns = 1000;
     once.latency.buckets[3] = 1;
     Files {
-        bytes: FileBytes { read: 1000, written: 4096 },
+        bytes: FileBytes {
+            read_from: [600, 100, 200, 100],
+            written: 4096,
+            filled_by: [4096; FILLED_BY],
+        },
         operations: Operation::ALL.map(|operation| (operation, once)).to_vec(),
     }
 }

@@ -161,7 +161,7 @@ fn count(probes: &Probes, container: &ContainerSnapshot, report: &mut ContainerR
     report.connects = results.map(|(result, count)| (result.label().to_owned(), count)).collect();
     let volumes = container.volumes.iter().map(|(name, cell)| {
         let bytes = probes.file_bytes(*cell);
-        VolumeReport { name: name.clone(), read_bytes: bytes.read, written_bytes: bytes.written }
+        VolumeReport { name: name.clone(), read_bytes: bytes.read(), written_bytes: bytes.written }
     });
     report.volumes = volumes.collect();
 }

@@ -49,7 +49,7 @@ fn of_container(probes: &Probes, container: &ContainerSnapshot, cpu_cores: f64) 
     let (mut read_bytes, mut written_bytes) = (0, 0);
     for (_, cell) in &container.volumes {
         let bytes = probes.file_bytes(*cell);
-        read_bytes += bytes.read;
+        read_bytes += bytes.read();
         written_bytes += bytes.written;
     }
     ContainerUsage {

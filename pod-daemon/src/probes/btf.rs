@@ -190,12 +190,18 @@ impl Btf {
 
     /// Offset of a field at the first of its places that this kernel has.
     fn find_field(&self, field: &Field) -> Result<Option<u32>, Error> {
-        let at = |place: &str| match place.split_once('.') {
-            Some((structure, member)) => match self.offset(structure, member) {
-                Err(Error::Absent(_)) => Ok(None),
-                other => other.map(Some),
-            },
-            None => Ok(None),
+        let at = |place: &str| {
+            if let Some((enumeration, name)) = place.split_once("::") {
+                let values = self.enumerators(enumeration)?;
+                return Ok(values.into_iter().find(|(_, of)| of == name).map(|(value, _)| value));
+            }
+            match place.split_once('.') {
+                Some((structure, member)) => match self.offset(structure, member) {
+                    Err(Error::Absent(_)) => Ok(None),
+                    other => other.map(Some),
+                },
+                None => Ok(None),
+            }
         };
         let from = if field.from.is_empty() { Some(0) } else { at(field.from)? };
         for place in field.places {

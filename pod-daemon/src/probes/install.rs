@@ -7,7 +7,10 @@ use std::{
 };
 
 use aya::EbpfLoader;
-use rustix::time::{ClockId, clock_gettime};
+use rustix::{
+    param::page_size,
+    time::{ClockId, clock_gettime},
+};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -109,6 +112,7 @@ fn install(settings: &Settings<'_>, pins: &Pins, id: &str) -> Result<Vec<ProbeSt
         .btf(&btf)
         .override_global("CONTAINER_LEVEL", &settings.container_level, true)
         .override_global("LOADED_AT", &loaded_at, true)
+        .override_global("PAGE_SHIFT", &page_size().trailing_zeros(), true)
         .override_global("OFFSETS", &offsets, true)
         .override_global("POD_NETWORK", &word(network.network()), true)
         .override_global("POD_MASK", &word(network.netmask()), true)

@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 pub use self::table::UNSEEN;
 use self::table::{
     DROP, DROP_TO, DROP_UDP, EVENTS, EXEC_CALLS, EXEC_CALLS_32, EXEC_FAILURE, FILE_CALLS,
-    FILE_ENTER, FILE_FUNCTIONS, FILE_MOUNT, FILE_SYSCALL, FLOOR_SYSCALL, PACKET_DROP, RENAMED,
-    SYSCALL_PREFIX, SYSCALL_PREFIX_32, TRACE, TRACEPOINTS, URING_ENTRY, URING_RESULT,
+    FILE_ENTER, FILE_FAULT, FILE_FUNCTIONS, FILE_MOUNT, FILE_SYSCALL, FLOOR_SYSCALL, PACKET_DROP,
+    RENAMED, SYSCALL_PREFIX, SYSCALL_PREFIX_32, TRACE, TRACEPOINTS, URING_ENTRY, URING_RESULT,
     WITHOUT_VOLUME,
 };
 pub(super) use self::table::{OPTIONAL, Probe, TRACE_OPEN};
@@ -175,8 +175,9 @@ impl Attachment<'_> {
         });
         let calls =
             FILE_CALLS.iter().map(|probe| (probe, format!("{SYSCALL_PREFIX}{}", probe.hook)));
+        let fault = (&FILE_FAULT, FILE_FAULT.hook.to_owned());
         let mut status = Vec::new();
-        for (probe, function) in functions.chain(calls).collect::<Vec<_>>() {
+        for (probe, function) in functions.chain(calls).chain([fault]).collect::<Vec<_>>() {
             let result = self
                 .attach_function::<FEntry>(probe.entry, &function, probe.needs)
                 .and_then(|()| self.attach_function::<FExit>(probe.program, &function, &[]));
@@ -205,7 +206,9 @@ impl Attachment<'_> {
             }
         };
         let mut status: Vec<_> = FILE_FUNCTIONS.iter().chain(&FILE_CALLS).map(status).collect();
-        status.push(ProbeStatus::new(FILE_MOUNT.name, OFF, reason.to_owned()));
+        for probe in [FILE_FAULT, FILE_MOUNT] {
+            status.push(ProbeStatus::new(probe.name, OFF, reason.to_owned()));
+        }
         status
     }
 

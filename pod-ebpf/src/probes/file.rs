@@ -4,6 +4,7 @@
 //! refuses that, the syscall mode works at the entry and the exit of each system call, from the file
 //! descriptor and the return value.
 
+mod cache;
 mod call;
 mod fexit;
 mod syscall;
@@ -21,6 +22,7 @@ use pod_ebpf::{
     offsets::FILE_HEAD,
 };
 
+use self::{cache::Filled, timing::Place};
 use crate::{
     counter,
     kernel::{field, has, offset, read},
@@ -32,6 +34,15 @@ const S_IFREG: u16 = 0o100_000;
 
 /// Bit of `f_mode`: this open has made the file.
 const FMODE_CREATED: u32 = 1 << 20;
+
+/// Bit of `f_mode`: a stacked file system has opened this for itself.
+const FMODE_BACKING: u32 = 1 << 25;
+
+/// Bit of `f_flags`: bytes do not go through the page cache.
+#[cfg(bpf_target_arch = "aarch64")]
+const O_DIRECT: u32 = 0o200_000;
+#[cfg(not(bpf_target_arch = "aarch64"))]
+const O_DIRECT: u32 = 0o40_000;
 
 /// Words of `struct file` that hold its inode and mount on every kernel of the matrix; the daemon
 /// checks.
@@ -57,6 +68,8 @@ struct Outcome {
     /// Bytes, or something else that is not negative, or an error.
     result: i64,
     duration: Duration,
+    /// What came into the page cache meanwhile.
+    filled: Filled,
 }
 
 /// How long an operation took.
@@ -71,17 +84,47 @@ enum Duration {
 }
 
 impl Outcome {
-    /// Counts the operation for a mount; what is done on an unknown one counts for none of the volumes.
+    /// Of an operation of the current task that ends now.
     #[inline(always)]
-    fn count(self, operation: Operation, mnt_id: Option<u32>) {
+    fn of(slot: u32, result: i64, place: Place) -> Self {
+        let (duration, filled) = place.end();
+        Self { slot, result, duration, filled }
+    }
+
+    /// Counts a read, and its bytes; `end` finds out at what byte of the file it has ended.
+    #[inline(always)]
+    fn count_read(self, file: File, end: impl FnOnce() -> Option<u64>) {
+        let cell = self.count(Operation::Read, Some(file.mnt_id));
+        if self.result > 0 {
+            self.add_read(cell, file.is_direct, end);
+        }
+    }
+
+    /// Counts a write, and its bytes.
+    #[inline(always)]
+    fn count_write(self, file: File) {
+        let cell = self.count(Operation::Write, Some(file.mnt_id));
+        if self.result > 0
+            && let Some(bytes) = FILES.get_ptr_mut(cell)
+        {
+            // SAFETY: `bytes` points into the map's storage, which outlives this program.
+            unsafe { counter::add(&raw mut (*bytes).written, self.result.cast_unsigned()) };
+        }
+    }
+
+    /// Counts the operation for a mount, and returns the cell of its counters; what is done on an unknown
+    /// one counts for none of the volumes.
+    #[inline(always)]
+    fn count(self, operation: Operation, mnt_id: Option<u32>) -> u32 {
         let cell = cell_of(self.slot, mnt_id);
-        let Some(all) = FILE_OPS.get_ptr_mut(cell) else { return };
+        let Some(all) = FILE_OPS.get_ptr_mut(cell) else { return cell };
         // SAFETY: `all` points into the map's storage, which outlives this program, and there is one
         // for each operation.
         unsafe {
             let stats = all.cast::<OperationStats>().add(operation as usize);
             if self.result < 0 {
-                return counter::add(&raw mut (*stats).errors, 1);
+                counter::add(&raw mut (*stats).errors, 1);
+                return cell;
             }
             match self.duration {
                 Duration::Known(duration) => {
@@ -94,25 +137,7 @@ impl Outcome {
                 Duration::Unknown => counter::add(&raw mut (*stats).untimed, 1),
             }
         }
-        if self.result > 0 {
-            self.add_bytes(operation, cell);
-        }
-    }
-
-    #[inline(always)]
-    fn add_bytes(self, operation: Operation, cell: u32) {
-        if !matches!(operation, Operation::Read | Operation::Write) {
-            return;
-        }
-        let Some(bytes) = FILES.get_ptr_mut(cell) else { return };
-        // SAFETY: `bytes` points into the map's storage, which outlives this program.
-        unsafe {
-            let counter = match operation {
-                Operation::Read => &raw mut (*bytes).read,
-                _ => &raw mut (*bytes).written,
-            };
-            counter::add(counter, self.result.cast_unsigned());
-        }
+        cell
     }
 }
 
@@ -141,8 +166,10 @@ fn is_regular(mode: u16) -> bool {
 }
 
 /// What a `struct file` is.
+#[derive(Clone, Copy)]
 struct File {
     is_regular: bool,
+    is_direct: bool,
     mnt_id: u32,
 }
 
@@ -155,9 +182,14 @@ fn file_at(file: u64) -> Option<File> {
     let inode = word(offset!(file_inode))?;
     let mnt = word(offset!(file_mnt))?;
     if !is_regular(read::<u16>(inode, offset!(inode_mode))?) {
-        return Some(File { is_regular: false, mnt_id: 0 });
+        return Some(File { is_regular: false, is_direct: false, mnt_id: 0 });
     }
-    Some(File { is_regular: true, mnt_id: read::<u32>(mnt, offset!(mnt_id))? })
+    let flags = word(offset!(file_flags))? >> (8 * (offset!(file_flags) % 8));
+    Some(File {
+        is_regular: true,
+        is_direct: flags & u64::from(O_DIRECT) != 0,
+        mnt_id: read::<u32>(mnt, offset!(mnt_id))?,
+    })
 }
 
 /// A file of any kind was opened, and perhaps made.

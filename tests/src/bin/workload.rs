@@ -8,6 +8,8 @@
 
 #[path = "workload/attack.rs"]
 mod attack;
+#[path = "workload/cache.rs"]
+mod cache;
 #[path = "workload/exhaust.rs"]
 mod exhaust;
 #[path = "workload/fail.rs"]
@@ -145,6 +147,7 @@ fn do_step(words: &[&str]) -> anyhow::Result<()> {
         ["send", address, bytes] => send(address, bytes.parse()?)?,
         [call, ref rest @ ..] => {
             let is_done = attack::step(words)?
+                || cache::step(words)?
                 || exhaust::step(words)?
                 || files::step(words)?
                 || tcp::step(words)?

@@ -89,11 +89,19 @@ const PACKET: &[&str] = &[
 ];
 
 /// From a file to its kind and its mount.
-const FILE: &[&str] = &["file_inode", "file_mnt", "inode_mode", "mnt_id"];
+const FILE: &[&str] = &["file_flags", "file_inode", "file_mnt", "inode_mode", "mnt_id"];
 
 /// And to the file system that it is on.
-const STACKED: &[&str] =
-    &["file_inode", "file_mnt", "inode_mode", "inode_sb", "mnt_id", "mnt_ns", "mnt_sb"];
+const STACKED: &[&str] = &[
+    "file_flags",
+    "file_inode",
+    "file_mnt",
+    "inode_mode",
+    "inode_sb",
+    "mnt_id",
+    "mnt_ns",
+    "mnt_sb",
+];
 
 /// Of a file that is opened.
 const OPENED: &[&str] = &["file_mnt", "file_mode", "mnt_id", "open_flag"];
@@ -104,24 +112,42 @@ const DESCRIPTOR: &[&str] = &[
     "files_fdt",
     "fdt_max_fds",
     "fdt_fd",
+    "file_flags",
     "file_inode",
     "file_mnt",
     "file_mode",
+    "file_pos",
     "inode_mode",
     "mnt_id",
 ];
 
 /// From a request of a ring to its file.
-const REQUEST_OF_RING: &[&str] =
-    &["uring_file", "uring_opcode", "cqe_res", "file_inode", "file_mnt", "inode_mode", "mnt_id"];
+const REQUEST_OF_RING: &[&str] = &[
+    "uring_file",
+    "uring_opcode",
+    "cqe_res",
+    "file_flags",
+    "file_inode",
+    "file_mnt",
+    "inode_mode",
+    "mnt_id",
+];
+
+/// From a page to the kind of its file.
+const PAGE: &[&str] =
+    &["folio_flags", "folio_head", "folio_index", "folio_mapping", "mapping_host", "inode_mode"];
+
+/// From a page fault to the mount of the file that is mapped there.
+const FAULT: &[&str] = &["fault_vma", "vma_file", "file_mnt", "file_mode", "mnt_id"];
 
 /// By typed tracepoints (`tp_btf`).
-pub(super) const TRACEPOINTS: [Probe; 8] = [
+pub(super) const TRACEPOINTS: [Probe; 9] = [
     probe("exec", "exec", "sched_process_exec", &[]),
     probe("fork", "fork", "sched_process_fork", &["task_pid", "task_tgid"]),
     probe("exit", "exit", "sched_process_exit", EXIT),
     probe("block", "block_done", "block_rq_complete", REQUEST),
     probe("oom_victim", "oom_victim", "mark_victim", &["task_tgid", "task_cgroups"]),
+    probe("page_cache", "page_cache", "mm_filemap_add_to_page_cache", PAGE),
     probe("tcp_reset_sent", "tcp_reset_sent", "tcp_send_reset", SOCKET),
     probe("tcp_reset_received", "tcp_reset_got", "tcp_receive_reset", SOCKET),
     probe("tcp_syn_ack", "tcp_syn_ack", "tcp_retransmit_synack", SOCKET),
@@ -202,6 +228,10 @@ pub(super) const RENAMED: [(&str, &str); 3] = [
 pub(super) const FILE_MOUNT: Probe =
     probe("file_mount", "file_mount", "mnt_want_write", &["mnt_id"]);
 
+/// Where a page of a mapping is brought in, which tells the volume.
+pub(super) const FILE_FAULT: Probe =
+    timed("file_fault", ("b_fault", "f_fault"), "filemap_fault", FAULT);
+
 /// At the entry and the return of system calls, in fexit mode.
 pub(super) const FILE_CALLS: [Probe; 10] = [
     timed("file_readv", ("b_readv", "f_readv"), "readv", DESCRIPTOR),
@@ -229,8 +259,8 @@ pub(super) const FLOOR_SYSCALL: Probe = probe("floor", "sys_floor", "sys_exit", 
 /// What syscall mode counts without its volume.
 pub(super) const WITHOUT_VOLUME: [&str; 2] = ["file_unlink", "file_rename"];
 
-/// Ways to the bytes of a file that no probe sees yet.
-pub const UNSEEN: [&str; 1] = ["file_mmap"];
+/// What no program can see: bytes that go into a file through a mapping of it.
+pub const UNSEEN: [&str; 1] = ["file_mmap_write"];
 
 /// Packets that are dropped, where the tracepoint has the reason and the socket that they were for.
 pub(super) const DROP_TO: Probe = probe(PACKET_DROP, "packet_drop_to", "kfree_skb", PACKET);

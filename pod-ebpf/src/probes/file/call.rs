@@ -2,8 +2,12 @@
 
 use pod_ebpf::{NO_SLOT, file::Operation, lost::Lost};
 
-use super::{Outcome, file_at, file_of, is_final, opened, timing::Place};
-use crate::{counter, kernel::field, process, slot};
+use super::{File, Outcome, file_at, file_of, is_final, opened, timing::Place};
+use crate::{
+    counter,
+    kernel::{field, offset, read},
+    process, slot,
+};
 
 /// What a system call does.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -11,8 +15,10 @@ use crate::{counter, kernel::field, process, slot};
 pub(super) enum Call {
     /// Nothing to files.
     Other,
-    /// Reads from its first argument.
+    /// Reads from its first argument, at the place where that is.
     Read,
+    /// Reads from its first argument, at its fourth.
+    ReadAt,
     /// Writes to its first argument.
     Write,
     /// Writes to its first argument what it reads from its second.
@@ -58,7 +64,7 @@ pub(super) fn of(number: u64) -> Call {
     if number < NUMBERS { CALLS[number] } else { Call::Other }
 }
 
-/// Argument `n` of a system call.
+/// The lower half of argument `n` of a system call.
 ///
 /// # Safety
 /// `regs` is a typed `struct pt_regs *`, the argument of the program.
@@ -99,18 +105,32 @@ pub(super) unsafe fn finished(regs: *const u8, result: i64, call: Call) -> Optio
     // SAFETY: by this function's contract.
     let descriptor = |n| file_of(unsafe { argument(regs, n) });
     match call {
-        Call::Read => moved(slot, result, descriptor(0), None),
+        Call::Read | Call::ReadAt => {
+            let at = descriptor(0)?;
+            let file = checked(at)?;
+            let end = || {
+                // SAFETY: by this function's contract.
+                let from = unsafe { field::<u64>(regs, arch::argument(3)) };
+                // `preadv2` may leave it to the file, too.
+                if call == Call::ReadAt && from != u64::MAX {
+                    return Some(from.wrapping_add(result.cast_unsigned()));
+                }
+                read::<u64>(at, offset!(file_pos))
+            };
+            Outcome::of(slot, result, Place::of_current()?).count_read(file, end);
+            Some(())
+        }
         Call::Write => moved(slot, result, None, descriptor(0)),
         Call::Send => moved(slot, result, descriptor(1), descriptor(0)),
         Call::Copy => moved(slot, result, descriptor(0), descriptor(2)),
         Call::Sync => {
             let file = checked(descriptor(0)?)?;
-            Outcome { slot, result, duration: Place::of_current()?.end() }
-                .count(Operation::Sync, Some(file));
+            Outcome::of(slot, result, Place::of_current()?)
+                .count(Operation::Sync, Some(file.mnt_id));
             Some(())
         }
         Call::Open => {
-            let outcome = Outcome { slot, result, duration: Place::of_current()?.end() };
+            let outcome = Outcome::of(slot, result, Place::of_current()?);
             if result < 0 {
                 outcome.count(Operation::Open, None);
             } else if file_of(result.cast_unsigned())
@@ -129,7 +149,7 @@ pub(super) unsafe fn finished(regs: *const u8, result: i64, call: Call) -> Optio
             }
             let operation =
                 if call == Call::Rename { Operation::Rename } else { Operation::Unlink };
-            Outcome { slot, result, duration: Place::of_current()?.end() }.count(operation, None);
+            Outcome::of(slot, result, Place::of_current()?).count(operation, None);
             Some(())
         }
         Call::Exec | Call::Other => None,
@@ -146,24 +166,24 @@ fn moved(slot: u32, result: i64, from: Option<u64>, to: Option<u64>) -> Option<(
     if from.is_none() && to.is_none() {
         return None;
     }
-    let outcome = Outcome { slot, result, duration: Place::of_current()?.end() };
-    if let Some(mnt_id) = from {
-        outcome.count(Operation::Read, Some(mnt_id));
+    let outcome = Outcome::of(slot, result, Place::of_current()?);
+    if let Some(file) = from {
+        outcome.count_read(file, || None);
     }
-    if let Some(mnt_id) = to {
-        outcome.count(Operation::Write, Some(mnt_id));
+    if let Some(file) = to {
+        outcome.count_write(file);
     }
     Some(())
 }
 
-/// The mount of a regular file.
+/// What a file is, if it is a regular one.
 #[inline(always)]
-fn checked(file: u64) -> Option<u32> {
+fn checked(file: u64) -> Option<File> {
     let Some(file) = file_at(file) else {
         counter::lose(Lost::File);
         return None;
     };
-    file.is_regular.then_some(file.mnt_id)
+    file.is_regular.then_some(file)
 }
 
 #[cfg(bpf_target_arch = "aarch64")]
@@ -178,8 +198,10 @@ mod arch {
     pub(super) const NUMBER: u64 = 280;
 
     pub(super) const CALLS: &[(&[usize], Call)] = &[
-        // read, pread64, readv, preadv, preadv2
-        (&[63, 67, 65, 69, 286], Call::Read),
+        // read, readv
+        (&[63, 65], Call::Read),
+        // pread64, preadv, preadv2
+        (&[67, 69, 286], Call::ReadAt),
         (&[64, 68, 66, 70, 287], Call::Write),
         (&[71], Call::Send),
         // copy_file_range, splice
@@ -214,8 +236,10 @@ mod arch {
     pub(super) const NUMBER: u64 = 120;
 
     pub(super) const CALLS: &[(&[usize], Call)] = &[
-        // read, pread64, readv, preadv, preadv2
-        (&[0, 17, 19, 295, 327], Call::Read),
+        // read, readv
+        (&[0, 19], Call::Read),
+        // pread64, preadv, preadv2
+        (&[17, 295, 327], Call::ReadAt),
         (&[1, 18, 20, 296, 328], Call::Write),
         // sendfile
         (&[40], Call::Send),

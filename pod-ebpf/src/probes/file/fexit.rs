@@ -4,13 +4,14 @@
 //! functions again for the files below: those calls are not the container's.
 
 use aya_ebpf::{
+    EbpfContext as _,
     macros::{fentry, fexit},
     programs::{FEntryContext, FExitContext},
 };
 use pod_ebpf::{NO_SLOT, file::Operation, lost::Lost};
 
 use super::{
-    Outcome,
+    File, O_DIRECT, Outcome,
     call::{self, Call},
     is_final, is_regular, opened,
     timing::Place,
@@ -57,7 +58,11 @@ fn b_read(_ctx: FEntryContext) -> i32 {
 /// `ssize_t vfs_read(struct file *, char *, size_t, loff_t *)`: read, pread.
 #[fexit(function = "vfs_read")]
 fn file_read(ctx: FExitContext) -> i32 {
-    returned(ctx.arg(0), ctx.arg(4), Operation::Read);
+    if let Some((outcome, file)) = returned(ctx.arg(0), ctx.arg(4)) {
+        // The verifier of Linux 5.10 lets nobody load an argument that points at a number.
+        let position = || read::<u64>(ctx.as_ptr() as u64, 3 * 8);
+        outcome.count_read(file, || read::<u64>(position()?, 0));
+    }
     0
 }
 
@@ -69,7 +74,9 @@ fn b_write(_ctx: FEntryContext) -> i32 {
 /// `ssize_t vfs_write(struct file *, const char *, size_t, loff_t *)`: write, pwrite.
 #[fexit(function = "vfs_write")]
 fn file_write(ctx: FExitContext) -> i32 {
-    returned(ctx.arg(0), ctx.arg(4), Operation::Write);
+    if let Some((outcome, file)) = returned(ctx.arg(0), ctx.arg(4)) {
+        outcome.count_write(file);
+    }
     0
 }
 
@@ -88,11 +95,15 @@ fn f_copy_range(ctx: FExitContext) -> i32 {
         return 0;
     }
     let Some(place) = Place::of_current() else { return 0 };
-    let outcome = Outcome { slot, result, duration: place.end() };
-    count(outcome, from, Operation::Read);
+    let outcome = Outcome::of(slot, result, place);
+    if let Some(file) = regular(from) {
+        outcome.count_read(file, || None);
+    }
     // A copy that met the end of its source has written nothing.
-    if result != 0 {
-        count(outcome, to, Operation::Write);
+    if result != 0
+        && let Some(file) = regular(to)
+    {
+        outcome.count_write(file);
     }
     0
 }
@@ -106,46 +117,34 @@ fn floor(_ctx: FExitContext) -> i32 {
 
 /// A call on `file` returned `result` bytes or an error.
 #[inline(always)]
-fn returned(file: *const u8, result: i64, operation: Operation) {
+fn returned(file: *const u8, result: i64) -> Option<(Outcome, File)> {
     let slot = slot::of_current();
     if slot == NO_SLOT || !is_final(result) {
-        return;
+        return None;
     }
-    // SAFETY: `file` is the function's `struct file *`, and these are fields of it and its inode.
-    let mode = unsafe {
-        let inode = field::<*const u8>(file, offset!(file_inode));
-        field(inode, offset!(inode_mode))
-    };
-    if is_regular(mode)
-        && let Some(place) = Place::of_current()
-    {
-        count_regular(Outcome { slot, result, duration: place.end() }, file, operation);
-    }
+    let file = regular(file)?;
+    Some((Outcome::of(slot, result, Place::of_current()?), file))
 }
 
-/// Counts an operation on a file, if it is a regular one.
+/// What a file is, if it is a regular one.
 #[inline(always)]
-fn count(outcome: Outcome, file: *const u8, operation: Operation) {
+fn regular(file: *const u8) -> Option<File> {
     // SAFETY: `file` is a typed argument of the program, and these are fields of it and its inode.
-    let mode = unsafe {
+    let (flags, mnt) = unsafe {
         let inode = field::<*const u8>(file, offset!(file_inode));
-        field(inode, offset!(inode_mode))
+        if !is_regular(field(inode, offset!(inode_mode))) {
+            return None;
+        }
+        let flags = field::<u32>(file, offset!(file_flags));
+        (flags, field::<u64>(file, offset!(file_mnt)))
     };
-    if is_regular(mode) {
-        count_regular(outcome, file, operation);
-    }
-}
-
-#[inline(always)]
-fn count_regular(outcome: Outcome, file: *const u8, operation: Operation) {
-    // SAFETY: `file` is a typed argument of the program.
-    let mnt = unsafe { field::<u64>(file, offset!(file_mnt)) };
     // The id stands behind the part of the mount that `mnt` points at, so the verifier does not
     // allow a plain load.
-    match read::<u32>(mnt, offset!(mnt_id)) {
-        Some(mnt_id) => outcome.count(operation, Some(mnt_id)),
-        None => counter::lose(Lost::File),
-    }
+    let Some(mnt_id) = read::<u32>(mnt, offset!(mnt_id)) else {
+        counter::lose(Lost::File);
+        return None;
+    };
+    Some(File { is_regular: true, is_direct: flags & O_DIRECT != 0, mnt_id })
 }
 
 /// Whether a stacked file system has opened this file for itself. Up to Linux 6.6 such a file has the
@@ -193,13 +192,13 @@ fn f_open(ctx: FExitContext) -> i32 {
     }
     let Some(place) = Place::of_current() else { return 0 };
     let file = ctx.arg::<u64>(3);
-    let duration = place.end();
+    let outcome = Outcome::of(slot, 0, place);
     if file >= LOWEST_ERROR {
         let result = file.cast_signed();
         if is_final(result) {
-            Outcome { slot, result, duration }.count(Operation::Open, place.mount());
+            Outcome { result, ..outcome }.count(Operation::Open, place.mount());
         }
-    } else if opened(file, Outcome { slot, result: 0, duration }).is_none() {
+    } else if opened(file, outcome).is_none() {
         counter::lose(Lost::File);
     }
     0
@@ -213,7 +212,7 @@ fn changed(result: i64, operation: Operation) -> i32 {
         && is_final(result)
         && let Some(place) = Place::of_current()
     {
-        Outcome { slot, result, duration: place.end() }.count(operation, place.mount());
+        Outcome::of(slot, result, place).count(operation, place.mount());
     }
     0
 }
@@ -260,8 +259,8 @@ macro_rules! calls {
 
 calls! {
     b_readv f_readv "readv" Call::Read;
-    b_preadv f_preadv "preadv" Call::Read;
-    b_preadv2 f_preadv2 "preadv2" Call::Read;
+    b_preadv f_preadv "preadv" Call::ReadAt;
+    b_preadv2 f_preadv2 "preadv2" Call::ReadAt;
     b_writev f_writev "writev" Call::Write;
     b_pwritev f_pwritev "pwritev" Call::Write;
     b_pwritev2 f_pwritev2 "pwritev2" Call::Write;

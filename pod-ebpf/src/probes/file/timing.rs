@@ -10,7 +10,7 @@ use aya_ebpf::{
     maps::Array,
 };
 
-use super::Duration;
+use super::{Duration, cache::Filled};
 
 /// Bits of a task's number that say where its note stands.
 const PLACE_BITS: u32 = 15;
@@ -25,6 +25,13 @@ struct Note {
     began: u64,
     /// The task's number, and below it the id of the mount.
     mount: u64,
+    /// What `began` was when the first page came into the page cache during the operation: then
+    /// `filled` is about it. So an operation that brings in none need not touch them.
+    filling: u64,
+    /// How many pages came, and below it the number of the page after the last of them.
+    filled: u64,
+    /// The task's number, and below it the cell that a page fault counts in that the task is in.
+    fault: u64,
 }
 
 /// Notes of the tasks that are in an operation.
@@ -67,21 +74,78 @@ impl Place {
         self.begin();
     }
 
-    /// How long the operation took that ends now. Its beginning is forgotten: if the
-    /// next one's is not noted, this must not stand in for it.
+    /// How long the operation took that ends now, and what came into the page cache meanwhile. Its
+    /// beginning is forgotten: if the next one's is not noted, this must not stand in for it.
     #[inline(always)]
-    pub(super) fn end(self) -> Duration {
+    pub(super) fn end(self) -> (Duration, Filled) {
         // SAFETY: as above.
         unsafe {
             let began = &raw mut (*self.note).began;
             let noted = began.read_volatile();
             if !self.is_ours(noted) {
-                return Duration::Lost;
+                return (Duration::Lost, Filled::NONE);
             }
             began.write_volatile(0);
             let now = bpf_ktime_get_ns() << REST_BITS;
-            Duration::Known(now.wrapping_sub(noted & !((1 << REST_BITS) - 1)) >> REST_BITS)
+            let duration = now.wrapping_sub(noted & !((1 << REST_BITS) - 1)) >> REST_BITS;
+            (Duration::Known(duration), self.filled_since(noted))
         }
+    }
+
+    /// Notes that pages came into the page cache, if the task is in an operation.
+    #[inline(always)]
+    pub(super) fn fill(self, more: Filled) -> bool {
+        // SAFETY: as above.
+        unsafe {
+            let noted = (&raw const (*self.note).began).read_volatile();
+            if !self.is_ours(noted) {
+                return false;
+            }
+            let pages = self.filled_since(noted).pages.saturating_add(more.pages);
+            let filled = (u64::from(pages) << 32) | u64::from(more.end);
+            (&raw mut (*self.note).filled).write_volatile(filled);
+            (&raw mut (*self.note).filling).write_volatile(noted);
+        }
+        true
+    }
+
+    #[inline(always)]
+    fn filled_since(self, began: u64) -> Filled {
+        // SAFETY: as above.
+        let filled = unsafe {
+            if (&raw const (*self.note).filling).read_volatile() != began {
+                return Filled::NONE;
+            }
+            (&raw const (*self.note).filled).read_volatile()
+        };
+        #[expect(clippy::cast_possible_truncation, reason = "either half is meant")]
+        Filled { pages: (filled >> 32) as u32, end: filled as u32 }
+    }
+
+    /// Notes that the task is in a page fault, which counts in this cell.
+    #[inline(always)]
+    pub(super) fn begin_fault(self, cell: u32) {
+        // SAFETY: as above.
+        unsafe {
+            (&raw mut (*self.note).fault).write_volatile((self.task << 32) | u64::from(cell));
+        }
+    }
+
+    /// Notes that it no longer is.
+    #[inline(always)]
+    pub(super) fn end_fault(self) {
+        // SAFETY: as above.
+        unsafe { (&raw mut (*self.note).fault).write_volatile(0) };
+    }
+
+    /// The cell that the page fault counts in that the task is in.
+    #[inline(always)]
+    pub(super) fn fault(self) -> Option<u32> {
+        // SAFETY: as above.
+        let fault = unsafe { (&raw const (*self.note).fault).read_volatile() };
+        #[expect(clippy::cast_possible_truncation, reason = "the lower half is meant")]
+        let cell = fault as u32;
+        (fault >> 32 == self.task).then_some(cell)
     }
 
     /// Notes the mount that the operation is on. The first counts: those after it are of the file

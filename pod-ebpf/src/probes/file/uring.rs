@@ -6,7 +6,7 @@
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use pod_ebpf::{NO_SLOT, file::Operation};
 
-use super::{Duration, Outcome, file_at};
+use super::{Duration, Outcome, cache::Filled, file_at};
 use crate::{
     kernel::{field, offset, read},
     slot,
@@ -45,8 +45,13 @@ fn completed(request: u64, result: i32) -> Option<()> {
     };
     let file = file_at(read::<u64>(request, offset!(uring_file))?)?;
     if file.is_regular {
-        Outcome { slot, result: i64::from(result), duration: Duration::Unknown }
-            .count(operation, Some(file.mnt_id));
+        let (duration, filled) = (Duration::Unknown, Filled::NONE);
+        let outcome = Outcome { slot, result: i64::from(result), duration, filled };
+        match operation {
+            Operation::Read => outcome.count_read(file, || None),
+            Operation::Write => outcome.count_write(file),
+            _ => drop(outcome.count(operation, Some(file.mnt_id))),
+        }
     }
     Some(())
 }

@@ -1,0 +1,157 @@
+//! What the page cache had of what was read, and what came into it: the same as `mincore` says.
+
+use std::{fs, path::Path};
+
+use pod_tests::{
+    Daemon, Metrics,
+    manifest::{mounts, pod},
+    skip,
+};
+use serde_json::json;
+
+/// Where files are on a disk, so that they can leave the page cache: a VM has one of its own.
+fn disk(daemon: &Daemon) -> std::path::PathBuf {
+    let of_vm = Path::new("/disk");
+    let folder = if of_vm.exists() { of_vm } else { daemon.folder() };
+    folder.join("cache")
+}
+
+const LEN: u32 = 1_048_576;
+const FILE: f64 = LEN as f64;
+
+fn read_from(metrics: &Metrics, volume: &str, result: &str) -> f64 {
+    let labels = [("pod", "reader"), ("volume", volume), ("result", result)];
+    metrics.find("podscope_file_cache_read_bytes_total", &labels).unwrap_or(0.0)
+}
+
+fn filled(metrics: &Metrics, volume: &str, by: &str) -> f64 {
+    let labels = [("pod", "reader"), ("volume", volume), ("by", by)];
+    metrics.find("podscope_file_cache_filled_bytes_total", &labels).unwrap_or(0.0)
+}
+
+/// The number after `key` in each line of a log that has one.
+fn said(log: &str, key: &str) -> Vec<f64> {
+    let after =
+        |line: &str| line.split_whitespace().find_map(|word| word.strip_prefix(key)?.parse().ok());
+    log.lines().filter_map(after).collect()
+}
+
+#[test]
+fn reads_hit_and_miss_as_the_kernel_says() {
+    let daemon = Daemon::start(&[]);
+    let disk = disk(&daemon);
+    for folder in ["one", "two"] {
+        fs::create_dir_all(disk.join(folder)).unwrap();
+        fs::write(disk.join(folder).join("file"), vec![b'x'; LEN as usize]).unwrap();
+    }
+    let steps = [
+        "drop-cache /one/file , cached-reads-apart /one/file 4096 , print apart",
+        "wait-for /one/1 , cached-reads-apart /one/file 4096 , print again",
+        "wait-for /one/2 , drop-cache /one/file , cached-reads /one/file 4096 , print turn",
+        "wait-for /one/3 , drop-cache /one/file , cached-reads /one/file 20000 , print large",
+        "wait-for /one/4 , read-direct /one/file , print direct , pause",
+    ];
+    let volume = |folder: &str| json!({"path": disk.join(folder)});
+    let reader = pod("reader")
+        .volume("one", "hostPath", volume("one"))
+        .volume("two", "hostPath", volume("two"))
+        .container_with("app", &steps.join(" , "), mounts(&[("one", "/one"), ("two", "/two")]));
+    daemon.run(reader);
+    let mut hit = 0.0;
+    let mut missed = 0.0;
+    for (index, done) in ["apart", "again", "turn", "large"].into_iter().enumerate() {
+        daemon.wait_logged("reader", "", done);
+        let metrics = daemon.metrics();
+        if let Some(lost) = metrics.missed() {
+            daemon.stop();
+            return skip(&lost);
+        }
+        let log = daemon.logs("reader", "");
+        let expected = [said(&log, "hit=")[index], said(&log, "miss=")[index]];
+        let [before_hit, before_missed] = [hit, missed];
+        [hit, missed] = ["hit", "miss"].map(|result| read_from(&metrics, "one", result));
+        let came_in = filled(&metrics, "one", "read");
+        println!(
+            "{done}: {expected:?}, {} {}, {came_in}",
+            hit - before_hit,
+            missed - before_missed
+        );
+        assert_eq!([hit - before_hit, missed - before_missed], expected, "{done}");
+        match done {
+            // Without reading ahead, what was missed is what came in.
+            "apart" => {
+                assert_eq!(expected, [0.0, FILE / 2.0]);
+                assert_eq!(filled(&metrics, "one", "read"), FILE / 2.0);
+            }
+            "again" => assert_eq!(expected, [FILE / 2.0, 0.0]),
+            // Most of it was read ahead.
+            _ => assert!(hit - before_hit > FILE / 2.0, "{done}"),
+        }
+        fs::write(disk.join("one").join((index + 1).to_string()), "").unwrap();
+    }
+
+    daemon.wait_logged("reader", "", "direct");
+    let metrics = daemon.metrics();
+    assert_eq!(read_from(&metrics, "one", "bypass"), 4096.0);
+    // The whole file came in three times, the first time half of it. Linux 5.10 makes a page for what
+    // was asked for behind its end.
+    let came_in = filled(&metrics, "one", "read");
+    assert!((2.5 * FILE..=2.5 * FILE + 4096.0).contains(&came_in), "{came_in}");
+    let read =
+        metrics.one("podscope_file_read_bytes_total", &[("pod", "reader"), ("volume", "one")]);
+    assert_eq!(read, 3.0 * FILE + 4096.0);
+
+    drop(fs::remove_dir_all(&disk));
+    daemon.stop();
+}
+
+#[test]
+fn page_faults_bring_in_what_was_not_there() {
+    let daemon = Daemon::start(&[]);
+    let disk = disk(&daemon);
+    for folder in ["one", "two"] {
+        fs::create_dir_all(disk.join(folder)).unwrap();
+        fs::write(disk.join(folder).join("file"), vec![b'x'; LEN as usize]).unwrap();
+    }
+    let steps = "drop-cache /one/file , drop-cache /two/file , cached-reads-apart /two/file 65536 , \
+                 print ready , wait-for /one/1 , touch-pages /two/file , print touched , \
+                 wait-for /one/2 , touch-pages /two/file , print again , pause";
+    let volume = |folder: &str| json!({"path": disk.join(folder)});
+    let reader = pod("reader")
+        .volume("one", "hostPath", volume("one"))
+        .volume("two", "hostPath", volume("two"))
+        .container_with("app", steps, mounts(&[("one", "/one"), ("two", "/two")]));
+    daemon.run(reader);
+    daemon.wait_logged("reader", "", "ready");
+    let metrics = daemon.metrics();
+    let knows_volume = metrics
+        .find("podscope_probe_coverage", &[("probe", "file_fault"), ("state", "attached")])
+        .is_some();
+    let counted_in = if knows_volume { "two" } else { "other" };
+    let mut before = filled(&metrics, counted_in, "fault");
+    fs::write(disk.join("one/1"), "").unwrap();
+    for (index, (done, expected)) in
+        [("touched", FILE / 2.0), ("again", 0.0)].into_iter().enumerate()
+    {
+        daemon.wait_logged("reader", "", done);
+        let metrics = daemon.metrics();
+        if let Some(lost) = metrics.missed() {
+            daemon.stop();
+            return skip(&lost);
+        }
+        assert_eq!(said(&daemon.logs("reader", ""), "faulted=")[index], expected);
+        let after = filled(&metrics, counted_in, "fault");
+        println!("{done}: {expected}, {}", after - before);
+        assert_eq!(after - before, expected, "{done}");
+        before = after;
+        assert_eq!(filled(&metrics, "one", "fault"), 0.0);
+        fs::write(disk.join("one/2"), "").unwrap();
+    }
+    // Pages that are mapped were not read.
+    let read = daemon
+        .metrics()
+        .one("podscope_file_read_bytes_total", &[("pod", "reader"), ("volume", "two")]);
+    assert_eq!(read, FILE / 2.0);
+    drop(fs::remove_dir_all(&disk));
+    daemon.stop();
+}
