@@ -29,6 +29,7 @@ mod netns;
 mod node;
 mod other;
 mod own;
+mod patience;
 mod pod;
 mod process;
 mod reading;

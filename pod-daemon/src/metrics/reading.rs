@@ -174,7 +174,7 @@ impl Reading {
         });
         drop(reading);
         let volumes = pods.iter().flat_map(|pod| &pod.about.volumes);
-        let capacities = capacities.read(volumes.map(|(_, path)| path.clone()).collect());
+        let capacities = capacities.read(&volumes.map(|(_, path)| path.clone()).collect());
         for pod in &mut pods {
             let known = mem::take(&mut pod.about.volumes).into_iter();
             let known = known.filter_map(|(name, path)| Some((name, *capacities.get(&path)?)));
