@@ -17,11 +17,12 @@ pub mod net;
 pub mod offsets;
 pub mod process;
 pub mod runqueue;
+pub mod slowest;
 pub mod tcp;
 
 /// Version of the layout of all maps: it grows with every change of a key, a value or a capacity. A
 /// daemon goes on counting in maps of its own version only.
-pub const LAYOUT: u32 = 4;
+pub const LAYOUT: u32 = 5;
 
 /// Number of slots: one per container that is alive or whose counters are still to be read.
 /// Slot 0 means "not a pod".

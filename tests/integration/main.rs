@@ -17,6 +17,7 @@ mod disk;
 mod drops;
 mod events;
 mod exactness;
+mod exemplars;
 mod files;
 mod governor;
 mod held;

@@ -79,8 +79,9 @@ impl Place {
                 return Duration::Lost;
             }
             began.write_volatile(0);
-            let now = bpf_ktime_get_ns() << REST_BITS;
-            Duration::Known(now.wrapping_sub(noted & !((1 << REST_BITS) - 1)) >> REST_BITS)
+            let now = bpf_ktime_get_ns();
+            let shifted = (now << REST_BITS).wrapping_sub(noted & !((1 << REST_BITS) - 1));
+            Duration::Known { nanoseconds: shifted >> REST_BITS, now }
         }
     }
 
