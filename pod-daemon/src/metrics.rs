@@ -19,6 +19,7 @@ mod dashboards;
 mod dns;
 mod document;
 mod drops;
+mod exemplar;
 mod family;
 mod file;
 mod format;
@@ -29,6 +30,7 @@ mod netns;
 mod node;
 mod other;
 mod own;
+mod patience;
 mod pod;
 mod process;
 mod reading;
@@ -41,6 +43,7 @@ mod sheet;
 mod tcp;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod volume;
 
 use std::{
@@ -83,6 +86,7 @@ use self::{
     archive::{completed_help, completed_name, write_totals},
     capacity::Capacities,
     cost::Ledger,
+    exemplar::Completion,
     family::{Domain, Family},
     format::{Collected, Format, GZIP, Gzip, Page, Protobuf, Text, accepts_gzip},
     other::Other,
@@ -141,6 +145,7 @@ struct Inner {
     start_seconds: f64,
     descriptors: Vec<Desc>,
     capacities: Capacities,
+    completion: Completion,
     is_ready: AtomicBool,
     /// What a scrape holds from its beginning to its end.
     places: Arc<Semaphore>,
@@ -187,6 +192,7 @@ impl Metrics {
             start_seconds: own::start_seconds(),
             descriptors,
             capacities: Capacities::default(),
+            completion: Completion::default(),
             is_ready: AtomicBool::new(false),
             places: Arc::new(Semaphore::new(SCRAPERS)),
             scrapes: Mutex::default(),
@@ -229,7 +235,7 @@ impl Inner {
     fn read(&self) -> Reading {
         let own = Own::read(self.start_seconds);
         let scrapes = *self.scrapes();
-        let sources = (&*self.probes, &*self.archive, &self.capacities);
+        let sources = (&*self.probes, &*self.archive, &self.capacities, &self.completion);
         let mut reading = Reading::take(&self.node, sources, self.build, own, scrapes);
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner).enter(&mut reading);
         reading.other = Other::of(&reading);

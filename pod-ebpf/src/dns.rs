@@ -93,6 +93,20 @@ pub struct Query {
 
 const _: () = assert!(size_of::<Query>() == 24);
 
+/// A query that waits for its answer.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Pending {
+    /// When it was sent, in nanoseconds of `bpf_ktime_get_ns`.
+    pub began: u64,
+    /// Process that asked; 0 if that is not known.
+    pub pid: u32,
+    /// The size is a multiple of eight bytes.
+    pub unused: u32,
+}
+
+const _: () = assert!(size_of::<Pending>() == 16);
+
 crate::counters!(DnsStats);
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ pub mod net;
 pub mod offsets;
 pub mod process;
 pub mod runqueue;
+pub mod slowest;
 pub mod tcp;
 
 /// Version of the layout of all maps: it grows with every change of a key, a value or a capacity. A

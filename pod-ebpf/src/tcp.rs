@@ -240,8 +240,8 @@ pub struct Socket {
     pub began: u64,
     /// 1 + the [`Phase`] that it is counted in; 0 if it is not counted among the open ones.
     pub counted: u32,
-    /// The size is a multiple of eight bytes.
-    pub unused: u32,
+    /// Process that began it; 0 if that is not known.
+    pub pid: u32,
 }
 
 const _: () = assert!(size_of::<Socket>() == 16);

@@ -18,6 +18,7 @@ mod disk;
 mod drops;
 mod events;
 mod exactness;
+mod exemplars;
 mod files;
 mod governor;
 mod held;

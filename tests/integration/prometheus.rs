@@ -15,6 +15,8 @@ use pod_tests::{
 };
 use serde_json::{Value, json};
 
+use super::exemplars::TRACEPARENT;
+
 /// A Prometheus that scrapes a daemon.
 struct Prometheus {
     child: Child,
@@ -252,6 +254,59 @@ fn native_histograms_have_the_kernels_own_buckets() {
     println!("median {median}, mean {mean}");
     assert!(median > 0.0 && median < 1.0, "{median}");
     drop(prometheus);
+    daemon.stop();
+}
+
+#[test]
+fn exemplars_lead_to_the_trace() {
+    let Some(program) = of_package("prometheus") else { return };
+    let daemon = Daemon::start(&[]);
+    let exemplars = "--enable-feature=exemplar-storage";
+    let native = "--enable-feature=exemplar-storage,native-histograms";
+    let name = "podscope_tcp_connect_duration_seconds";
+    daemon.run(pod("server").container("app", "serve 7000"));
+    daemon.wait_logged("server", "", "listening");
+    let address = daemon.pod("server")["status"]["podIP"].as_str().unwrap().to_owned();
+    let env = json!({"env": [{"name": "TRACEPARENT", "value": TRACEPARENT}]});
+    let steps = format!("connect {address}:7000 , print done , pause");
+    daemon.run(pod("client").container_with("app", &steps, env));
+    daemon.wait_logged("client", "", "done");
+    let pid = daemon.pid_of(&daemon.pod("client"), "app").to_string();
+    let took = daemon.metrics().one(&format!("{name}_sum"), &[("pod", "client")]);
+    for (options, series) in [(exemplars, format!("{name}_bucket")), (native, name.to_owned())] {
+        let prometheus = Prometheus::start(&program, &daemon, &[options]);
+        let query = http::escape(&format!("{series}{{pod=\"client\"}}"));
+        let path = format!("/api/v1/query_exemplars?query={query}&start=0&end=9999999999");
+        let found = eventually("Prometheus has the exemplar", seconds(30), || {
+            let answer = http::tcp(prometheus.address, &path).ok()?.json();
+            answer["data"].as_array().filter(|found| !found.is_empty()).cloned()
+        });
+        // Several scrapes later it is the same.
+        eventually("some more scrapes", seconds(30), || {
+            let count = prometheus.query("count_over_time(up{job=\"podscope\"}[1m])").ok()?;
+            let count: f64 = count.first()?["value"][1].as_str()?.parse().ok()?;
+            (count >= 4.0).then_some(())
+        });
+        let again = http::tcp(prometheus.address, &path).unwrap().json();
+        assert_eq!(again["data"].as_array(), Some(&found));
+        println!("{found:?}");
+        assert_eq!(found.len(), 1, "{found:?}");
+        let [exemplar] = &found[0]["exemplars"].as_array().unwrap()[..] else {
+            panic!("{found:?}")
+        };
+        let expected = json!({
+            "pid": pid,
+            "trace_id": "0af7651916cd43dd8448eb211c80319c",
+            "span_id": "b7ad6b7169203331",
+        });
+        assert_eq!(exemplar["labels"], expected);
+        let value: f64 = exemplar["value"].as_str().unwrap().parse().unwrap();
+        assert_eq!(value, took);
+        let log = fs::read_to_string(daemon.folder().join("prometheus/log")).unwrap();
+        assert!(!log.contains("exemplars with"), "{log}");
+        drop(prometheus);
+        fs::remove_dir_all(daemon.folder().join("prometheus")).unwrap();
+    }
     daemon.stop();
 }
 

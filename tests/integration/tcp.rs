@@ -123,7 +123,7 @@ fn filter(pid: Pid, change: &str) {
 
 /// Drops what comes to a process' network namespace and matches one of these.
 #[track_caller]
-fn drop_incoming(pid: Pid, matches: &[&str]) {
+pub(super) fn drop_incoming(pid: Pid, matches: &[&str]) {
     filter(pid, "add table ip loss");
     filter(pid, "add chain ip loss input { type filter hook input priority 0 ; }");
     for matches in matches {
@@ -132,7 +132,7 @@ fn drop_incoming(pid: Pid, matches: &[&str]) {
 }
 
 #[track_caller]
-fn drop_no_more(pid: Pid) {
+pub(super) fn drop_no_more(pid: Pid) {
     filter(pid, "delete table ip loss");
 }
 

@@ -48,10 +48,11 @@ pub(super) const DOMAIN: Domain = Domain {
         Family::histogram(
             "podscope_dns_duration_seconds",
             "Time from a query to its answer; absent before the first query. Bounds grow by a \
-             factor of 4, and so much is the most that a quantile can be off.",
+             factor of 4, and so much is the most that a quantile can be off. Exemplar: the slowest \
+             lately over UDP.",
             Container(|c, sheet| {
                 if c.dns.queries > 0 {
-                    sheet.latency(&[], &c.dns.duration);
+                    sheet.latency_such_as(&[], &c.dns.duration, c.slowest_query);
                 }
             }),
         )

@@ -23,14 +23,26 @@ format; `/healthz` and `/readyz` stand beside it, and `/metrics/cadvisor`, whose
 first event; it goes on counting when the container restarts.
 
 By the header `Accept` a client chooses the format: Prometheus' text (0.0.4), which is what everybody
-gets who does not ask; OpenMetrics 1.0 as text (`application/openmetrics-text`), where some counters
-name a process as exemplar; or Prometheus' protocol buffers, where each histogram is there twice: with
-the bounds of the text, and as a native histogram of schema 0. Its bounds are the powers of two of a
+gets who does not ask; OpenMetrics 1.0 as text (`application/openmetrics-text`), where some counters and
+histograms name a process as exemplar; or Prometheus' protocol buffers, where they do, too, and each
+histogram is there twice: with the bounds of the text, and as a native histogram of schema 0. Its bounds are the powers of two of a
 second, which are those of the probes, so a bucket there is a bucket of the kernel's: what took at most
 2^-22 s (238 ns) is the zero bucket, and what took longer than 16 s is in the last one, up to 32 s.
 A Prometheus that takes native histograms (`--enable-feature=native-histograms`) drops the others.
 Who sends `Accept-Encoding: gzip`, as Prometheus does, gets the page compressed.
 There are no `_created` series: before Prometheus 3 each would be a series of its own.
+
+An exemplar has the label `pid`, a process id as the node sees it; in a histogram it is the slowest
+observation lately, with its time and what it took: it gives way to what is slower, and after a minute to whatever comes
+next, so that a server that scrapes once a minute sees each. A process that has the variable
+`TRACEPARENT`, as [W3C's Trace Context](https://www.w3.org/TR/trace-context/) writes it
+(`00-TRACE-SPAN-FLAGS`), is part of a trace: then there are also the labels `trace_id` and `span_id`, by
+which Grafana can lead to the trace. The daemon reads the variable once for each exemplar, when it is first
+scraped, from the environment that the program was executed with; a process that is gone by then is taken
+to have had the value that its container's manifest gives in `env`, and so are those that counters name. Another
+value, such as an id of zeros, is ignored. Where nobody of the container has begun it, as a thread of the
+kernel that adds a subflow of MPTCP, nobody is named. A Prometheus keeps exemplars with
+`--enable-feature=exemplar-storage`.
 
 ";
 

@@ -8,7 +8,10 @@ use pod_ebpf::{
     },
 };
 
-use super::family::{Domain, Family, Label, Source::Container};
+use super::{
+    exemplar::Exemplar,
+    family::{Domain, Family, Label, Source::Container},
+};
 use crate::probes::Probes;
 
 const VOLUME: Label = Label::free(
@@ -65,15 +68,22 @@ pub(super) struct Files {
     pub(super) bytes: FileBytes,
     /// Those that were tried at all: most are not.
     pub(super) operations: Vec<(Operation, OperationStats)>,
+    /// The slowest of each lately.
+    pub(super) slowest: Vec<(Operation, Exemplar)>,
 }
 
 impl Files {
     pub(super) fn read(probes: &Probes, cell: u32) -> Self {
+        // Before the histograms, so that each is in its bucket already.
+        let slowest = Operation::ALL.into_iter().zip(probes.slowest_operations(cell));
         let operations = Operation::ALL.into_iter().zip(probes.file_operations(cell).0);
         let tried = |stats: &OperationStats| stats.errors > 0 || stats.count() > 0;
         Self {
             bytes: probes.file_bytes(cell),
             operations: operations.filter(|(_, stats)| tried(stats)).collect(),
+            slowest: slowest
+                .filter_map(|(operation, slowest)| Some((operation, Exemplar::timed(slowest?))))
+                .collect(),
         }
     }
 
@@ -86,6 +96,19 @@ impl Files {
                 None => self.operations.push((operation, stats)),
             }
         }
+        for (operation, exemplar) in other.slowest {
+            match self.slowest.iter_mut().find(|(ours, _)| *ours == operation) {
+                Some((_, ours)) if ours.nanoseconds() >= exemplar.nanoseconds() => {}
+                Some((_, ours)) => *ours = exemplar,
+                None => self.slowest.push((operation, exemplar)),
+            }
+        }
+    }
+
+    /// The slowest lately of an operation.
+    fn slowest(&self, operation: Operation) -> Option<Exemplar> {
+        let slowest = self.slowest.iter().find(|(done, _)| *done == operation);
+        slowest.map(|(_, exemplar)| *exemplar)
     }
 
     /// How often an operation succeeded.
@@ -200,12 +223,15 @@ pub(super) const DOMAIN: Domain = Domain {
         .counted_by(&["file_read", "file_write"]),
         Family::histogram(
             "podscope_file_operation_duration_seconds",
-            "How long successful operations took, from the call to its return.",
+            "How long successful operations took, from the call to its return. Exemplar: the slowest \
+             lately.",
             Container(|c, sheet| {
                 for (volume, files) in &c.files {
                     for (operation, stats) in &files.operations {
                         if stats.latency.count() > 0 {
-                            sheet.latency(&[volume, operation.label()], &stats.latency);
+                            let labels = [&**volume, operation.label()];
+                            let slowest = files.slowest(*operation);
+                            sheet.latency_such_as(&labels, &stats.latency, slowest);
                         }
                     }
                 }

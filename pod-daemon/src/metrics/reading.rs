@@ -21,13 +21,13 @@ use super::{
     archive::{Archive, Held, Others, Sums, View},
     capacity::{Capacities, Capacity},
     cost::Attributed,
+    exemplar::{Completion, Exemplar},
     family::Family,
     file::Files,
     netns::{self, Netns},
     other::Other,
     own::Own,
     reconcile::{self, Traffic},
-    sheet::Exemplar,
 };
 use crate::{
     cgroup::stats::{self, Stats},
@@ -140,12 +140,19 @@ pub(super) struct Container {
     pub(super) first: Option<Exemplar>,
     /// The process of that run that the kernel ended for want of memory.
     pub(super) victim: Option<Exemplar>,
+    /// The connection that took longest to be established lately.
+    pub(super) slowest_connect: Option<Exemplar>,
+    /// The query that took longest to be answered lately.
+    pub(super) slowest_query: Option<Exemplar>,
 }
+
+/// Where a reading is taken from, beside the node.
+pub(super) type Sources<'a> = (&'a Probes, &'a Archive, &'a Capacities, &'a Completion);
 
 impl Reading {
     pub(super) fn take(
         node: &crate::node::Node,
-        (probes, archive, capacities): (&Probes, &Archive, &Capacities),
+        (probes, archive, capacities, completion): Sources<'_>,
         build: Build,
         own: Own,
         scrapes: Scrapes,
@@ -173,8 +180,9 @@ impl Reading {
             pod.netns = pod.netns.or_else(|| archive.last_netns(&pod.about.uid));
         });
         drop(reading);
+        completion.complete(&mut pods);
         let volumes = pods.iter().flat_map(|pod| &pod.about.volumes);
-        let capacities = capacities.read(volumes.map(|(_, path)| path.clone()).collect());
+        let capacities = capacities.read(&volumes.map(|(_, path)| path.clone()).collect());
         for pod in &mut pods {
             let known = mem::take(&mut pod.about.volumes).into_iter();
             let known = known.filter_map(|(name, path)| Some((name, *capacities.get(&path)?)));
@@ -255,6 +263,11 @@ impl Pod {
         self.read_netns();
     }
 
+    /// Everybody who is named.
+    pub(super) fn exemplars(&mut self) -> impl Iterator<Item = &mut Exemplar> {
+        self.containers.iter_mut().flat_map(Container::exemplars)
+    }
+
     /// Reads what the kernel counts for the pod's network namespace, if its infra process is there.
     pub(super) fn read_netns(&mut self) {
         if self.about.host_network {
@@ -290,8 +303,10 @@ impl Container {
         let slot = about.slot;
         let run = (slot != NO_SLOT).then(|| probes.run(slot));
         let victim = run.and_then(|run| probes.victim(slot, run.number));
-        let such_as = |pid: u32| (pid > 0).then_some(Exemplar { pid });
         let is_there = slot != NO_SLOT;
+        // Before the histograms, so that each is in its bucket already.
+        let slowest_connect = is_there.then(|| probes.slowest_connect(slot)).flatten();
+        let slowest_query = is_there.then(|| probes.slowest_query(slot)).flatten();
         Self {
             process: if is_there { probes.process(slot) } else { ProcessStats::ZERO },
             net: if is_there { probes.net(slot) } else { NetStats::ZERO },
@@ -312,9 +327,19 @@ impl Container {
             files,
             cgroup,
             disk: None,
-            first: run.and_then(|run| such_as(run.tgid)),
-            victim: victim.and_then(|victim| such_as(victim.tgid)),
+            first: run.and_then(|run| Exemplar::counted(run.tgid)),
+            victim: victim.and_then(|victim| Exemplar::counted(victim.tgid)),
+            slowest_connect: slowest_connect.map(Exemplar::timed),
+            slowest_query: slowest_query.map(Exemplar::timed),
         }
+    }
+
+    /// Everybody who is named.
+    pub(super) fn exemplars(&mut self) -> impl Iterator<Item = &mut Exemplar> {
+        let own =
+            [&mut self.first, &mut self.victim, &mut self.slowest_connect, &mut self.slowest_query];
+        let files = self.files.iter_mut().flat_map(|(_, files)| &mut files.slowest);
+        own.into_iter().flatten().chain(files.map(|(_, exemplar)| exemplar))
     }
 }
 

@@ -22,13 +22,14 @@ use super::{
     archive::{Held, Others, Sums},
     capacity::Capacity,
     cost::Attributed,
+    exemplar::{Exemplar, Observed},
     file::Files,
     netns::Netns,
     other::Other,
     own::Own,
     reading::{Container, Pod, Reading, Scrapes},
     reconcile,
-    sheet::Exemplar,
+    trace::{Trace, tests::EXAMPLE},
 };
 use crate::{
     cgroup::{
@@ -192,6 +193,7 @@ fn container(name: &str, state: State, last_exit: Option<Exit>) -> Container {
         limits,
         requests: limits,
         ooms: [1, 0, 0],
+        traceparent: None,
     };
     let mut process = ProcessStats { execs: 5, forks: 4, threads: 3, ..ProcessStats::ZERO };
     process.exec_failures = [1; 7];
@@ -229,8 +231,10 @@ fn container(name: &str, state: State, last_exit: Option<Exit>) -> Container {
         files: files.to_vec(),
         cgroup: cgroup(),
         disk: Some(DiskUsage { rootfs_bytes: 4096, log_bytes: 8192 }),
-        first: Some(Exemplar { pid: 4711 }),
-        victim: Some(Exemplar { pid: 4712 }),
+        first: Exemplar::counted(4711),
+        victim: Exemplar::counted(4712),
+        slowest_connect: Some(slowest(60_000_000_000)),
+        slowest_query: Some(slowest(900_000)),
     }
 }
 
@@ -245,6 +249,16 @@ fn files() -> Files {
             filled_by: [4096; FILLED_BY],
         },
         operations: Operation::ALL.map(|operation| (operation, once)).to_vec(),
+        slowest: Operation::ALL.map(|operation| (operation, slowest(1_900))).to_vec(),
+    }
+}
+
+/// What a process did that is part of a trace.
+fn slowest(nanoseconds: u64) -> Exemplar {
+    Exemplar {
+        pid: 4713,
+        trace: Trace::parse(EXAMPLE.as_bytes()),
+        observed: Some(Observed { nanoseconds, at: 0, time_ms: 1_700_000_000_012 }),
     }
 }
 

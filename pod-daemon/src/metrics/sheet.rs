@@ -8,7 +8,10 @@ use std::cell::Cell;
 
 use pod_ebpf::latency::{BUCKETS, Latency, bound_seconds};
 
-use super::family::{Family, Kind, Label, Origin};
+use super::{
+    exemplar::Exemplar,
+    family::{Family, Kind, Label, Origin},
+};
 
 /// Every second bound of the probes' histograms is exposed, from 238 ns to 16 s.
 const BUCKETS_PER_BOUND: usize = 2;
@@ -53,12 +56,6 @@ pub(super) enum Value<'a> {
     Count(u64),
     Number(f64),
     Latency(&'a Latency),
-}
-
-/// Somebody of whom a counter tells: a process, by its number on the node.
-#[derive(Clone, Copy)]
-pub(super) struct Exemplar {
-    pub(super) pid: u32,
 }
 
 /// Writes a format.
@@ -116,6 +113,16 @@ impl<'a> Sheet<'a> {
     /// Adds a histogram of durations; `labels` as above.
     pub(super) fn latency(&mut self, labels: &[&str], latency: &Latency) {
         self.add(labels, Value::Latency(latency));
+    }
+
+    /// As above, and names one of those that took long.
+    pub(super) fn latency_such_as(
+        &mut self,
+        labels: &[&str],
+        latency: &Latency,
+        exemplar: Option<Exemplar>,
+    ) {
+        self.write(labels, Value::Latency(latency), exemplar);
     }
 
     /// Adds a series whose value is a count, and names one of those that were counted.

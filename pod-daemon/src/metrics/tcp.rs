@@ -55,8 +55,11 @@ pub(super) const DOMAIN: Domain = Domain {
         Family::histogram(
             "podscope_tcp_connect_duration_seconds",
             "Time from the SYN to the established connection, of outgoing connections. Bounds \
-             grow by a factor of 4, and so much is the most that a quantile can be off.",
-            Container(|c, sheet| sheet.latency(&[], &c.tcp.connect_latency)),
+             grow by a factor of 4, and so much is the most that a quantile can be off. Exemplar: the \
+             slowest lately.",
+            Container(|c, sheet| {
+                sheet.latency_such_as(&[], &c.tcp.connect_latency, c.slowest_connect);
+            }),
         )
         .counted_by(&["tcp"]),
         Family::gauge(

@@ -202,6 +202,10 @@ fn who_gathers_gets_what_a_scrape_gets() {
     assert_eq!(gathered, page(&reading));
 }
 
+/// The exemplar of the sample's histograms.
+const SLOWEST: &str =
+    r#" # {pid="4713",trace_id="0af7651916cd43dd8448eb211c80319c",span_id="b7ad6b7169203331"}"#;
+
 #[test]
 fn open_metrics_has_exemplars_and_an_end() {
     let reading = sample::reading(1);
@@ -217,8 +221,27 @@ fn open_metrics_has_exemplars_and_an_end() {
         // Of those that were not killed there is none to name.
         &format!(r#"podscope_container_oom_kills_total{{{labels},limit="node"}} 0"#),
         &format!(r#"podscope_tcp_connect_duration_seconds_bucket{{{labels},le="16.0"}} 2"#),
+        // On the first bucket that counts it, and on no other.
+        &format!(
+            r#"podscope_tcp_connect_duration_seconds_bucket{{{labels},le="+Inf"}} 3{SLOWEST} 60 1700000000.012"#
+        ),
+        &format!(
+            r#"podscope_dns_duration_seconds_bucket{{{labels},le="0.0009765625"}} 5{SLOWEST} 0.0009 1700000000.012"#
+        ),
+        &format!(
+            r#"podscope_file_operation_duration_seconds_bucket{{{labels},volume="data",operation="fsync",le="0.000003814697265625"}} 1{SLOWEST} 0.0000019 1700000000.012"#
+        ),
+        &format!(
+            r#"podscope_file_operation_duration_seconds_bucket{{{labels},volume="data",operation="fsync",le="0.0000152587890625"}} 1"#
+        ),
     ] {
         assert!(text.lines().any(|other| other == line), "{line}");
+    }
+    let named = text.lines().filter_map(|line| line.split_once(" # {"));
+    for (series, exemplar) in named {
+        assert!(series.contains("_bucket{") || series.contains("_total{"), "{series}");
+        let labels = exemplar.split_once('}').unwrap().0;
+        assert!(labels.len() < 128, "{labels}");
     }
     assert!(text.ends_with("\n# EOF\n") && !text.contains("\n\n"));
     let numbers = text.lines().filter(|line| !line.starts_with('#')).count();

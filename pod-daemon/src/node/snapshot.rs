@@ -73,6 +73,8 @@ pub struct ContainerSnapshot {
     pub requests: Limits,
     /// Runs that the kernel ended for want of memory: the container's, the pod's, or the node's.
     pub ooms: [u64; 3],
+    /// The variable `TRACEPARENT` that the manifest gives it.
+    pub traceparent: Option<String>,
 }
 
 /// What a container has on the node's disk.

@@ -19,7 +19,7 @@ use self::{
 use super::{
     About,
     backoff::Backoff,
-    blocking, command,
+    blocking, command, environment,
     ground::{self, Ground, Place},
     image,
     logs::{self, Copy},
@@ -373,6 +373,7 @@ impl Container {
                 .map(|place| place.requests)
                 .unwrap_or_else(|| resources::requests(&self.spec)),
             ooms: self.ooms,
+            traceparent: environment::traceparent(&self.spec),
         }
     }
 

@@ -1,5 +1,8 @@
 //! The maps: which slots and cells are taken, and what the probes counted in them.
 
+mod slowest;
+mod watch;
+
 use std::{
     collections::{HashMap as Table, HashSet},
     hash::{DefaultHasher, Hash as _, Hasher as _},
@@ -40,7 +43,7 @@ use super::{
 };
 
 /// Names of the maps that outlive the daemon.
-pub(super) const NAMES: [&str; 23] = [
+pub(super) const NAMES: [&str; 26] = [
     "SLOTS",
     "PROCESS",
     "RUNS",
@@ -49,12 +52,15 @@ pub(super) const NAMES: [&str; 23] = [
     "ADDRESSES",
     "DNS",
     "DNS_PENDING",
+    "DNS_SLOWEST",
     "TCP",
+    "TCP_SLOWEST",
     "SLOT_OF",
     "TCP_SOCKETS",
     "VOLUMES",
     "FILES",
     "FILE_OPS",
+    "FILE_SLOWEST",
     "BLOCK",
     "DROPS",
     "NETWORKS",
@@ -89,6 +95,7 @@ struct Values {
     block: Array<Data, BlockStats>,
     drops: Array<Data, DropStats>,
     runqueue: Array<Data, RunQueueStats>,
+    slowest: slowest::Kept,
 }
 
 /// What only the daemon writes.
@@ -153,6 +160,7 @@ impl Counters {
                 block: open(folder, "BLOCK", aya::maps::Map::Array)?,
                 drops: open(folder, "DROPS", aya::maps::Map::Array)?,
                 runqueue: open(folder, "RUNQUEUE", aya::maps::Map::Array)?,
+                slowest: slowest::Kept::open(folder)?,
             }),
             addresses: Mutex::new(Addresses::open(folder)?),
             lost: open(folder, "LOST", aya::maps::Map::Array)?,
@@ -336,6 +344,7 @@ impl Counters {
         values.block.set(slot, &BlockStats::ZERO, 0)?;
         values.drops.set(slot, &DropStats::ZERO, 0)?;
         values.net.set(slot, PerCpuValues::try_from(vec![NetStats::ZERO; self.cpus])?, 0)?;
+        values.slowest.clear(slot, cells)?;
         for cell in cells.iter().chain([&slot]) {
             let zero = PerCpuValues::try_from(vec![FileBytes::ZERO; self.cpus])?;
             values.files.set(*cell, zero, 0)?;
@@ -448,30 +457,6 @@ impl Counters {
             MapFill { map: "VOLUMES", entries: keys.mount_count, capacity: u64::from(MAX_VOLUMES) },
             MapFill { map: "FILES", entries: cells, capacity: u64::from(MAX_VOLUMES) },
         ]
-    }
-}
-
-impl Keys {
-    fn owner(&self, slot: u32) -> u32 {
-        self.watches.get(&slot, 0).unwrap_or(Watch::NONE).owner
-    }
-
-    fn set_watch(&mut self, slot: u32, watch: Watch) -> Result<(), Error> {
-        self.watches
-            .set(slot, &watch, 0)
-            .map_err(|source| Error::Map { action: "choose what is told of a container", source })
-    }
-
-    /// Lets be told of a slot what is told of every one; under a new owner, if it has none.
-    fn watch(&mut self, slot: u32) -> Result<(), Error> {
-        let owner = match self.owner(slot) {
-            0 => {
-                self.next_owner += 1;
-                self.next_owner - 1
-            }
-            owner => owner,
-        };
-        self.set_watch(slot, Watch { kinds: Watch::USUAL, owner })
     }
 }
 

@@ -8,7 +8,8 @@ use aya_ebpf::{
 };
 use pod_ebpf::{
     MAX_SLOTS,
-    dns::{DnsStats, MAX_PENDING, OUTCOMES, Outcome, Query},
+    dns::{DnsStats, MAX_PENDING, OUTCOMES, Outcome, Pending, Query},
+    slowest::Slowest,
 };
 
 pub(crate) use pod_ebpf::dns::PORT;
@@ -16,16 +17,21 @@ pub(crate) use pod_ebpf::dns::PORT;
 use crate::{
     counter,
     net::{Packet, TCP_PROTOCOL},
+    slowest,
 };
 
 /// What was asked and answered, by slot.
 #[map]
 static DNS: Array<DnsStats> = Array::with_max_entries(MAX_SLOTS, 0);
 
+/// The queries that took longest to be answered, by slot.
+#[map]
+static DNS_SLOWEST: Array<Slowest> = Array::with_max_entries(MAX_SLOTS, 0);
+
 /// When queries that are not answered yet were sent. Only the programs see both packets, so they
 /// insert the keys here; what is never answered makes room for what comes later.
 #[map]
-static DNS_PENDING: LruHashMap<Query, u64> = LruHashMap::with_max_entries(MAX_PENDING, 0);
+static DNS_PENDING: LruHashMap<Query, Pending> = LruHashMap::with_max_entries(MAX_PENDING, 0);
 
 /// The bit of an answer, and those of what is asked for other than names, in the third byte of a
 /// message.
@@ -52,10 +58,12 @@ pub(crate) fn query(ctx: &SkBuffContext, packet: &Packet, slot: u32) {
         return;
     }
     let Some(stats) = DNS.get_ptr_mut(slot) else { return };
+    // A datagram is sent by whoever asks; TCP may send what was asked before, whoever runs.
+    let pid = if packet.protocol == TCP_PROTOCOL { 0 } else { slowest::current_of(slot) };
     // SAFETY: the helper has no preconditions.
-    let now = unsafe { bpf_ktime_get_ns() };
+    let pending = Pending { began: unsafe { bpf_ktime_get_ns() }, pid, unused: 0 };
     // Where it fails, the query will seem to be unanswered.
-    DNS_PENDING.insert(&query, &now, 0).ok();
+    DNS_PENDING.insert(&query, &pending, 0).ok();
     // SAFETY: `stats` points into the map's storage, which outlives this program.
     unsafe { counter::add(&raw mut (*stats).queries, 1) };
 }
@@ -68,8 +76,8 @@ pub(crate) fn answer(ctx: &SkBuffContext, packet: &Packet, slot: u32) {
         return;
     }
     let query = key(packet, slot, &message);
-    // SAFETY: values are plain numbers, written whole.
-    let Some(began) = (unsafe { DNS_PENDING.get(&query) }).copied() else { return };
+    // SAFETY: values are plain numbers, which are written before there is the key.
+    let Some(pending) = (unsafe { DNS_PENDING.get(&query) }).copied() else { return };
     if DNS_PENDING.remove(&query).is_err() {
         // Another CPU has just counted the same answer.
         return;
@@ -81,8 +89,14 @@ pub(crate) fn answer(ctx: &SkBuffContext, packet: &Packet, slot: u32) {
         if outcome < OUTCOMES {
             counter::add((&raw mut (*stats).answers).cast::<u64>().add(outcome), 1);
         }
-        let duration = bpf_ktime_get_ns().saturating_sub(began);
+        let now = bpf_ktime_get_ns();
+        let duration = now.saturating_sub(pending.began);
         counter::observe(&raw mut (*stats).duration, duration);
+        if pending.pid != 0
+            && let Some(kept) = DNS_SLOWEST.get_ptr_mut(slot)
+        {
+            slowest::keep(kept, duration, now, || pending.pid);
+        }
     }
 }
 

@@ -17,15 +17,20 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray},
 };
 use pod_ebpf::{
-    file::{FILE_CELLS, FileBytes, FileOperations, MAX_VOLUMES, Operation, OperationStats, Volume},
+    file::{
+        FILE_CELLS, FileBytes, FileOperations, MAX_VOLUMES, OPERATIONS, Operation, OperationStats,
+        Volume,
+    },
     lost::Lost,
     offsets::FILE_HEAD,
+    slowest::Slowest,
 };
 
 use self::{cache::Filled, timing::Place};
 use crate::{
-    counter,
+    counter, event,
     kernel::{field, has, offset, read},
+    slowest,
 };
 
 /// File type bits of `i_mode`, and the value for a regular file.
@@ -61,6 +66,10 @@ static FILES: PerCpuArray<FileBytes> = PerCpuArray::with_max_entries(FILE_CELLS,
 #[map]
 static FILE_OPS: Array<FileOperations> = Array::with_max_entries(FILE_CELLS, 0);
 
+/// The slowest operations by cell, each at its own index.
+#[map]
+static FILE_SLOWEST: Array<[Slowest; OPERATIONS]> = Array::with_max_entries(FILE_CELLS, 0);
+
 /// How an operation of a container ended.
 #[derive(Clone, Copy)]
 struct Outcome {
@@ -75,8 +84,8 @@ struct Outcome {
 /// How long an operation took.
 #[derive(Clone, Copy)]
 enum Duration {
-    /// In nanoseconds.
-    Known(u64),
+    /// It ends `now`.
+    Known { nanoseconds: u64, now: u64 },
     /// Its beginning was noted, and the note is lost.
     Lost,
     /// Nobody looks at the beginning of such operations.
@@ -127,8 +136,12 @@ impl Outcome {
                 return cell;
             }
             match self.duration {
-                Duration::Known(duration) => {
-                    counter::observe(&raw mut (*stats).latency, duration);
+                Duration::Known { nanoseconds, now } => {
+                    counter::observe(&raw mut (*stats).latency, nanoseconds);
+                    if let Some(all) = FILE_SLOWEST.get_ptr_mut(cell) {
+                        let kept = all.cast::<Slowest>().add(operation as usize);
+                        slowest::keep(kept, nanoseconds, now, event::current_pid);
+                    }
                 }
                 Duration::Lost => {
                     counter::add(&raw mut (*stats).untimed, 1);

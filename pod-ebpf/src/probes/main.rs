@@ -21,6 +21,7 @@ mod net;
 mod process;
 mod runqueue;
 mod slot;
+mod slowest;
 mod tcp;
 mod trace;
 

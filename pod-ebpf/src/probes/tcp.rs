@@ -21,13 +21,14 @@ use pod_ebpf::{
     event::Kind,
     latency::Latency,
     lost::Lost,
+    slowest::Slowest,
     tcp::{ConnectResult, Ending, Phase, Segment, Socket, TcpStats},
 };
 
 use crate::{
     counter, event,
     kernel::{offset, read},
-    slot,
+    slot, slowest,
 };
 
 /// What the kernel is asked to tell of a connection attempt.
@@ -40,6 +41,10 @@ const OPEN: u32 = ATTEMPT | BPF_SOCK_OPS_RTT_CB_FLAG;
 /// TCP counters by slot.
 #[map]
 static TCP: Array<TcpStats> = Array::with_max_entries(MAX_SLOTS, 0);
+
+/// The outgoing connections that took longest to be established, by slot.
+#[map]
+static TCP_SLOWEST: Array<Slowest> = Array::with_max_entries(MAX_SLOTS, 0);
 
 /// What is kept with sockets. It is also the proof that a connection was counted when it was opened: its
 /// end takes away nothing that these maps do not have.
@@ -54,7 +59,7 @@ fn tcp(ctx: SockOpsContext) -> u32 {
     // valid.
     unsafe {
         match ctx.op() {
-            BPF_SOCK_OPS_TCP_CONNECT_CB => connecting(&ctx),
+            BPF_SOCK_OPS_TCP_CONNECT_CB => connecting(&ctx, slot),
             BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB | BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
                 established(&ctx, slot, stats);
             }
@@ -80,7 +85,7 @@ fn tcp(ctx: SockOpsContext) -> u32 {
 }
 
 #[inline(always)]
-fn connecting(ctx: &SockOpsContext) {
+fn connecting(ctx: &SockOpsContext, slot: u32) {
     // Without the flags the failure of this attempt would not be reported.
     if !ask_for(ctx, ATTEMPT) {
         counter::lose(Lost::ConnectResult);
@@ -91,7 +96,10 @@ fn connecting(ctx: &SockOpsContext) {
         return;
     }
     // SAFETY: the storage belongs to this socket, which the kernel holds while we run.
-    unsafe { (*socket).began = bpf_ktime_get_ns() };
+    unsafe {
+        (*socket).pid = slowest::current_of(slot);
+        (*socket).began = bpf_ktime_get_ns();
+    }
 }
 
 /// # Safety
@@ -105,9 +113,17 @@ unsafe fn established(ctx: &SockOpsContext, slot: u32, stats: *mut TcpStats) {
         let began = if socket.is_null() { 0 } else { (*socket).began };
         // Where both sides begin at the same time, or a socket connects to itself, the kernel calls the
         // end of it passive.
-        let latency = if began == 0 { 0 } else { bpf_ktime_get_ns().saturating_sub(began) };
+        let now = bpf_ktime_get_ns();
+        let latency = if began == 0 { 0 } else { now.saturating_sub(began) };
         if began != 0 {
             counter::observe(&raw mut (*stats).connect_latency, latency);
+            // By now, whoever else may be interrupted.
+            let pid = (*socket).pid;
+            if pid != 0
+                && let Some(kept) = TCP_SLOWEST.get_ptr_mut(slot)
+            {
+                slowest::keep(kept, latency, now, || pid);
+            }
         }
         if began != 0 || ctx.op() == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB {
             add_at(&raw mut (*stats).connects, ConnectResult::Established as u32, 1);

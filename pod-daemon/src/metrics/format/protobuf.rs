@@ -7,8 +7,9 @@ use pod_ebpf::latency::{BUCKETS, Latency, bound_seconds};
 
 use super::page::Page;
 use crate::metrics::{
+    exemplar::Exemplar,
     family::Kind,
-    sheet::{Exemplar, Series, Shape, Sink, Value, cumulative},
+    sheet::{Series, Shape, Sink, Value, cumulative},
 };
 
 /// The bounds of native histograms of schema 0 are the powers of two.
@@ -60,15 +61,13 @@ impl Sink for Protobuf<'_> {
         inner.clear();
         let field = match series.value {
             Value::Latency(latency) => {
-                histogram(inner, deeper, latency);
+                histogram(inner, deeper, latency, series.exemplar.as_ref());
                 7
             }
             value => {
                 double(inner, 1, value.as_f64());
                 if let Some(exemplar) = series.exemplar.filter(|_| shape.kind == Kind::Counter) {
-                    deeper.clear();
-                    write_exemplar(deeper, exemplar);
-                    bytes(inner, 2, deeper);
+                    bytes(inner, 2, &message_of(&exemplar));
                 }
                 if shape.kind == Kind::Gauge { 2 } else { 3 }
             }
@@ -85,28 +84,50 @@ impl Sink for Protobuf<'_> {
     }
 }
 
-fn write_exemplar(out: &mut Vec<u8>, exemplar: Exemplar) {
-    let mut label = Vec::with_capacity(16);
-    bytes(&mut label, 1, b"pid");
-    bytes(&mut label, 2, exemplar.pid.to_string().as_bytes());
-    bytes(out, 1, &label);
-    double(out, 2, 1.0);
+fn message_of(exemplar: &Exemplar) -> Vec<u8> {
+    let (mut out, mut inner) = (Vec::with_capacity(128), Vec::with_capacity(64));
+    exemplar.each_label(|name, value| {
+        inner.clear();
+        bytes(&mut inner, 1, name.as_bytes());
+        bytes(&mut inner, 2, value.as_bytes());
+        bytes(&mut out, 1, &inner);
+    });
+    double(&mut out, 2, exemplar.value());
+    if let Some((seconds, milliseconds)) = exemplar.time() {
+        inner.clear();
+        number(&mut inner, 1, seconds.cast_unsigned());
+        number(&mut inner, 2, (milliseconds * 1_000_000).cast_unsigned());
+        bytes(&mut out, 3, &inner);
+    }
+    out
 }
 
 /// A histogram twice: with the bounds of the text formats, and native, for whom every bound counts.
-fn histogram(out: &mut Vec<u8>, message: &mut Vec<u8>, latency: &Latency) {
+fn histogram(
+    out: &mut Vec<u8>,
+    message: &mut Vec<u8>,
+    latency: &Latency,
+    exemplar: Option<&Exemplar>,
+) {
+    let slowest = exemplar.map(message_of);
+    let mut bounded = exemplar.zip(slowest.as_ref());
     number(out, 1, latency.count());
     double(out, 2, latency.sum_ns as f64 / 1e9);
     for (bound, count) in cumulative(latency) {
         message.clear();
         number(message, 1, count);
         double(message, 2, bound);
+        // Each is in the first of the buckets that count it.
+        if let Some((_, slowest)) = bounded.take_if(|(exemplar, _)| exemplar.value() <= bound) {
+            bytes(message, 3, slowest);
+        }
         bytes(out, 3, message);
     }
     number(out, 5, zigzag(SCHEMA));
     // What took at most the first bound is all that is in the first bucket: the zero bucket.
     double(out, 6, bound_seconds(0));
     number(out, 7, latency.buckets[0]);
+    slowest.iter().for_each(|slowest| bytes(out, 16, slowest));
     let counts = &latency.buckets[1..];
     let Some(last) = counts.iter().rposition(|count| *count > 0) else { return };
     let first = counts.iter().position(|count| *count > 0).unwrap_or(last);
@@ -169,10 +190,44 @@ fn bytes(out: &mut Vec<u8>, field: u64, value: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::exemplar::Observed;
 
     #[test]
     fn buckets_have_the_numbers_of_their_bounds() {
         assert_eq!((index(1), index(22), index(BUCKETS - 2), index(BUCKETS - 1)), (-21, 0, 4, 5));
+    }
+
+    #[test]
+    fn an_exemplar_is_in_its_bucket_and_in_the_native_histogram() {
+        let mut latency = Latency { sum_ns: 1_900, ..Latency::ZERO };
+        latency.buckets[3] = 1;
+        let observed = Observed { nanoseconds: 1_900, at: 0, time_ms: 1_700_000_000_012 };
+        let slowest = Exemplar { pid: 7, trace: None, observed: Some(observed) };
+        let message = message_of(&slowest);
+        let mut expected = b"\x0a\x08\x0a\x03pid\x12\x017\x11".to_vec();
+        expected.extend(0.000_001_9_f64.to_le_bytes());
+        // 1,700,000,000 seconds, and 12,000,000 nanoseconds.
+        expected.extend(b"\x1a\x0b\x08\x80\xe2\xcf\xaa\x06\x10\x80\xb6\xdc\x05");
+        assert_eq!(message, expected);
+
+        let written = |exemplar| {
+            let (mut out, mut inner) = (Vec::new(), Vec::new());
+            histogram(&mut out, &mut inner, &latency, exemplar);
+            out
+        };
+        let (with, without) = (written(Some(&slowest)), written(None));
+        // Field 3 of the bucket up to 3.8 µs, and field 16 of the histogram.
+        let mut bucket = vec![0x08, 1, 0x11];
+        bucket.extend(bound_seconds(4).to_le_bytes());
+        let mut field = Vec::new();
+        bytes(&mut field, 3, &message);
+        bucket.extend(&field);
+        let places = |part: &[u8]| with.windows(part.len()).filter(|at| at == &part).count();
+        assert_eq!((places(&bucket), places(&message)), (1, 2));
+        let mut native = Vec::new();
+        bytes(&mut native, 16, &message);
+        assert_eq!(places(&native), 1);
+        assert_eq!(with.len(), without.len() + field.len() + native.len());
     }
 
     #[test]

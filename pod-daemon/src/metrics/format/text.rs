@@ -7,8 +7,9 @@ use std::io::Write as _;
 
 use super::page::Page;
 use crate::metrics::{
+    exemplar::Exemplar,
     family::Kind,
-    sheet::{Exemplar, Series, Shape, Sink, Value, cumulative},
+    sheet::{Series, Shape, Sink, Value, cumulative},
 };
 
 /// Writes text.
@@ -54,6 +55,7 @@ impl<'a> Text<'a> {
         // The labels are the same on each line.
         let mut labels = Vec::with_capacity(128);
         write_labels(&mut labels, shape, series);
+        let mut exemplar = series.exemplar.filter(|_| is_open);
         let mut total = 0;
         for (bound, count) in cumulative(latency) {
             out.extend_from_slice(shape.name.as_bytes());
@@ -71,6 +73,10 @@ impl<'a> Text<'a> {
             }
             out.extend_from_slice(b"\"} ");
             integer(out, count);
+            // Each is in the first of the buckets that count it.
+            if let Some(exemplar) = exemplar.take_if(|exemplar| exemplar.value() <= bound) {
+                write_exemplar(out, &exemplar);
+            }
             out.push(b'\n');
             total = count;
         }
@@ -119,7 +125,7 @@ impl Sink for Text<'_> {
             out.push(b' ');
             write_value(out, series.value);
             if let Some(exemplar) = series.exemplar.filter(|_| is_open) {
-                write_exemplar(out, exemplar);
+                write_exemplar(out, &exemplar);
             }
             out.push(b'\n');
         }
@@ -149,10 +155,18 @@ fn braced(out: &mut Vec<u8>, labels: &[u8]) {
     out.push(b' ');
 }
 
-fn write_exemplar(out: &mut Vec<u8>, exemplar: Exemplar) {
-    out.extend_from_slice(b" # {pid=\"");
-    integer(out, exemplar.pid.into());
-    out.extend_from_slice(b"\"} 1");
+fn write_exemplar(out: &mut Vec<u8>, exemplar: &Exemplar) {
+    let mut before = " # {";
+    exemplar.each_label(|name, value| {
+        push_all(out, &[before, name, "=\"", value, "\""]);
+        before = ",";
+    });
+    out.extend_from_slice(b"} ");
+    number(out, exemplar.value());
+    if let Some((seconds, milliseconds)) = exemplar.time() {
+        // Writing to a vector cannot fail.
+        _ = write!(out, " {seconds}.{milliseconds:03}");
+    }
 }
 
 fn write_value(out: &mut Vec<u8>, value: Value<'_>) {

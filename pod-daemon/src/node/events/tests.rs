@@ -37,6 +37,7 @@ fn container(state: State) -> ContainerSnapshot {
         limits: Limits::default(),
         requests: Limits::default(),
         ooms: [0; 3],
+        traceparent: None,
     }
 }
 

@@ -78,7 +78,7 @@ impl Outcome {
             let read_from = (&raw mut (*counters).read_from).cast::<u64>();
             let from = match self.duration {
                 _ if is_direct => ReadFrom::Bypass,
-                Duration::Known(_) => ReadFrom::Hit,
+                Duration::Known { .. } => ReadFrom::Hit,
                 Duration::Lost | Duration::Unknown => ReadFrom::Unknown,
             };
             if self.filled.pages == 0 || from == ReadFrom::Unknown {

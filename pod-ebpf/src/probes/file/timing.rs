@@ -86,9 +86,10 @@ impl Place {
                 return (Duration::Lost, Filled::NONE);
             }
             began.write_volatile(0);
-            let now = bpf_ktime_get_ns() << REST_BITS;
-            let duration = now.wrapping_sub(noted & !((1 << REST_BITS) - 1)) >> REST_BITS;
-            (Duration::Known(duration), self.filled_since(noted))
+            let now = bpf_ktime_get_ns();
+            let shifted = (now << REST_BITS).wrapping_sub(noted & !((1 << REST_BITS) - 1));
+            let duration = Duration::Known { nanoseconds: shifted >> REST_BITS, now };
+            (duration, self.filled_since(noted))
         }
     }
 
