@@ -3,7 +3,7 @@
 use pod_ebpf::{NO_SLOT, file::Operation, lost::Lost};
 
 use super::{Outcome, file_at, file_of, is_final, opened, timing::Place};
-use crate::{counter, kernel::field, process, slot};
+use crate::{counter, kernel::field, process, slot, tcp::connect};
 
 /// What a system call does.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub(super) enum Call {
     Rename,
     /// Executes a program.
     Exec,
+    /// Connects its first argument with the address that its second points at.
+    Connect,
 }
 
 /// System calls have lower numbers.
@@ -63,9 +65,19 @@ pub(super) fn of(number: u64) -> Call {
 /// # Safety
 /// `regs` is a typed `struct pt_regs *`, the argument of the program.
 #[inline(always)]
-unsafe fn argument(regs: *const u8, n: usize) -> u64 {
+pub(crate) unsafe fn argument(regs: *const u8, n: usize) -> u64 {
     // SAFETY: by this function's contract.
     u64::from(unsafe { field::<u32>(regs, arch::argument(n)) })
+}
+
+/// As above, of one that is an address.
+///
+/// # Safety
+/// As above.
+#[inline(always)]
+pub(crate) unsafe fn address(regs: *const u8, n: usize) -> u64 {
+    // SAFETY: by this function's contract.
+    unsafe { field::<u64>(regs, arch::argument(n)) }
 }
 
 /// The number of the system call that ends.
@@ -91,6 +103,10 @@ pub(super) unsafe fn finished(regs: *const u8, result: i64, call: Call) -> Optio
         // Here, since a program of its own would cost every system call as much as this one.
         process::exec_returned(result);
         return None;
+    }
+    if call == Call::Connect {
+        // SAFETY: by this function's contract.
+        return unsafe { connect::returned(regs, result) };
     }
     let slot = slot::of_current();
     if slot == NO_SLOT {
@@ -132,7 +148,7 @@ pub(super) unsafe fn finished(regs: *const u8, result: i64, call: Call) -> Optio
             Outcome { slot, result, duration: Place::of_current()?.end() }.count(operation, None);
             Some(())
         }
-        Call::Exec | Call::Other => None,
+        Call::Exec | Call::Connect | Call::Other => None,
     }
 }
 
@@ -193,6 +209,7 @@ mod arch {
         (&[38, 276], Call::Rename),
         // execve, execveat
         (&[221, 281], Call::Exec),
+        (&[203], Call::Connect),
     ];
 }
 
@@ -231,5 +248,6 @@ mod arch {
         (&[82, 264, 316], Call::Rename),
         // execve, execveat
         (&[59, 322], Call::Exec),
+        (&[42], Call::Connect),
     ];
 }
