@@ -33,6 +33,7 @@ mod registry;
 mod remove;
 mod resolve;
 mod settle;
+mod sizes;
 mod sparse;
 #[cfg(test)]
 mod tests;
@@ -66,6 +67,7 @@ pub use name::Name;
 pub use progress::{Layer, Phase, Progress};
 pub use reference::Reference;
 pub use registry::{Malformed, Registries, Registry, RegistryAuth, parse_docker_config};
+pub use sizes::{ImageSize, LayerSize, Sizes};
 pub use unpack::Limits;
 
 /// As many as overlayfs takes.

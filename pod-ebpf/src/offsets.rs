@@ -94,6 +94,8 @@ offsets! {
     mapping_host: "address_space.host";
     fault_vma: "vm_fault.vma";
     vma_file: "vm_area_struct.vm_file";
+    /// A socket's, if the inode says that it is one.
+    file_private: "file.private_data";
     inode_mode: "inode.i_mode";
     inode_sb: "inode.i_sb";
     mnt_sb: "vfsmount.mnt_sb";
@@ -112,6 +114,9 @@ offsets! {
     bio_blkg: "bio.bi_blkg";
     blkg_blkcg: "blkcg_gq.blkcg";
     blkcg_cgroup: "blkcg.css.cgroup";
+    socket_state: "socket.state";
+    socket_sk: "socket.sk";
+    sock_protocol: "sock.sk_protocol";
     sock_err: "sock.sk_err";
     sock_state: "sock.__sk_common.skc_state";
     /// The first word: a pointer to the cgroup, in kernels that let it be something else with a mark in

@@ -3,7 +3,7 @@
 use crate::latency::Latency;
 
 /// Number of [`ConnectResult`]s.
-pub const CONNECT_RESULTS: usize = 5;
+pub const CONNECT_RESULTS: usize = 8;
 
 /// TCP counters of one slot. Connections are rare next to packets, and so are measurements of the round
 /// trip: there is one of each round trip, whatever number of packets it has. So atomic adds will do.
@@ -65,17 +65,31 @@ pub enum ConnectResult {
     Refused = 1,
     /// Nobody answered (`ETIMEDOUT`).
     TimedOut = 2,
-    /// The network said no (`EHOSTUNREACH`, `ENETUNREACH`, `EHOSTDOWN`, `ENONET`, and `EACCES` from a
-    /// firewall of IPv6).
+    /// There is no way, by the node's own routes or by the network's word (`EHOSTUNREACH`, `ENETUNREACH`,
+    /// `EHOSTDOWN`, `ENONET`).
     Unreachable = 3,
-    /// Anything else, e.g. the program closed the socket before an answer came.
+    /// Anything else after the first packet, e.g. the program closed the socket before an answer came.
     Aborted = 4,
+    /// No port or address of the container's own was free (`EADDRNOTAVAIL`).
+    NoPort = 5,
+    /// Somebody forbids it: the node, or a firewall of IPv6 (`EACCES`, `EPERM`).
+    Denied = 6,
+    /// Anything else before the first packet, such as an address that makes no sense.
+    Other = 7,
 }
 
 impl ConnectResult {
     /// Every result, in the order of [`TcpStats::connects`].
-    pub const ALL: [Self; CONNECT_RESULTS] =
-        [Self::Established, Self::Refused, Self::TimedOut, Self::Unreachable, Self::Aborted];
+    pub const ALL: [Self; CONNECT_RESULTS] = [
+        Self::Established,
+        Self::Refused,
+        Self::TimedOut,
+        Self::Unreachable,
+        Self::Aborted,
+        Self::NoPort,
+        Self::Denied,
+        Self::Other,
+    ];
 
     /// The result that the socket error `errno` (positive) of a failed attempt stands for.
     #[must_use]
@@ -84,8 +98,24 @@ impl ConnectResult {
         match errno {
             111 => Self::Refused,
             110 => Self::TimedOut,
-            13 | 64 | 101 | 112 | 113 => Self::Unreachable,
+            64 | 101 | 112 | 113 => Self::Unreachable,
+            99 => Self::NoPort,
+            1 | 13 => Self::Denied,
             _ => Self::Aborted,
+        }
+    }
+
+    /// The result that a call's error `errno` (positive) stands for, if no packet was sent; `None` if an
+    /// attempt has not failed: the socket is connected, or about to be.
+    #[must_use]
+    #[inline(always)]
+    pub const fn of_unsent(errno: u32) -> Option<Self> {
+        match errno {
+            106 | 114 | 115 => None,
+            _ => match Self::of_errno(errno) {
+                Self::Aborted => Some(Self::Other),
+                result => Some(result),
+            },
         }
     }
 
@@ -98,6 +128,9 @@ impl ConnectResult {
             Self::TimedOut => "timed_out",
             Self::Unreachable => "unreachable",
             Self::Aborted => "aborted",
+            Self::NoPort => "no_port",
+            Self::Denied => "denied",
+            Self::Other => "other",
         }
     }
 }
@@ -265,6 +298,24 @@ mod tests {
         }
         for (index, segment) in Segment::ALL.into_iter().enumerate() {
             assert_eq!(segment as usize, index);
+        }
+    }
+
+    #[test]
+    fn what_fails_before_a_packet_has_a_result_of_its_own() {
+        let unsent = |errno| ConnectResult::of_unsent(errno);
+        assert_eq!(unsent(115), None);
+        assert_eq!(unsent(22), Some(ConnectResult::Other));
+        assert_eq!(ConnectResult::of_errno(22), ConnectResult::Aborted);
+        for (errno, result) in [
+            (101, ConnectResult::Unreachable),
+            (113, ConnectResult::Unreachable),
+            (99, ConnectResult::NoPort),
+            (1, ConnectResult::Denied),
+            (13, ConnectResult::Denied),
+        ] {
+            assert_eq!(unsent(errno), Some(result), "{errno}");
+            assert_eq!(ConnectResult::of_errno(errno), result, "{errno}");
         }
     }
 

@@ -8,7 +8,9 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use pod_tests::{Daemon, binary, eventually, in_vm, manifest::pod, program, seconds, skip};
+use pod_tests::{
+    Daemon, binary, eventually, in_vm, manifest::pod, metrics::number, program, seconds, skip,
+};
 use serde_json::{Value, json};
 
 /// `user` with the password `right`.
@@ -179,6 +181,15 @@ fn add(blobs: &Path, kind: &str, content: &[u8]) -> Value {
     json!({"mediaType": kind, "digest": format!("sha256:{hex}"), "size": content.len()})
 }
 
+/// Bytes of the files below a directory, as `du` says of them.
+fn bytes_of_files(directory: &Path) -> u64 {
+    let list = Command::new("find").arg(directory).args(["-type", "f"]).output().unwrap();
+    let list = String::from_utf8(list.stdout).unwrap();
+    let sum = Command::new("du").args(["--bytes", "--total"]).args(list.lines()).output().unwrap();
+    let sum = String::from_utf8(sum.stdout).unwrap();
+    sum.lines().last().and_then(|line| line.split('\t').next()).unwrap().parse().unwrap()
+}
+
 /// Reason and message for which the pod's container waits.
 fn waiting(pod: &Value) -> (&str, &str) {
     let waiting = &pod["status"]["containerStatuses"][0]["state"]["waiting"];
@@ -216,6 +227,19 @@ fn a_pod_runs_an_image_from_a_plain_registry_and_podctl_manages_it() {
     assert_eq!(inspect["pods"], json!(["default/pulled"]));
     assert_eq!(inspect["config"]["env"], json!(["FROM_IMAGE=yes"]));
 
+    // Its size is that of the files of its layers, by each of its names.
+    let layers = inspect["layers"].as_array().unwrap().iter();
+    let there: u64 = layers.map(|layer| bytes_of_files(layer.as_str().unwrap().as_ref())).sum();
+    assert_eq!(inspect["bytes"].as_u64(), Some(there));
+    let metrics = daemon.metrics();
+    for name in [&*image, &by_name] {
+        for metric in ["podscope_image_size_bytes", "podscope_image_unique_bytes"] {
+            assert_eq!(number(metrics.one(metric, &[("image", name)])), there, "{metric} {name}");
+        }
+    }
+    assert_eq!(number(metrics.one("podscope_image_layer_size_bytes", &[])), there);
+    assert_eq!(number(metrics.one("podscope_images_bytes", &[])), there);
+
     let refused = daemon.podctl(&["image", "remove", &image]);
     assert_eq!(refused.code, 1);
     assert!(refused.stderr.contains("is used by default/pulled"), "{refused:?}");
@@ -230,6 +254,7 @@ fn a_pod_runs_an_image_from_a_plain_registry_and_podctl_manages_it() {
     daemon.podctl(&["image", "remove", &image]).success();
     daemon.podctl(&["image", "remove", &by_name]).success();
     assert!(daemon.podctl(&["image", "list"]).stderr.contains("No images"));
+    assert_eq!(daemon.metrics().about("podscope_image_size_bytes"), "");
 
     // From an archive, without the registry.
     let archive = registry.path("archive.tar");

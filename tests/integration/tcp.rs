@@ -63,9 +63,8 @@ impl<'a> Seen<'a> {
 
     /// Our number and the kernel's, where they are not the same.
     fn differences(&self, but: &str) -> Vec<String> {
-        let failed = ["refused", "timed_out", "unreachable", "aborted"];
-        let failed = failed.map(|result| self.sum("connects_total", &[("result", result)]));
-        let failed: f64 = failed.iter().sum();
+        let failed = self.sum("connects_total", &[])
+            - self.sum("connects_total", &[("result", "established")]);
         let open = ["established", "close_wait"];
         let open = open.map(|state| self.sum("connections", &[("state", state)]));
         let pairs = [
@@ -259,6 +258,101 @@ fn tcp_connections_are_counted_down_while_no_daemon_looks() {
     });
     daemon.stop();
 }
+
+/// Connects that fail before their first packet are counted once, by what the call returns; all others by
+/// what becomes of the connection, whatever the program asks and how often.
+#[test]
+fn tcp_connects_that_send_nothing_are_counted_once() {
+    let daemon = Daemon::start(&[]);
+    let address = serve(&daemon, &[("app", "hoard 7001")]);
+    let unsent = |how: &str, peers: &[(&str, u32)]| {
+        let steps = peers.iter().map(|(peer, count)| format!("attempt {how} {peer} {count} , "));
+        steps.collect::<String>()
+    };
+    let mut steps = "wait-for /go , ".to_owned();
+    for how in ["blocking", "nonblocking"] {
+        steps += &unsent(how, &NO_ROUTE);
+        steps += &unsent(how, &[("203.0.113.1:7", 3), ("192.0.2.1:7", 2)]);
+    }
+    // None of these is to be counted for want of a route.
+    steps += &unsent("udp", &NO_ROUTE);
+    steps += &format!("dial {address}:7001 2 , ");
+    for how in ["blocking", "nonblocking"] {
+        steps += &unsent(how, &[(&format!("{address}:7001"), 3)]);
+    }
+    steps += "print narrow , wait-for /wide , ";
+    // And these are counted when they end, not when the program hears of it.
+    steps += &unsent("blocking", &[(&format!("{address}:9"), 2)]);
+    for peer in [format!("{address}:9"), format!("{address}:7001")] {
+        steps += &unsent("again", &[(&peer, 4)]);
+    }
+    steps += "attempt again 10.77.0.250:7 1 , attempt mptcp [2001:db8::1]:7 1 , print done , pause";
+    daemon.run(pod("client").container("app", &steps));
+    daemon.wait_ready("client");
+    let client = infra(&daemon, "client");
+    let process = daemon.pid_of(&daemon.pod("client"), "app");
+    inside(client, || {
+        for route in
+            ["unreachable 198.51.100.0/24", "prohibit 203.0.113.0/24", "blackhole 192.0.2.0/24"]
+        {
+            let words = ["route", "add"].into_iter().chain(route.split_whitespace());
+            program::run(Command::new("ip").args(words), seconds(10)).success();
+        }
+        fs::write(PORTS, "61000 61001").unwrap();
+    });
+    go(process);
+    daemon.wait_logged("client", "", "narrow");
+    inside(client, || fs::write(PORTS, "32768 60999").unwrap());
+    fs::write(format!("/proc/{process}/root/wide"), "").unwrap();
+    let log = daemon.wait_logged("client", "", "done");
+
+    let mut seen = Seen::new(&daemon, "client");
+    let connects = |seen: &Seen<'_>, result| seen.sum("connects_total", &[("result", result)]);
+    eventually("all have ended", seconds(10), || {
+        seen = Seen::new(&daemon, "client");
+        (connects(&seen, "refused") == 6.0).then_some(())
+    });
+    // That of MPTCP among them, if the kernel has it.
+    let mptcp = log.contains("attempt mptcp: Err(ENETUNREACH)");
+    let no_route: u32 = NO_ROUTE.iter().map(|(_, count)| count).sum();
+    let no_route = f64::from(2 * no_route + u32::from(mptcp));
+    // The network's word is the other one.
+    assert_eq!(connects(&seen, "unreachable"), no_route + 1.0);
+    assert_eq!(connects(&seen, "denied"), 6.0);
+    assert_eq!(connects(&seen, "other"), 4.0);
+    assert_eq!(connects(&seen, "no_port"), 6.0);
+    assert_eq!(connects(&seen, "established"), 6.0);
+    assert_eq!(seen.sum("connects_total", &[]), seen.kernel.count("ActiveOpens") + no_route + 16.0);
+    assert_eq!(seen.kernel.count("AttemptFails"), 7.0);
+    assert_eq!(seen.unbalanced(), None);
+
+    // The last of them are remembered one by one.
+    let path = "/apis/podscope.dev/v1/namespaces/default/pods/client/events?kind=connect_failure";
+    let told = daemon.api("GET", path, None).body;
+    for (error, address, count) in [
+        ("EADDRNOTAVAIL", &*address, 6),
+        ("ECONNREFUSED", &*address, 6),
+        ("EHOSTUNREACH", "10.77.0.250", 1),
+        ("ENETUNREACH", "2001:db8::1", usize::from(mptcp)),
+    ] {
+        let has = |line: &&str| {
+            line.contains(&format!("\"{error}\"")) && line.contains(&format!("\"{address}\""))
+        };
+        assert_eq!(told.lines().filter(has).count(), count, "{error} of {address}: {told}");
+    }
+    daemon.stop();
+}
+
+/// Where a pod has no way to, and how often it is tried.
+const NO_ROUTE: [(&str, u32); 4] = [
+    ("224.0.0.1:7", 3),
+    ("[::ffff:224.0.0.1]:7", 2),
+    ("[2001:db8::1]:7", 3),
+    ("198.51.100.1:7", 1),
+];
+
+/// The ports that connections begin from.
+const PORTS: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 
 #[test]
 fn tcp_losses_agree_with_the_kernel() {

@@ -19,6 +19,7 @@ use super::{
     pull::pull,
     reference::Reference,
     registry::{Kind, Registries, RegistryAuth},
+    sizes::Sizes,
 };
 
 /// The longest pause after failures, as a multiple of the first: 10 s become 5 min.
@@ -39,7 +40,7 @@ pub(super) struct Inner {
     failures: Mutex<HashMap<Key, Failures>>,
     turns: Semaphore,
     pub(super) counters: Counters,
-    size: Mutex<Option<Size>>,
+    sizes: Mutex<Option<Dated>>,
 }
 
 /// What the node's owner decides.
@@ -81,12 +82,10 @@ pub struct Pulling {
 }
 
 /// What was done, and what is here.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Images, by whatever name.
-    pub images: u64,
-    /// Bytes of the layers.
-    pub bytes: u64,
+    /// What is here.
+    pub sizes: Arc<Sizes>,
     /// Pulls that succeeded.
     pub pulled: u64,
     /// Pulls that failed.
@@ -118,11 +117,10 @@ struct Failures {
     last: PullError,
 }
 
-/// Images and bytes as of when the store's directories had these times.
-struct Size {
+/// What is here, as of when the store's directories had these times.
+struct Dated {
     as_of: [SystemTime; 2],
-    images: u64,
-    bytes: u64,
+    sizes: Arc<Sizes>,
 }
 
 impl Default for Settings {
@@ -180,7 +178,7 @@ impl Images {
             failures: Mutex::default(),
             turns: Semaphore::new(PARALLEL),
             counters: Counters::default(),
-            size: Mutex::default(),
+            sizes: Mutex::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -326,10 +324,8 @@ impl Images {
     #[must_use]
     pub fn totals(&self) -> Totals {
         let counters = &self.inner.counters;
-        let (images, bytes) = self.size().unwrap_or_default();
         Totals {
-            images,
-            bytes,
+            sizes: self.sizes().unwrap_or_default(),
             pulled: counters.pulled.load(Ordering::Relaxed),
             failed: counters.failed.load(Ordering::Relaxed),
             collections: counters.collections.load(Ordering::Relaxed),
@@ -338,24 +334,19 @@ impl Images {
         }
     }
 
-    /// Images and bytes; read again only if something came or went.
-    fn size(&self) -> Option<(u64, u64)> {
+    /// What is here; read again only if something came or went.
+    fn sizes(&self) -> Option<Arc<Sizes>> {
         let store = &self.inner.store;
         let as_of = store.changed().ok()?;
-        let mut size = lock(&self.inner.size);
-        if let Some(size) = &*size
-            && size.as_of == as_of
+        let mut dated = lock(&self.inner.sizes);
+        if let Some(dated) = &*dated
+            && dated.as_of == as_of
         {
-            return Some((size.images, size.bytes));
+            return Some(Arc::clone(&dated.sizes));
         }
-        let kept = store.kept().ok()?;
-        let mut ids: Vec<_> = kept.iter().map(|kept| &kept.record.id).collect();
-        ids.sort_unstable();
-        ids.dedup();
-        let bytes = store.layer_bytes().ok()?.values().sum();
-        let images = ids.len() as u64;
-        *size = Some(Size { as_of, images, bytes });
-        Some((images, bytes))
+        let sizes = Arc::new(Sizes::of(&store.kept().ok()?, &store.layer_bytes().ok()?));
+        *dated = Some(Dated { as_of, sizes: Arc::clone(&sizes) });
+        Some(sizes)
     }
 
     /// An empty file for an archive that is on its way here.

@@ -24,6 +24,10 @@ pub(super) struct Bound {
     pub(super) pod_volume: usize,
     /// Sums of one namespace, those by what is only found out aside.
     pub(super) total: usize,
+    /// Of an image, by one of its names.
+    pub(super) image: usize,
+    /// Of a layer of images.
+    pub(super) layer: usize,
     /// Sums of living pods that have no series of their own, with those by what is only found out.
     pub(super) other: usize,
 }
@@ -39,6 +43,8 @@ impl Bound {
             pod_volume: 0,
             // How many pods there were.
             total: 1,
+            image: 0,
+            layer: 0,
             other: 0,
         };
         for family in DOMAINS.iter().flat_map(|domain| domain.families) {
@@ -55,7 +61,14 @@ impl Bound {
                 (Source::Container(_), Some(found)) => bound.container_found += found,
                 (Source::Container(_), None) if has("volume") => bound.volume += size(family),
                 (Source::Container(_), None) => bound.container += size(family),
-                (Source::Node(_), _) => continue,
+                (Source::Node(_), _) => {
+                    if has("image_id") {
+                        bound.image += size(family);
+                    } else if has("layer") {
+                        bound.layer += size(family);
+                    }
+                    continue;
+                }
             }
             let variety = |label: &Label| label.variety(family.kind);
             let labels: usize = family.labels.iter().map(variety).product();

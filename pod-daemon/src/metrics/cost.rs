@@ -76,6 +76,8 @@ const HOOKS: &[Hook] = &[
     Hook { programs: &["net_ingress"], runs: |c| c.net.packets(Direction::Receive) },
     Hook { programs: &["net_egress"], runs: |c| c.net.packets(Direction::Transmit) },
     Hook { programs: &["tcp"], runs: |c| c.tcp.connects.iter().sum::<u64>() + c.tcp.accepts },
+    Hook { programs: &["b_connect"], runs: |c| c.tcp.connects.iter().sum() },
+    Hook { programs: &["f_connect"], runs: |c| c.tcp.connects.iter().sum() },
     Hook {
         programs: &["file_read", "f_readv", "f_preadv", "f_preadv2"],
         runs: |c| operations(c, &[Operation::Read]),

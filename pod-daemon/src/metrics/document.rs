@@ -9,6 +9,7 @@ use super::{
     archive::{completed_name, is_summed, summed_labels},
     bound::Bound,
     family::{Domain, Family, Label, Origin, Values},
+    image::{MOST_IMAGES, MOST_LAYERS},
 };
 
 const HEAD: &str = "\
@@ -124,7 +125,8 @@ fn series() -> String {
          containers that share one volume has at most {}. A limit, a \
          request or a controller that is not there has no series. A namespace whose pods are gone \
          has at most {} totals, beside those by signal and by such reasons, and `__other__` (see The \
-         ceiling) at most {} series.\n",
+         ceiling) at most {} series. Images have {} for each of their names and {} for each of their \
+         layers, of at most {MOST_IMAGES} names and {MOST_LAYERS} layers and `__other__`.\n",
         bound.pod,
         bound.container,
         bound.volume,
@@ -132,6 +134,8 @@ fn series() -> String {
         bound.pod + 2 * bound.pod_volume + 2 * (bound.container + 3 * bound.volume),
         bound.total,
         bound.other,
+        bound.image,
+        bound.layer,
     )
 }
 

@@ -36,7 +36,7 @@ use crate::{
         Limits,
         stats::{Cpu, Io, Memory, MemoryEvents, Pids, Pressure, Stats, Throttling},
     },
-    image::Totals as ImageTotals,
+    image::{ImageSize, LayerSize, Sizes, Totals as ImageTotals},
     manifest::demand::{CPU, Totals},
     node::{ContainerSnapshot, DiskUsage, Exit, Occupancy, PodSnapshot, State},
     pod::Adopted,
@@ -59,8 +59,7 @@ pub(super) fn reading(pods: usize) -> Reading {
         other: Other::default(),
         series: Cell::default(),
         images: ImageTotals {
-            images: 3,
-            bytes: 4096,
+            sizes: images().into(),
             pulled: 2,
             failed: 1,
             ..ImageTotals::default()
@@ -159,6 +158,14 @@ pub(super) fn pod(index: usize) -> Pod {
         deleted: None,
         traffic: Some(reconcile::Traffic { bytes: [7200, 20_002], packets: [72, 201] }),
     }
+}
+
+/// One image, of a single layer.
+fn images() -> Sizes {
+    let (reference, id) = ("docker.io/library/web:v1".to_owned(), "sha256:1".to_owned());
+    let image = ImageSize { reference, id, bytes: 4096, unique_bytes: 4096 };
+    let layer = LayerSize { chain_id: "sha256:2".to_owned(), bytes: 4096 };
+    Sizes { images: vec![image], layers: vec![layer], count: 1 }
 }
 
 /// Two such pods that are held no longer.

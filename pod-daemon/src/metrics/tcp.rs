@@ -46,8 +46,10 @@ pub(super) const DOMAIN: Domain = Domain {
         .counted_by(&["tcp"]),
         Family::counter(
             "podscope_tcp_connects_total",
-            "Outgoing connections, by how the attempt ended. One that fails before its first packet, \
-             for want of a route or a free port, is not seen.",
+            "Outgoing connections, by how the attempt ended. One that fails before its first packet \
+             is `unreachable` for want of a route (as a packet that is lost on the way may make it, \
+             too), `no_port` for want of a free port or an address, `denied` if somebody forbids it, \
+             or `other`. These are seen by the probe `connect_failure`.",
             Container(|c, sheet| each(sheet, &RESULTS, &c.tcp.connects)),
         )
         .by(&[Label::each("result", &RESULTS)])

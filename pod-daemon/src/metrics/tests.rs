@@ -11,7 +11,7 @@ use prometheus::TextEncoder;
 use super::{bound::Bound, family::Kind, *};
 
 /// What a scrape with that reading says.
-fn page(reading: &Reading) -> String {
+pub(super) fn page(reading: &Reading) -> String {
     String::from_utf8(written(Format::Text, |sink| fill(reading, sink))).unwrap()
 }
 

@@ -18,10 +18,10 @@ use serde::{Deserialize, Serialize};
 
 pub use self::table::UNSEEN;
 use self::table::{
-    DROP, DROP_TO, DROP_UDP, EVENTS, EXEC_CALLS, EXEC_CALLS_32, EXEC_FAILURE, FILE_CALLS,
-    FILE_ENTER, FILE_FAULT, FILE_FUNCTIONS, FILE_MOUNT, FILE_SYSCALL, FLOOR_SYSCALL, PACKET_DROP,
-    RENAMED, SYSCALL_PREFIX, SYSCALL_PREFIX_32, TRACE, TRACEPOINTS, URING_ENTRY, URING_RESULT,
-    WITHOUT_VOLUME,
+    CONNECT_FAILURE, DROP, DROP_TO, DROP_UDP, EVENTS, EXEC_CALLS, EXEC_CALLS_32, EXEC_FAILURE,
+    FILE_CALLS, FILE_ENTER, FILE_FAULT, FILE_FUNCTIONS, FILE_MOUNT, FILE_SYSCALL, FLOOR_SYSCALL,
+    PACKET_DROP, RENAMED, SYSCALL_PREFIX, SYSCALL_PREFIX_32, TRACE, TRACEPOINTS, URING_ENTRY,
+    URING_RESULT, WITHOUT_VOLUME,
 };
 pub(super) use self::table::{OPTIONAL, Probe, TRACE_OPEN};
 use super::{Error, btf::Btf, pins::Pins, sys};
@@ -96,6 +96,7 @@ impl Attachment<'_> {
         status.push(outcome("tcp", "cgroup", result));
         let files = self.attach_files();
         status.push(self.attach_exec_failures(&files));
+        status.push(self.attach_connect_failures(&files));
         status.extend(files);
         status.push(self.attach_uring());
         status.push(self.attach_drops());
@@ -139,6 +140,20 @@ impl Attachment<'_> {
             }
         }
         outcome(EXEC_FAILURE, "fexit", Ok(()))
+    }
+
+    /// What counts connects that fail before their first packet, in the same way.
+    fn attach_connect_failures(&mut self, files: &[ProbeStatus]) -> ProbeStatus {
+        let Probe { name, program, hook, entry, needs } = CONNECT_FAILURE;
+        let result = self
+            .attach_function::<FEntry>(entry, hook, needs)
+            .and_then(|()| self.attach_function::<FExit>(program, hook, &[]));
+        match result {
+            Err(Refusal::Program(refused)) if files.iter().any(|file| file.mode == SYSCALL) => {
+                ProbeStatus::new(name, SYSCALL, format!("fexit: {}", chain(&refused)))
+            }
+            result => outcome(name, "fexit", result),
+        }
     }
 
     /// Attaches the program that does next to nothing, to compare the others' cost with.

@@ -23,6 +23,7 @@ use crate::{
     counter,
     kernel::{offset, read},
     process, slot,
+    tcp::connect,
 };
 
 /// Rare events of all pods.
@@ -205,4 +206,26 @@ pub(crate) fn connection(ctx: &SockOpsContext, slot: u32, kind: Kind, errno: u32
     }
 }
 
+/// Tells of an attempt that failed before there was a connection, if it can be read with whom.
+#[inline(always)]
+pub(crate) fn unsent(
+    slot: u32,
+    errno: u32,
+    peer: impl FnOnce() -> Option<connect::Peer>,
+) -> Option<()> {
+    let mut event = begin(slot, Kind::ConnectFailure)?;
+    let [head, v4, v6 @ .., _scope] = peer()?;
+    event.number = i64::from(errno);
+    event.family = head & 0xffff;
+    event.port = u32::from_be(head) & 0xffff;
+    match event.family {
+        AF_INET => event.address[0] = v4,
+        AF_INET6 => event.address = v6,
+        _ => return None,
+    }
+    tell(&EVENTS, Kind::ConnectFailure, event);
+    Some(())
+}
+
 const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;

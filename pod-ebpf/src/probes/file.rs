@@ -5,11 +5,13 @@
 //! descriptor and the return value.
 
 mod cache;
-mod call;
+pub(crate) mod call;
 mod fexit;
 mod syscall;
 mod timing;
 mod uring;
+
+pub(crate) use self::timing::Place;
 
 use aya_ebpf::{
     helpers::generated::{bpf_get_current_task, bpf_get_current_task_btf},
@@ -26,7 +28,7 @@ use pod_ebpf::{
     slowest::Slowest,
 };
 
-use self::{cache::Filled, timing::Place};
+use self::cache::Filled;
 use crate::{
     counter, event,
     kernel::{field, has, offset, read},
@@ -36,6 +38,7 @@ use crate::{
 /// File type bits of `i_mode`, and the value for a regular file.
 const S_IFMT: u16 = 0o170_000;
 const S_IFREG: u16 = 0o100_000;
+const S_IFSOCK: u16 = 0o140_000;
 
 /// Bit of `f_mode`: this open has made the file.
 const FMODE_CREATED: u32 = 1 << 20;
@@ -178,6 +181,18 @@ fn is_regular(mode: u16) -> bool {
     mode & S_IFMT == S_IFREG
 }
 
+/// The `struct socket` behind a descriptor of the current task, if it is one.
+#[inline(always)]
+pub(crate) fn socket_of(fd: u64) -> Option<u64> {
+    let file = file_of(fd)?;
+    let mode = read::<u16>(read::<u64>(file, offset!(file_inode))?, offset!(inode_mode))?;
+    // A file that only names a socket (`O_PATH`) is none.
+    if mode & S_IFMT != S_IFSOCK {
+        return None;
+    }
+    read::<u64>(file, offset!(file_private)).filter(|socket| *socket != 0)
+}
+
 /// What a `struct file` is.
 #[derive(Clone, Copy)]
 struct File {
@@ -220,7 +235,7 @@ fn opened(file: u64, outcome: Outcome) -> Option<()> {
 /// The file behind a descriptor of the current task. Another thread may have put another file
 /// there since the call began; that file then gets the bytes.
 #[inline(always)]
-fn file_of(fd: u64) -> Option<u64> {
+pub(crate) fn file_of(fd: u64) -> Option<u64> {
     let (max_fds, array) = if !has!(cgroup_ancestor_ids) {
         // SAFETY: the helper has no preconditions, and each step is a field of the structure that
         // the step before it points at.

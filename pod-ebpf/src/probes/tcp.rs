@@ -2,6 +2,8 @@
 //!
 //! The kernel calls `tcp` for a socket under that socket's lock, so what is kept with it has one writer.
 
+pub(crate) mod connect;
+
 use aya_ebpf::{
     bindings::{
         BPF_SK_STORAGE_GET_F_CREATE, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB,
@@ -59,7 +61,10 @@ fn tcp(ctx: SockOpsContext) -> u32 {
     // valid.
     unsafe {
         match ctx.op() {
-            BPF_SOCK_OPS_TCP_CONNECT_CB => connecting(&ctx, slot),
+            BPF_SOCK_OPS_TCP_CONNECT_CB => {
+                connect::sends();
+                connecting(&ctx, slot);
+            }
             BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB | BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
                 established(&ctx, slot, stats);
             }
@@ -172,11 +177,17 @@ unsafe fn moved(ctx: &SockOpsContext, slot: u32, stats: *mut TcpStats) {
             measured(&raw mut (*stats).min_rtt, (*ctx.ops).rtt_min);
             (*socket).counted = 0;
             (*socket).began = 0;
-        } else if old == BPF_TCP_SYN_SENT || old == BPF_TCP_SYN_RECV {
+        } else if (old == BPF_TCP_SYN_SENT || old == BPF_TCP_SYN_RECV)
+            // Somebody else may have asked for this. Then one without a free port ends here, too.
+            && (socket.is_null() || (*socket).began != 0)
+        {
             add_at(&raw mut (*stats).connects, ConnectResult::of_errno(errno) as u32, 1);
             let began = if socket.is_null() { 0 } else { (*socket).began };
             let took = if began == 0 { 0 } else { bpf_ktime_get_ns().saturating_sub(began) };
             event::connection(ctx, slot, Kind::ConnectFailure, errno, took);
+            if !socket.is_null() {
+                (*socket).began = 0;
+            }
         }
         // The program may use the socket for another connection, or to listen.
         ctx.set_cb_flags((ctx.cb_flags() & !OPEN).cast_signed()).ok();

@@ -12,7 +12,8 @@ use super::fixtures::{
     Layer, Place, Tar, add_image, assert_is_two_layers, index, tagged, two_layers, write_layout,
 };
 use crate::image::{
-    Image, Images, Progress, PullPolicy, Reference, Settings, Store, Summary, Thresholds, Usage,
+    Image, ImageSize, Images, Progress, PullPolicy, Reference, Settings, Sizes, Store, Summary,
+    Thresholds, Usage,
 };
 
 const FULL: Usage = Usage { capacity: 1_000_000, available: 100_000 };
@@ -57,8 +58,39 @@ fn images_are_found_by_name_and_by_the_beginning_of_their_id() {
     assert_eq!(find(&images, &one.id["sha256:".len()..][..8])[0].id, one.id);
     assert!(find(&images, "nothing").is_empty());
     let totals = images.totals();
-    assert_eq!(totals.images, 2);
-    assert!((2000..3000).contains(&totals.bytes), "{}", totals.bytes);
+    assert_eq!(totals.sizes.count, 2);
+    assert!((2000..3000).contains(&totals.sizes.bytes()), "{}", totals.sizes.bytes());
+}
+
+#[test]
+fn sizes_say_what_images_share() {
+    let place = Place::new();
+    let (one, _) = image(&place, "one", 1000);
+    let (two, _) = image(&place, "two", 3000);
+    let images = images(&place);
+    let sizes = images.totals().sizes;
+    let shared = sizes.bytes() - 4000;
+    assert!(shared > 0);
+    let all = |sizes: &Sizes| {
+        let images = sizes.images.iter();
+        let image = |image: &ImageSize| (image.reference.clone(), image.bytes, image.unique_bytes);
+        images.map(image).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        all(&sizes),
+        [(two.to_string(), 3000 + shared, 3000), (one.to_string(), 1000 + shared, 1000)]
+    );
+    let layers: Vec<_> = sizes.layers.iter().map(|layer| layer.bytes).collect();
+    assert_eq!(layers, [3000, 1000, shared]);
+    // As `podctl image list` has them.
+    let listed = images.store().list().unwrap();
+    assert!(sizes.images.iter().all(|size| {
+        listed.iter().any(|image| (&image.reference, image.bytes) == (&size.reference, size.bytes))
+    }));
+
+    images.remove(&find(&images, &two.to_string())[0]).unwrap();
+    let sizes = images.totals().sizes;
+    assert_eq!(all(&sizes), [(one.to_string(), 1000 + shared, 1000 + shared)]);
 }
 
 #[test]
@@ -73,7 +105,7 @@ fn what_goes_leaves_the_layers_of_others() {
 
     assert!(first.layers[0].exists() && !first.layers[1].exists() && second.layers[1].exists());
     assert_eq!(place.counts(), [2, 2, 0]);
-    assert_eq!(images.totals().images, 1);
+    assert_eq!(images.totals().sizes.count, 1);
     // It can be had again.
     assert_eq!(place.prepare_reference(&one).unwrap(), first);
 }

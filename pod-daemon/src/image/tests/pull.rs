@@ -96,7 +96,7 @@ async fn an_image_is_pulled_once_and_survives_a_restart() {
     let again = images.ensure(&reference, PullPolicy::IfNotPresent, &[]).await.unwrap();
     assert_eq!(again, image);
     assert!(hub.asked().is_empty());
-    assert_eq!((images.totals().images, images.totals().pulled), (1, 0));
+    assert_eq!((images.totals().sizes.count, images.totals().pulled), (1, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

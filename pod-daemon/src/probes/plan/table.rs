@@ -121,6 +121,24 @@ const DESCRIPTOR: &[&str] = &[
     "mnt_id",
 ];
 
+/// From a descriptor of the current task to a socket, and to whose it is.
+const CONNECT: &[&str] = &[
+    "task_files",
+    "task_pid",
+    "files_fdt",
+    "fdt_max_fds",
+    "fdt_fd",
+    "file_inode",
+    "file_private",
+    "inode_mode",
+    "socket_state",
+    "socket_sk",
+    "sock_protocol",
+    "sock_cgroup",
+    "sock_state",
+    "cgroup_level",
+];
+
 /// From a request of a ring to its file.
 const REQUEST_OF_RING: &[&str] = &[
     "uring_file",
@@ -207,6 +225,10 @@ pub(super) const EXEC_CALLS_32: [Probe; 2] = [
 
 pub(super) const EXEC_FAILURE: &str = "exec_failure";
 
+/// What connects, at its entry and its return.
+pub(super) const CONNECT_FAILURE: Probe =
+    timed("connect_failure", ("b_connect", "f_connect"), "inet_stream_connect", CONNECT);
+
 /// At the entry and the return of functions of the kernel.
 pub(super) const FILE_FUNCTIONS: [Probe; 6] = [
     timed("file_read", ("b_read", "file_read"), "vfs_read", FILE),
@@ -247,7 +269,7 @@ pub(super) const FILE_CALLS: [Probe; 10] = [
 ];
 
 /// What notes when a system call begins, in syscall mode.
-pub(super) const FILE_ENTER: Probe = probe("file_enter", "file_enter", "sys_enter", &[]);
+pub(super) const FILE_ENTER: Probe = probe("file_enter", "file_enter", "sys_enter", DESCRIPTOR);
 
 /// What counts all of them then.
 pub(super) const FILE_SYSCALL: Probe =

@@ -7,6 +7,7 @@ use crate::{
     counter,
     kernel::{field, offset, read},
     process, slot,
+    tcp::connect,
 };
 
 /// What a system call does.
@@ -35,6 +36,8 @@ pub(super) enum Call {
     Rename,
     /// Executes a program.
     Exec,
+    /// Connects its first argument with the address that its second points at.
+    Connect,
 }
 
 /// System calls have lower numbers.
@@ -69,9 +72,19 @@ pub(super) fn of(number: u64) -> Call {
 /// # Safety
 /// `regs` is a typed `struct pt_regs *`, the argument of the program.
 #[inline(always)]
-unsafe fn argument(regs: *const u8, n: usize) -> u64 {
+pub(crate) unsafe fn argument(regs: *const u8, n: usize) -> u64 {
     // SAFETY: by this function's contract.
     u64::from(unsafe { field::<u32>(regs, arch::argument(n)) })
+}
+
+/// As above, of one that is an address.
+///
+/// # Safety
+/// As above.
+#[inline(always)]
+pub(crate) unsafe fn address(regs: *const u8, n: usize) -> u64 {
+    // SAFETY: by this function's contract.
+    unsafe { field::<u64>(regs, arch::argument(n)) }
 }
 
 /// The number of the system call that ends.
@@ -97,6 +110,10 @@ pub(super) unsafe fn finished(regs: *const u8, result: i64, call: Call) -> Optio
         // Here, since a program of its own would cost every system call as much as this one.
         process::exec_returned(result);
         return None;
+    }
+    if call == Call::Connect {
+        // SAFETY: by this function's contract.
+        return unsafe { connect::returned(regs, result) };
     }
     let slot = slot::of_current();
     if slot == NO_SLOT {
@@ -152,7 +169,7 @@ pub(super) unsafe fn finished(regs: *const u8, result: i64, call: Call) -> Optio
             Outcome::of(slot, result, Place::of_current()?).count(operation, None);
             Some(())
         }
-        Call::Exec | Call::Other => None,
+        Call::Exec | Call::Connect | Call::Other => None,
     }
 }
 
@@ -215,6 +232,7 @@ mod arch {
         (&[38, 276], Call::Rename),
         // execve, execveat
         (&[221, 281], Call::Exec),
+        (&[203], Call::Connect),
     ];
 }
 
@@ -255,5 +273,6 @@ mod arch {
         (&[82, 264, 316], Call::Rename),
         // execve, execveat
         (&[59, 322], Call::Exec),
+        (&[42], Call::Connect),
     ];
 }

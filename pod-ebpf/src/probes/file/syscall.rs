@@ -6,16 +6,22 @@ use super::{
     call::{self, Call},
     timing::Place,
 };
-use crate::slot;
+use crate::{slot, tcp::connect};
 
 /// Arguments: the registers and the call's number.
 #[btf_tracepoint(function = "sys_enter")]
 fn file_enter(ctx: BtfTracePointContext) -> i32 {
-    if call::of(ctx.arg(1)) != Call::Other
+    let call = call::of(ctx.arg(1));
+    if call != Call::Other
         && slot::may_have_one()
         && let Some(place) = Place::of_current()
     {
-        place.begin();
+        if call == Call::Connect {
+            // SAFETY: the argument is the tracepoint's `struct pt_regs *`.
+            unsafe { connect::begins(ctx.arg(0), place) };
+        } else {
+            place.begin();
+        }
     }
     0
 }

@@ -18,12 +18,15 @@ const PLACE_BITS: u32 = 15;
 /// The rest of them: numbers have at most 22 bits.
 const REST_BITS: u32 = 7;
 
+/// Stands where the id of a mount would.
+const CONNECT: u64 = 0xffff_ffff;
+
 /// A note, each word of which is written at once, so that it is of one task.
 #[repr(C)]
 struct Note {
     /// Nanoseconds since boot of the beginning, and below them the rest of the task's number.
     began: u64,
-    /// The task's number, and below it the id of the mount.
+    /// The task's number, and below it the id of the mount, or [`CONNECT`].
     mount: u64,
     /// What `began` was when the first page came into the page cache during the operation: then
     /// `filled` is about it. So an operation that brings in none need not touch them.
@@ -40,7 +43,7 @@ static STARTS: Array<Note> = Array::with_max_entries(1 << PLACE_BITS, 0);
 
 /// The current task's note.
 #[derive(Clone, Copy)]
-pub(super) struct Place {
+pub(crate) struct Place {
     note: *mut Note,
     task: u64,
 }
@@ -48,9 +51,14 @@ pub(super) struct Place {
 impl Place {
     /// Where the current task's note stands.
     #[inline(always)]
-    pub(super) fn of_current() -> Option<Self> {
+    pub(crate) fn of_current() -> Option<Self> {
         // SAFETY: the helper has no preconditions.
-        let task = unsafe { bpf_get_current_pid_tgid() } & 0xffff_ffff;
+        Self::of(unsafe { bpf_get_current_pid_tgid() } & 0xffff_ffff)
+    }
+
+    /// Where the note of the task of this number stands.
+    #[inline(always)]
+    pub(crate) fn of(task: u64) -> Option<Self> {
         let place = (task & ((1 << PLACE_BITS) - 1)) as u32;
         Some(Self { note: STARTS.get_ptr_mut(place)?, task })
     }
@@ -174,6 +182,21 @@ impl Place {
         #[expect(clippy::cast_possible_truncation, reason = "the lower half is meant")]
         let mnt_id = mount as u32;
         (mount >> 32 == self.task).then_some(mnt_id)
+    }
+
+    /// Notes whether a connection is attempted.
+    #[inline(always)]
+    pub(crate) fn note_connect(self, is_attempted: bool) {
+        let mount = if is_attempted { (self.task << 32) | CONNECT } else { 0 };
+        // SAFETY: as above.
+        unsafe { (&raw mut (*self.note).mount).write_volatile(mount) };
+    }
+
+    /// Whether that was noted last.
+    #[inline(always)]
+    pub(crate) fn is_connecting(self) -> bool {
+        // SAFETY: as above.
+        unsafe { (&raw const (*self.note).mount).read_volatile() == (self.task << 32) | CONNECT }
     }
 
     #[inline(always)]

@@ -3,13 +3,17 @@
 use std::{
     io::{self, Read as _, Write as _},
     mem,
-    net::{Shutdown, TcpListener, TcpStream},
-    os::fd::AsRawFd as _,
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::bail;
+use nix::{
+    errno::Errno,
+    sys::socket::{SockaddrStorage, connect},
+};
 
 use super::{exhaust::keep, fork, name_of};
 
@@ -27,6 +31,7 @@ pub(crate) fn step(words: &[&str]) -> anyhow::Result<bool> {
         ["leave-unread", address] => leave_unread(address)?,
         ["bequeath", address, milliseconds] => bequeath(address, milliseconds.parse()?)?,
         ["send-within", address, milliseconds] => send_within(address, milliseconds.parse()?)?,
+        ["attempt", how, address, count] => attempt(how, address.parse()?, count.parse()?)?,
         ["measure", address, pings] => measure(address, pings.parse()?)?,
         _ => return Ok(false),
     }
@@ -113,6 +118,43 @@ fn send_within(address: &str, milliseconds: u32) -> anyhow::Result<()> {
         Ok(bytes) => println!("send-within: {bytes} bytes"),
         Err(error) => println!("send-within: {}", name_of(&error)),
     }
+    Ok(())
+}
+
+/// Calls `connect` so many times, each for a socket of its own, and says how the last one ended. Who does not
+/// wait may ask by further calls how the first has ended (`again`).
+fn attempt(how: &str, address: SocketAddr, count: u32) -> anyhow::Result<()> {
+    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let (kind, protocol) = match how {
+        "blocking" => (libc::SOCK_STREAM, 0),
+        "nonblocking" | "again" => (libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0),
+        "mptcp" => (libc::SOCK_STREAM, libc::IPPROTO_MPTCP),
+        "udp" => (libc::SOCK_DGRAM, 0),
+        _ => bail!("unknown step"),
+    };
+    let address = SockaddrStorage::from(address);
+    let mut result = Ok(());
+    for _ in 0..count {
+        // SAFETY: plain numbers.
+        let socket = match Errno::result(unsafe { libc::socket(family, kind, protocol) }) {
+            // SAFETY: it was just made, and nobody else has it.
+            Ok(socket) => unsafe { OwnedFd::from_raw_fd(socket) },
+            // Not every kernel has MPTCP.
+            Err(error) => {
+                println!("attempt {how}: no socket: {error}");
+                return Ok(());
+            }
+        };
+        result = loop {
+            match connect(socket.as_raw_fd(), &address) {
+                Err(Errno::EINPROGRESS | Errno::EALREADY) if how == "again" => {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                result => break result,
+            }
+        };
+    }
+    println!("attempt {how}: {result:?}");
     Ok(())
 }
 
