@@ -7,6 +7,7 @@
 mod cache;
 pub(crate) mod call;
 mod fexit;
+mod name;
 mod syscall;
 mod timing;
 mod uring;
