@@ -47,13 +47,10 @@ pub(super) const DOMAIN: Domain = Domain {
         .counted_by(PROBES),
         Family::histogram(
             "podscope_dns_duration_seconds",
-            "Time from a query to its answer; absent before the first query. Bounds grow by a \
-             factor of 4, and so much is the most that a quantile can be off. Exemplar: the slowest \
-             lately over UDP.",
+            "Time from a query to its answer. Bounds grow by a factor of 4, and so much is the most \
+             that a quantile can be off. Exemplar: the slowest lately over UDP.",
             Container(|c, sheet| {
-                if c.dns.queries > 0 {
-                    sheet.latency_such_as(&[], &c.dns.duration, c.slowest_query);
-                }
+                sheet.latency_such_as(&[], &c.dns.duration, c.slowest_query);
             }),
         )
         .counted_by(PROBES),

@@ -228,11 +228,9 @@ pub(super) const DOMAIN: Domain = Domain {
             Container(|c, sheet| {
                 for (volume, files) in &c.files {
                     for (operation, stats) in &files.operations {
-                        if stats.latency.count() > 0 {
-                            let labels = [&**volume, operation.label()];
-                            let slowest = files.slowest(*operation);
-                            sheet.latency_such_as(&labels, &stats.latency, slowest);
-                        }
+                        let labels = [&**volume, operation.label()];
+                        let slowest = files.slowest(*operation);
+                        sheet.latency_such_as(&labels, &stats.latency, slowest);
                     }
                 }
             }),
