@@ -1,7 +1,7 @@
 //! Histograms name who was slowest, and the trace that it was part of.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -9,10 +9,10 @@ use std::{
 
 use nix::{sys::stat::Mode, unistd::mkfifo};
 use pod_tests::{
-    Daemon, eventually, http,
+    Daemon, eventually, http, in_vm,
     manifest::{Pod, config_map, mounts, pod},
     netns::{infra, kernel_count},
-    seconds,
+    seconds, state,
 };
 use serde_json::{Value, json};
 
@@ -230,5 +230,53 @@ fn exemplars_of_the_network_name_the_slowest_and_its_trace() {
     assert_eq!(slowest.trace(), Some((TRACE, SPAN)));
     // Who answers has begun nothing.
     assert!(Exemplar::find(&daemon, connect, &[("pod", "server")]).is_none());
+    daemon.stop();
+}
+
+#[test]
+fn exemplars_are_of_one_piece_while_many_write_them() {
+    const READERS: usize = 4;
+    let count = if in_vm() { "100000" } else { "2000000" };
+    let daemon = Daemon::start(&[]);
+    let began = now();
+    let steps = "write /data/file 4096 , print done , pause";
+    daemon.run(pod("busy").volume("data", "emptyDir", json!({})).container_with(
+        "app",
+        steps,
+        with_data(traced()),
+    ));
+    daemon.wait_logged("busy", "", "done");
+    let procs = daemon.cgroup(&daemon.pod("busy"), "app").join("cgroup.procs");
+    let labels = [("volume", "data"), ("operation", "read")];
+    let name = "podscope_file_operation_duration_seconds";
+    let (mut pids, mut seen) = (BTreeSet::new(), Vec::<Exemplar>::new());
+    let read = ["exec", "busy", "--", "/bin/workload", "time-reads", "/data/file", count, "1"];
+    thread::scope(|scope| {
+        let readers: Vec<_> = (0..READERS).map(|_| scope.spawn(|| daemon.podctl(&read))).collect();
+        while !readers.iter().all(|reader| reader.is_finished()) {
+            pids.extend(state::pids(&procs));
+            seen.extend(Exemplar::find(&daemon, name, &labels));
+            pids.extend(state::pids(&procs));
+        }
+        readers.into_iter().for_each(|reader| drop(reader.join().unwrap().success()));
+    });
+    println!("{} scrapes, {} processes", seen.len(), pids.len());
+    assert!(pids.len() > READERS && seen.len() > 1, "{seen:?}");
+    for exemplar in &seen {
+        exemplar.check(0.0, began);
+        assert!(pids.contains(&exemplar.pid()), "{exemplar:?}, {pids:?}");
+        assert_eq!(exemplar.trace(), Some((TRACE, SPAN)));
+    }
+    for pair in seen.windows(2) {
+        let [before, after] = pair else { unreachable!() };
+        assert!(after.time >= before.time, "{before:?}, {after:?}");
+        // But for who comes at the same instant on another CPU, only what is slower takes the place.
+        let is_old = after.time - before.time > 59.0;
+        let is_close = after.time - before.time < 0.01;
+        assert!(is_old || is_close || after.value >= before.value, "{before:?}, {after:?}");
+    }
+    seen.dedup_by_key(|exemplar| (exemplar.value.to_bits(), exemplar.time.to_bits()));
+    let slowest: Vec<_> = seen.iter().map(|exemplar| (exemplar.value, exemplar.time)).collect();
+    println!("{slowest:?}");
     daemon.stop();
 }
