@@ -73,6 +73,9 @@ offsets! {
     mm_arg_end: "mm_struct.arg_end";
     /// Renamed in Linux 5.17.
     signal_exec_task: "signal_struct.group_exec_task" | "signal_struct.group_exit_task";
+    task_fs: "task_struct.fs";
+    fs_root: "fs_struct.root.mnt";
+    fs_pwd: "fs_struct.pwd.mnt";
     files_fdt: "files_struct.fdt";
     fdt_max_fds: "fdtable.max_fds";
     fdt_fd: "fdtable.fd";

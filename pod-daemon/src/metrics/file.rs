@@ -12,7 +12,7 @@ const VOLUME: Label = Label::free(
     "volume",
     "name of the volume in the pod's manifest; `rootfs` for the container's own filesystem, \
      `other` for mounts that it was not given, such as /proc, and for what cannot be told: a failed \
-     open, and in syscall mode every unlink and rename",
+     open, and in syscall mode an unlink and a rename whose path is more than a name",
 );
 
 /// Those that move bytes.

@@ -6,6 +6,7 @@
 
 pub(crate) mod call;
 mod fexit;
+mod name;
 mod syscall;
 mod timing;
 mod uring;

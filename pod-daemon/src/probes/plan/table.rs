@@ -129,6 +129,22 @@ const CONNECT: &[&str] = &[
     "cgroup_level",
 ];
 
+/// From a descriptor of the current task, or where its paths begin, to that.
+const ARGUMENTS: &[&str] = &[
+    "task_fs",
+    "fs_root",
+    "fs_pwd",
+    "task_files",
+    "files_fdt",
+    "fdt_max_fds",
+    "fdt_fd",
+    "file_inode",
+    "file_mnt",
+    "file_mode",
+    "inode_mode",
+    "mnt_id",
+];
+
 /// From a request of a ring to its file.
 const REQUEST_OF_RING: &[&str] =
     &["uring_file", "uring_opcode", "cqe_res", "file_inode", "file_mnt", "inode_mode", "mnt_id"];
@@ -242,13 +258,12 @@ pub(super) const FILE_CALLS: [Probe; 10] = [
 pub(super) const FILE_ENTER: Probe = probe("file_enter", "file_enter", "sys_enter", DESCRIPTOR);
 
 /// What counts all of them then.
-pub(super) const FILE_SYSCALL: Probe =
-    probe("file_syscall", "file_syscall", "sys_exit", DESCRIPTOR);
+pub(super) const FILE_SYSCALL: Probe = probe("file_syscall", "file_syscall", "sys_exit", ARGUMENTS);
 
 /// The least that a program costs in syscall mode.
 pub(super) const FLOOR_SYSCALL: Probe = probe("floor", "sys_floor", "sys_exit", &[]);
 
-/// What syscall mode counts without its volume.
+/// What syscall mode counts with its volume only if the path is a plain name.
 pub(super) const WITHOUT_VOLUME: [&str; 2] = ["file_unlink", "file_rename"];
 
 /// Ways to the bytes of a file that no probe sees yet.

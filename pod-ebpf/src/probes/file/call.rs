@@ -2,7 +2,12 @@
 
 use pod_ebpf::{NO_SLOT, file::Operation, lost::Lost};
 
-use super::{Outcome, file_at, file_of, is_final, opened, timing::Place};
+use super::{
+    Outcome, file_at, file_of, is_final,
+    name::{AT_FDCWD, mount_of},
+    opened,
+    timing::Place,
+};
 use crate::{counter, kernel::field, process, slot, tcp::connect};
 
 /// What a system call does.
@@ -27,6 +32,8 @@ pub(super) enum Call {
     /// Of a directory, if its third argument says so.
     UnlinkAt,
     Rename,
+    /// As the former, each name with the descriptor of a directory before it.
+    RenameAt,
     /// Executes a program.
     Exec,
     /// Connects its first argument with the address that its second points at.
@@ -137,15 +144,20 @@ pub(super) unsafe fn finished(regs: *const u8, result: i64, call: Call) -> Optio
             }
             Some(())
         }
-        Call::Unlink | Call::UnlinkAt | Call::Rename => {
+        Call::Unlink | Call::UnlinkAt | Call::Rename | Call::RenameAt => {
             const AT_REMOVEDIR: u64 = 0x200;
             // SAFETY: by this function's contract.
-            if call == Call::UnlinkAt && unsafe { argument(regs, 2) } & AT_REMOVEDIR != 0 {
-                return None;
-            }
-            let operation =
-                if call == Call::Rename { Operation::Rename } else { Operation::Unlink };
-            Outcome { slot, result, duration: Place::of_current()?.end() }.count(operation, None);
+            let number = |n| unsafe { argument(regs, n) };
+            // SAFETY: as above.
+            let text = |n| unsafe { address(regs, n) };
+            let (operation, mount) = match call {
+                Call::UnlinkAt if number(2) & AT_REMOVEDIR != 0 => return None,
+                Call::UnlinkAt => (Operation::Unlink, mount_of(number(0), text(1))),
+                Call::Rename => (Operation::Rename, mount_of(AT_FDCWD, text(0))),
+                Call::RenameAt => (Operation::Rename, mount_of(number(0), text(1))),
+                _ => (Operation::Unlink, mount_of(AT_FDCWD, text(0))),
+            };
+            Outcome { slot, result, duration: Place::of_current()?.end() }.count(operation, mount);
             Some(())
         }
         Call::Exec | Call::Connect | Call::Other => None,
@@ -206,7 +218,7 @@ mod arch {
         (&[56, 437], Call::Open),
         (&[35], Call::UnlinkAt),
         // renameat, renameat2
-        (&[38, 276], Call::Rename),
+        (&[38, 276], Call::RenameAt),
         // execve, execveat
         (&[221, 281], Call::Exec),
         (&[203], Call::Connect),
@@ -244,8 +256,9 @@ mod arch {
         (&[2, 85, 257, 437], Call::Open),
         (&[87], Call::Unlink),
         (&[263], Call::UnlinkAt),
-        // rename, renameat, renameat2
-        (&[82, 264, 316], Call::Rename),
+        (&[82], Call::Rename),
+        // renameat, renameat2
+        (&[264, 316], Call::RenameAt),
         // execve, execveat
         (&[59, 322], Call::Exec),
         (&[42], Call::Connect),

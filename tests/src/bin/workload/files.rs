@@ -17,6 +17,7 @@ pub(crate) fn step(words: &[&str]) -> anyhow::Result<bool> {
         ["fsync", path] => File::options().write(true).open(path)?.sync_all()?,
         ["fdatasync", path] => File::options().write(true).open(path)?.sync_data()?,
         ["unlink", path] => fs::remove_file(path)?,
+        ["remove-all", path] => fs::remove_dir_all(path)?,
         ["rename", from, to] => fs::rename(from, to)?,
         ["fail-unlink", path] => expect(libc::ENOENT, fs::remove_file(path))?,
         ["fail-rename", from, to] => expect(libc::ENOENT, fs::rename(from, to))?,
