@@ -149,7 +149,7 @@ fn two_volumes_on_one_directory_stay_two() {
 #[test]
 fn names_count_for_the_directory_that_they_are_in() {
     let daemon = Daemon::start(&[]);
-    let folder = daemon.folder().join("shared");
+    let folder = daemon.folder().join("names");
     for name in ["one", "two/folder"] {
         fs::create_dir_all(folder.join(name)).unwrap();
     }
