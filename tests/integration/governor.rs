@@ -83,7 +83,7 @@ fn an_optional_probe_that_costs_too_much_is_detached() {
     assert_eq!(again.one("podscope_exec_total", &[("pod", "short")]), 3.0);
     let lasting = [("pod", "lasting")];
     let waits =
-        |metrics: &Metrics| metrics.one("podscope_runqueue_latency_seconds_count", &lasting);
+        |metrics: &Metrics| metrics.sum("podscope_runqueue_latency_seconds_count", &lasting);
     let first = waits(&again);
     eventually("waits are counted again", seconds(10), || {
         (waits(&daemon.metrics()) > first).then_some(())

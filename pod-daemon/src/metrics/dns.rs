@@ -47,13 +47,9 @@ pub(super) const DOMAIN: Domain = Domain {
         .counted_by(PROBES),
         Family::histogram(
             "podscope_dns_duration_seconds",
-            "Time from a query to its answer; absent before the first query. Bounds grow by a \
-             factor of 4, and so much is the most that a quantile can be off.",
-            Container(|c, sheet| {
-                if c.dns.queries > 0 {
-                    sheet.latency(&[], &c.dns.duration);
-                }
-            }),
+            "Time from a query to its answer. Bounds grow by a factor of 4, and so much is the most \
+             that a quantile can be off.",
+            Container(|c, sheet| sheet.latency(&[], &c.dns.duration)),
         )
         .counted_by(PROBES),
     ],

@@ -22,6 +22,11 @@ format; `/healthz` and `/readyz` stand beside it, and `/metrics/cadvisor`, whose
 `_total`. A counter starts at 0 when its container is created, so `rate()` and `increase()` see the
 first event; it goes on counting when the container restarts.
 
+A histogram, all of its bounds at once, appears with the first duration that it has, and stays for as
+long as the pod does: most containers never do most of what is timed. So `rate()` of a histogram does not
+see what the scrape that first shows it has found; how often a thing happened, its counter says from the
+first time on. Where nothing was timed, a quantile has no series rather than one that is `NaN`.
+
 By the header `Accept` a client chooses the format: Prometheus' text (0.0.4), which is what everybody
 gets who does not ask; OpenMetrics 1.0 as text (`application/openmetrics-text`), where some counters
 name a process as exemplar; or Prometheus' protocol buffers, where each histogram is there twice: with

@@ -137,9 +137,7 @@ pub(super) const DOMAIN: Domain = Domain {
             Container(|c, sheet| {
                 for (volume, files) in &c.files {
                     for (operation, stats) in &files.operations {
-                        if stats.latency.count() > 0 {
-                            sheet.latency(&[volume, operation.label()], &stats.latency);
-                        }
+                        sheet.latency(&[volume, operation.label()], &stats.latency);
                     }
                 }
             }),

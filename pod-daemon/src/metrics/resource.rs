@@ -266,12 +266,10 @@ pub(super) const IO: Domain = Domain {
         .counted_by(&["block"]),
         Family::histogram(
             "podscope_block_operation_duration_seconds",
-            "How long requests took, with the time in the kernel's queues; absent before the first.",
+            "How long requests took, with the time in the kernel's queues.",
             Container(|c, sheet| {
                 for (operation, requests) in requests(c) {
-                    if requests.latency.count() > 0 {
-                        sheet.latency(&[operation], &requests.latency);
-                    }
+                    sheet.latency(&[operation], &requests.latency);
                 }
             }),
         )

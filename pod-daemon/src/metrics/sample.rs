@@ -211,6 +211,8 @@ fn container(name: &str, state: State, last_exit: Option<Exit>) -> Container {
     tcp.resets = [1, 0];
     let mut runqueue = RunQueueStats::ZERO;
     runqueue.wait_ns[1] = 1_000_000;
+    runqueue.latency.sum_ns = 1_000_000;
+    runqueue.latency.buckets[8] = 1;
     let mut requests = BlockOperation { bytes: 4096, errors: 1, ..BlockOperation::ZERO };
     requests.latency.buckets[5] = 1;
     let files = ["rootfs", "data", "other"].map(|volume| (volume.to_owned(), files()));

@@ -113,7 +113,7 @@ impl<'a> Sheet<'a> {
         self.add(labels, Value::Number(value));
     }
 
-    /// Adds a histogram of durations; `labels` as above.
+    /// Adds a histogram of durations, if there was one at all; `labels` as above.
     pub(super) fn latency(&mut self, labels: &[&str], latency: &Latency) {
         self.add(labels, Value::Latency(latency));
     }
@@ -135,6 +135,11 @@ impl<'a> Sheet<'a> {
 
     fn write(&mut self, labels: &[&str], value: Value<'_>, exemplar: Option<Exemplar>) {
         debug_assert_eq!(labels.len(), self.shape.labels.len(), "{}", self.shape.name);
+        // Most containers never do most of what is timed, and each such histogram would be as many
+        // series of zeros as it has bounds.
+        if matches!(value, Value::Latency(latency) if latency.count() == 0) {
+            return;
+        }
         let series = Series { base: self.base, own: labels, value, exemplar };
         self.sink.series(&self.shape, &series);
     }

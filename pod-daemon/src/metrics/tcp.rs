@@ -80,24 +80,14 @@ pub(super) const DOMAIN: Domain = Domain {
         Family::histogram(
             "podscope_tcp_rtt_seconds",
             "The kernel's smoothed round-trip time: of each connection once when it is established, \
-             and once in each round trip in which the container's data was acknowledged. Absent \
-             before the first connection.",
-            Container(|c, sheet| {
-                if c.tcp.rtt.count() > 0 {
-                    sheet.latency(&[], &c.tcp.rtt);
-                }
-            }),
+             and once in each round trip in which the container's data was acknowledged.",
+            Container(|c, sheet| sheet.latency(&[], &c.tcp.rtt)),
         )
         .counted_by(&["tcp"]),
         Family::histogram(
             "podscope_tcp_min_rtt_seconds",
-            "The least round-trip time of each connection in its last five minutes, at its end. \
-             Absent before the first end.",
-            Container(|c, sheet| {
-                if c.tcp.min_rtt.count() > 0 {
-                    sheet.latency(&[], &c.tcp.min_rtt);
-                }
-            }),
+            "The least round-trip time of each connection in its last five minutes, at its end.",
+            Container(|c, sheet| sheet.latency(&[], &c.tcp.min_rtt)),
         )
         .counted_by(&["tcp"]),
         Family::counter(

@@ -6,6 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+use pod_ebpf::latency::Latency;
 use prometheus::TextEncoder;
 
 use super::{bound::Bound, family::Kind, *};
@@ -144,6 +145,23 @@ fn a_histogram_is_cumulative_and_its_count_is_its_last_bucket() {
     assert_eq!(at("_bucket", r#",le="+Inf""#), 3.0);
     assert_eq!(at("_count", ""), 3.0);
     assert_eq!(at("_sum", ""), 0.005);
+}
+
+#[test]
+fn a_histogram_appears_with_its_first_duration() {
+    let mut reading = sample::reading(1);
+    for container in &mut reading.pods[0].containers {
+        container.tcp.connect_latency = Latency::ZERO;
+    }
+    let pod = archive::Held::of(&reading.pods[0], &[]);
+    let has = |reading: &Reading| {
+        page(reading).contains("\npodscope_tcp_connect_duration_seconds_bucket")
+    };
+    assert!(!has(&reading));
+    reading.held.push(Arc::new(pod));
+    assert!(!has(&reading));
+    reading.pods[0].containers[0].tcp.connect_latency.buckets[9] = 1;
+    assert!(has(&reading));
 }
 
 #[test]
