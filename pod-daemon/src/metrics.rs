@@ -1,8 +1,8 @@
 //! /metrics: every number of every pod, read when it is asked for.
 //!
 //! Nothing is sampled between two scrapes: a scrape reads the probes' maps and the cgroups' files, and
-//! writes them out. What is kept is of pods that are gone (`archive`), and the account of what the
-//! probes cost (`cost`). /metrics/cadvisor is a page of its own, for those who know the kubelet's. Only
+//! writes them out. What is kept is of pods that are gone (`archive`), the account of what the probes
+//! cost (`cost`), and the last look at each network namespace (`netns`). /metrics/cadvisor is a page of its own, for those who know the kubelet's. Only
 //! these modules know the `prometheus` crate; how a number is counted is the business of the probes, and
 //! what a pod is that of the node.
 
@@ -141,6 +141,7 @@ struct Inner {
     start_seconds: f64,
     descriptors: Vec<Desc>,
     capacities: Capacities,
+    looks: netns::Looks,
     is_ready: AtomicBool,
     /// What a scrape holds from its beginning to its end.
     places: Arc<Semaphore>,
@@ -187,6 +188,7 @@ impl Metrics {
             start_seconds: own::start_seconds(),
             descriptors,
             capacities: Capacities::default(),
+            looks: netns::Looks::default(),
             is_ready: AtomicBool::new(false),
             places: Arc::new(Semaphore::new(SCRAPERS)),
             scrapes: Mutex::default(),
@@ -229,7 +231,7 @@ impl Inner {
     fn read(&self) -> Reading {
         let own = Own::read(self.start_seconds);
         let scrapes = *self.scrapes();
-        let sources = (&*self.probes, &*self.archive, &self.capacities);
+        let sources = (&*self.probes, &*self.archive, &self.capacities, &self.looks);
         let mut reading = Reading::take(&self.node, sources, self.build, own, scrapes);
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner).enter(&mut reading);
         reading.other = Other::of(&reading);

@@ -71,14 +71,14 @@ impl Refused {
     fn look_for_forks(&mut self, node: &Shared) -> Vec<Met> {
         let (mut all, mut met) = (HashMap::new(), Vec::new());
         for pod in node.table.snapshots() {
-            for container in pod.containers {
-                let (Some(cgroup), Some(limit)) = (container.cgroup, container.limits.pids) else {
+            for container in &pod.containers {
+                let (Some(cgroup), Some(limit)) = (&container.cgroup, container.limits.pids) else {
                     continue;
                 };
-                let Some(stats::Pids { refused, .. }) = stats::pids(&cgroup) else { continue };
+                let Some(stats::Pids { refused, .. }) = stats::pids(cgroup) else { continue };
                 let told = if pod.created < self.began { refused } else { 0 };
-                if refused > self.forks.get(&cgroup).copied().unwrap_or(told) {
-                    let name = container.name;
+                if refused > self.forks.get(cgroup).copied().unwrap_or(told) {
+                    let name = container.name.clone();
                     met.push(Met {
                         pod: Key::new(&pod.namespace, &pod.name),
                         reason: "PidsLimit",
@@ -89,7 +89,7 @@ impl Refused {
                         container: Some(name),
                     });
                 }
-                all.insert(cgroup, refused);
+                all.insert(cgroup.clone(), refused);
             }
         }
         self.forks = all;
