@@ -3,6 +3,7 @@
 //! The only module that writes under the cgroup filesystem. It knows nothing of pods or probes.
 
 pub mod device;
+pub mod file;
 pub mod hierarchy;
 pub mod limits;
 pub mod stats;

@@ -1,8 +1,8 @@
 //! /metrics: every number of every pod, read when it is asked for.
 //!
 //! Nothing is sampled between two scrapes: a scrape reads the probes' maps and the cgroups' files, and
-//! writes them out. What is kept is of pods that are gone (`archive`), and the account of what the
-//! probes cost (`cost`). /metrics/cadvisor is a page of its own, for those who know the kubelet's. Only
+//! writes them out. What is kept is of pods that are gone (`archive`), the account of what the probes
+//! cost (`cost`), and the last look at each network namespace (`netns`). /metrics/cadvisor is a page of its own, for those who know the kubelet's. Only
 //! these modules know the `prometheus` crate; how a number is counted is the business of the probes, and
 //! what a pod is that of the node.
 
@@ -91,7 +91,7 @@ use self::{
     format::{Collected, Format, GZIP, Gzip, Page, Protobuf, Text, accepts_gzip},
     other::Other,
     own::Own,
-    reading::{Reading, Scrapes},
+    reading::{Reading, Scrapes, Sources},
     sheet::{Counted, Sink},
 };
 use crate::{node::Node, probes::Probes};
@@ -146,6 +146,7 @@ struct Inner {
     descriptors: Vec<Desc>,
     capacities: Capacities,
     completion: Completion,
+    looks: netns::Looks,
     is_ready: AtomicBool,
     /// What a scrape holds from its beginning to its end.
     places: Arc<Semaphore>,
@@ -193,6 +194,7 @@ impl Metrics {
             descriptors,
             capacities: Capacities::default(),
             completion: Completion::default(),
+            looks: netns::Looks::default(),
             is_ready: AtomicBool::new(false),
             places: Arc::new(Semaphore::new(SCRAPERS)),
             scrapes: Mutex::default(),
@@ -235,7 +237,13 @@ impl Inner {
     fn read(&self) -> Reading {
         let own = Own::read(self.start_seconds);
         let scrapes = *self.scrapes();
-        let sources = (&*self.probes, &*self.archive, &self.capacities, &self.completion);
+        let sources = Sources {
+            probes: &self.probes,
+            archive: &self.archive,
+            capacities: &self.capacities,
+            completion: &self.completion,
+            looks: &self.looks,
+        };
         let mut reading = Reading::take(&self.node, sources, self.build, own, scrapes);
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner).enter(&mut reading);
         reading.other = Other::of(&reading);

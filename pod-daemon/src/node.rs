@@ -345,7 +345,7 @@ impl Node {
 
     /// What the node runs at this instant.
     #[must_use]
-    pub fn snapshot(&self) -> Vec<PodSnapshot> {
+    pub fn snapshot(&self) -> Vec<Arc<PodSnapshot>> {
         self.shared.table.snapshots()
     }
 
@@ -473,7 +473,7 @@ impl Node {
 }
 
 /// The images that pods have, by id and by full reference, each with its pod.
-fn image_users(pods: &[PodSnapshot]) -> Vec<(String, String)> {
+fn image_users(pods: &[Arc<PodSnapshot>]) -> Vec<(String, String)> {
     let mut users = Vec::new();
     for pod in pods {
         let name = format!("{}/{}", pod.namespace, pod.name);

@@ -126,7 +126,7 @@ fn every_query_of_the_dashboard_returns_data() {
     daemon.wait_logged("names", "", "listening");
     let names = daemon.pod("names")["status"]["podIP"].as_str().unwrap().to_owned();
     let steps = format!(
-        "dns-ask {names} udp here.example , write /data/file 1000 , read /data/file 500 , spawn 2 , connect {address}:7000 , connect {address}:9 , \
+        "dns-ask {names} udp noerror , write /data/file 1000 , read /data/file 500 , spawn 2 , connect {address}:7000 , connect {address}:9 , \
          threads 1 , sleep-ms 100 , exit 1"
     );
     let busy = pod("busy")

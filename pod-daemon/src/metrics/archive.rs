@@ -123,7 +123,7 @@ pub(super) struct Held {
 /// What a page shows.
 pub(super) struct View {
     /// Pods whose counters are to be read, and whether they have no series of their own.
-    pub(super) living: Vec<(PodSnapshot, bool)>,
+    pub(super) living: Vec<(Arc<PodSnapshot>, bool)>,
     pub(super) held: Vec<Arc<Held>>,
     pub(super) completed: Arc<Sums>,
     /// Pods that were added up before their time.
@@ -184,7 +184,7 @@ impl Archive {
     }
 
     /// What there is to show, given what the node has at that instant.
-    pub(super) fn view(&self, node: impl FnOnce() -> Vec<PodSnapshot>) -> View {
+    pub(super) fn view(&self, node: impl FnOnce() -> Vec<Arc<PodSnapshot>>) -> View {
         let mut state = self.state();
         let mut living = node();
         let now = Timestamp::now();
@@ -259,10 +259,10 @@ impl Archive {
 
 impl Keeper for Archive {
     fn look(&self, about: &PodSnapshot) {
-        let mut pod = reading::Pod::new(about.clone());
+        let mut pod = reading::Pod::new(Arc::new(about.clone()));
         pod.read_netns();
         if let Some(netns) = pod.netns {
-            self.state().netns.insert(pod.about.uid, netns);
+            self.state().netns.insert(about.uid.clone(), netns);
         }
     }
 
@@ -276,7 +276,7 @@ impl Keeper for Archive {
         let uid = about.uid.clone();
         // An earlier daemon got as far as this, and its reading is the one that was shown.
         if !is_known {
-            let mut pod = reading::Pod::new(about);
+            let mut pod = reading::Pod::new(Arc::new(about));
             pod.refused_connections = refused_connections;
             pod.deleted = Some(Timestamp::now());
             pod.netns = netns;

@@ -158,15 +158,19 @@ fn nanoseconds(clock: ClockId) -> i128 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::metrics::{sample, trace::tests::EXAMPLE};
+    use crate::metrics::{reading::About, sample, trace::tests::EXAMPLE};
 
     /// A pod whose slowest connect was that of this process, at this time of `CLOCK_MONOTONIC`.
     fn connecting(pid: u32, at: i128, traceparent: Option<&str>) -> Pod {
         let mut pod = sample::pod(0);
         pod.containers.truncate(1);
+        let mut about = (*pod.about).clone();
+        about.containers[0].traceparent = traceparent.map(str::to_owned);
         let container = &mut pod.containers[0];
-        container.about.traceparent = traceparent.map(str::to_owned);
+        container.about = About::each(&Arc::new(about)).next().unwrap();
         let at = u64::try_from(at).unwrap();
         container.slowest_connect = Some(Exemplar::timed(Observation { pid, nanoseconds: 1, at }));
         pod

@@ -1,8 +1,16 @@
 //! What the kernel counts for a pod's network namespace, from /proc/PID/net of its infra program.
 
-use std::{fs, path::Path};
+use std::{
+    collections::HashMap,
+    mem,
+    path::Path,
+    sync::{Mutex, PoisonError},
+};
+
+use rustix::fs::CWD;
 
 use super::family::{Domain, Family, Label, Source::Pod};
+use crate::cgroup::file::Reader;
 
 /// Numbers of one network namespace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,6 +24,19 @@ pub(super) struct Netns {
     udp_send_buffer_errors: u64,
 }
 
+/// What one look at a network namespace has found.
+pub(super) struct Look {
+    pid: u32,
+    /// What its devices passed, as the kernel writes it.
+    pub(super) dev: Vec<u8>,
+    pub(super) netns: Netns,
+    /// How many looks before this one found the same there.
+    unchanged: u32,
+}
+
+/// After so many looks at an idle namespace everything is read anew.
+const LOOKS: u32 = 16;
+
 /// What became of a receive window of size zero.
 const ZERO_WINDOWS: [&str; 3] = ["advertised", "reopened", "wanted"];
 
@@ -23,7 +44,8 @@ pub(super) const DOMAIN: Domain = Domain {
     title: "Network namespace",
     text: "What the kernel counts for the network namespace that the containers of a pod share. \
            Absent while the pod has none of its own: with `hostNetwork`, and when its infra program \
-           does not run. They begin anew if the pod gets another sandbox: \
+           does not run. While no packet passes there, they are read anew once in a while (in the \
+           16th scrape at the latest). They begin anew if the pod gets another sandbox: \
            totals have what its last one came to, and `__other__` has none of them.",
     families: &[
         Family::counter(
@@ -102,15 +124,67 @@ impl Netns {
     }
 }
 
-/// Files of /proc/PID/net, as the first process of `cgroup` sees them; `None` if there is no process.
-pub(super) fn files<const N: usize>(cgroup: &Path, names: [&str; N]) -> Option<[Vec<u8>; N]> {
+/// The last look at each pod's, by uid.
+#[derive(Default)]
+pub(super) struct Looks(Mutex<HashMap<String, Look>>);
+
+impl Looks {
+    /// Hands them over: a scrape at the same time begins without.
+    pub(super) fn last(&self) -> HashMap<String, Look> {
+        mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Keeps them for the next scrape.
+    pub(super) fn keep(&self, looks: HashMap<String, Look>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = looks;
+    }
+}
+
+impl Look {
+    /// Looks at the namespace of the first process of `cgroup`, given what the last look has found;
+    /// `None` if there is no process.
+    pub(super) fn take(cgroup: &Path, last: Option<Self>) -> Option<Self> {
+        with_files(cgroup, |pid, file| {
+            // First: what is counted meanwhile makes a difference the next time.
+            let dev = file("dev");
+            let last = last.filter(|last| last.pid == pid && last.dev == dev && !dev.is_empty());
+            let unchanged = last.as_ref().map_or(0, |last| last.unchanged + 1);
+            // Almost nothing is counted where no packet passes, and what is, is that soon after one.
+            // To read it costs as much as all else that is read of a pod, so an idle one's is read
+            // seldom, and not of all pods at once.
+            let is_due = unchanged < 2 || unchanged.wrapping_add(pid) % LOOKS == 0;
+            let netns = match last {
+                Some(last) if !is_due => last.netns,
+                _ => Netns::parse(&file("netstat"), &file("snmp")),
+            };
+            Self { pid, dev, netns, unchanged }
+        })
+    }
+}
+
+/// The file /proc/PID/net/dev, as the first process of `cgroup` sees it; `None` if there is no process.
+pub(super) fn devices(cgroup: &Path) -> Option<Vec<u8>> {
+    with_files(cgroup, |_, file| file("dev"))
+}
+
+/// Lets `read` have files of /proc/PID/net, as the first process of `cgroup` sees them; one that is not
+/// there is empty. `None` if there is no process.
+fn with_files<T>(
+    cgroup: &Path,
+    read: impl FnOnce(u32, &mut dyn FnMut(&str) -> Vec<u8>) -> T,
+) -> Option<T> {
+    let mut reader = Reader::new();
     let procs = cgroup.join("cgroup.procs");
-    let read = || fs::read_to_string(&procs).unwrap_or_default();
-    let before = read();
-    let pid = before.lines().next()?;
-    let files = names.map(|name| fs::read(format!("/proc/{pid}/net/{name}")).unwrap_or_default());
+    let first = |reader: &mut Reader| -> Option<u32> {
+        reader.text(CWD, &procs)?.lines().next()?.parse().ok()
+    };
+    let pid = first(&mut reader)?;
+    let found = read(pid, &mut |name| {
+        let bytes = reader.bytes(CWD, format!("/proc/{pid}/net/{name}"));
+        bytes.map(<[u8]>::to_vec).unwrap_or_default()
+    });
     // Whose pid it was when the files were opened is not known before it is still the same.
-    (read().lines().next() == Some(pid)).then_some(files)
+    (first(&mut reader) == Some(pid)).then_some(found)
 }
 
 /// Two lines that begin with the same word: names, and their values.
@@ -165,7 +239,7 @@ mod tests {
 
     #[test]
     fn nobody_has_no_numbers() {
-        assert_eq!(files(Path::new("/nonexistent"), ["netstat", "snmp"]), None);
+        assert!(Look::take(Path::new("/nonexistent"), None).is_none());
         assert_eq!(Netns::parse(b"", b"\xff"), Netns::default());
     }
 }

@@ -3,8 +3,8 @@
 use std::{
     cell::Cell,
     collections::{BTreeMap, HashMap},
-    mem,
     num::NonZero,
+    ops::Deref,
     sync::Arc,
     thread,
     time::Duration,
@@ -97,9 +97,9 @@ pub(super) struct Scrapes {
     pub(super) last: Option<Duration>,
 }
 
-/// One pod; its containers have moved from the snapshot to `containers`.
+/// One pod.
 pub(super) struct Pod {
-    pub(super) about: PodSnapshot,
+    pub(super) about: Arc<PodSnapshot>,
     /// Whether it has no series of its own.
     pub(super) is_other: bool,
     pub(super) containers: Vec<Container>,
@@ -107,6 +107,8 @@ pub(super) struct Pod {
     pub(super) unenforced: Vec<String>,
     /// What the kernel counts for its network namespace.
     pub(super) netns: Option<Netns>,
+    /// What the last look at that has found, and then this one.
+    pub(super) look: Option<netns::Look>,
     /// Connections that it was refused, having as many as it may.
     pub(super) refused_connections: u64,
     /// How large its volumes are, by name; those whose file system has answered.
@@ -121,9 +123,15 @@ pub(super) struct Pod {
     pub(super) traffic: Option<Traffic>,
 }
 
+/// A container among those of its pod's snapshot.
+pub(super) struct About {
+    pod: Arc<PodSnapshot>,
+    index: usize,
+}
+
 /// One container and all that was counted for it.
 pub(super) struct Container {
-    pub(super) about: ContainerSnapshot,
+    pub(super) about: About,
     pub(super) process: ProcessStats,
     pub(super) net: NetStats,
     pub(super) dns: DnsStats,
@@ -147,12 +155,18 @@ pub(super) struct Container {
 }
 
 /// Where a reading is taken from, beside the node.
-pub(super) type Sources<'a> = (&'a Probes, &'a Archive, &'a Capacities, &'a Completion);
+pub(super) struct Sources<'a> {
+    pub(super) probes: &'a Probes,
+    pub(super) archive: &'a Archive,
+    pub(super) capacities: &'a Capacities,
+    pub(super) completion: &'a Completion,
+    pub(super) looks: &'a netns::Looks,
+}
 
 impl Reading {
     pub(super) fn take(
         node: &crate::node::Node,
-        (probes, archive, capacities, completion): Sources<'_>,
+        Sources { probes, archive, capacities, completion, looks }: Sources<'_>,
         build: Build,
         own: Own,
         scrapes: Scrapes,
@@ -163,12 +177,14 @@ impl Reading {
         }
         let mut refused = node.network().refused_connections();
         let mut disk = node.disk_usage();
+        let mut last = looks.last();
         let reading = archive.reading();
         let View { living, held, completed, early, others } = archive.view(|| node.snapshot());
         let pods = living.into_iter().map(|(about, is_other)| {
             let key = (about.namespace.clone(), about.name.clone());
             let mut pod = Pod::new(about);
             pod.is_other = is_other;
+            pod.look = last.remove(&pod.about.uid);
             pod.refused_connections = refused.remove(&pod.about.uid).unwrap_or(0);
             pod.disk = disk.remove(&pod.about.uid).unwrap_or_default();
             pod.unenforced = unenforced.remove(&key).unwrap_or_default();
@@ -181,11 +197,14 @@ impl Reading {
         });
         drop(reading);
         completion.complete(&mut pods);
+        let found = |pod: &mut Pod| Some((pod.about.uid.clone(), pod.look.take()?));
+        looks.keep(pods.iter_mut().filter_map(found).collect());
         let volumes = pods.iter().flat_map(|pod| &pod.about.volumes);
         let capacities = capacities.read(&volumes.map(|(_, path)| path.clone()).collect());
         for pod in &mut pods {
-            let known = mem::take(&mut pod.about.volumes).into_iter();
-            let known = known.filter_map(|(name, path)| Some((name, *capacities.get(&path)?)));
+            let known = pod.about.volumes.iter();
+            let known =
+                known.filter_map(|(name, path)| Some((name.clone(), *capacities.get(path)?)));
             pod.volumes = known.collect();
         }
         let (costs, mut lost) = (probes.costs(), probes.lost());
@@ -235,13 +254,14 @@ pub(super) fn has(probes: &[ProbeStatus], family: &Family) -> bool {
 
 impl Pod {
     /// A pod whose counters are not read yet.
-    pub(super) fn new(about: PodSnapshot) -> Self {
+    pub(super) fn new(about: Arc<PodSnapshot>) -> Self {
         Self {
             about,
             is_other: false,
             containers: Vec::new(),
             unenforced: Vec::new(),
             netns: None,
+            look: None,
             refused_connections: 0,
             volumes: Vec::new(),
             probe_seconds: None,
@@ -253,12 +273,11 @@ impl Pod {
 
     /// Reads what was counted.
     pub(super) fn read(&mut self, probes: &Probes) {
-        let containers = mem::take(&mut self.about.containers).into_iter();
-        let mut read = |about: ContainerSnapshot| {
+        let mut read = |about: About| {
             let disk = self.disk.remove(&about.name);
             Container { disk, ..Container::read(about, probes) }
         };
-        self.containers = containers.map(&mut read).collect();
+        self.containers = About::each(&self.about).map(&mut read).collect();
         // Behind the counters: what passes meanwhile is the kernel's.
         self.read_netns();
     }
@@ -273,29 +292,43 @@ impl Pod {
         if self.about.host_network {
             return;
         }
-        let containers = self.containers.iter().map(|container| &container.about);
-        let mut cgroups = containers
-            .chain(&self.about.containers)
-            .filter_map(|container| container.cgroup.as_deref()?.parent());
+        let containers = self.about.containers.iter();
+        let mut cgroups = containers.filter_map(|container| container.cgroup.as_deref()?.parent());
         let Some(cgroup) = cgroups.next() else { return };
-        let files = netns::files(&cgroup.join(INFRA), ["dev", "netstat", "snmp"]);
-        let Some([dev, netstat, snmp]) = files else { return };
-        self.traffic = (!dev.is_empty()).then(|| reconcile::traffic(&dev));
-        self.netns = Some(Netns::parse(&netstat, &snmp));
+        self.look = netns::Look::take(&cgroup.join(INFRA), self.look.take());
+        let Some(look) = &self.look else { return };
+        self.traffic = (!look.dev.is_empty()).then(|| reconcile::traffic(&look.dev));
+        self.netns = Some(look.netns);
+    }
+}
+
+impl About {
+    /// Each of a pod's containers.
+    pub(super) fn each(pod: &Arc<PodSnapshot>) -> impl Iterator<Item = Self> {
+        (0..pod.containers.len()).map(|index| Self { pod: Arc::clone(pod), index })
+    }
+}
+
+impl Deref for About {
+    type Target = ContainerSnapshot;
+
+    fn deref(&self) -> &ContainerSnapshot {
+        &self.pod.containers[self.index]
     }
 }
 
 impl Container {
-    fn read(mut about: ContainerSnapshot, probes: &Probes) -> Self {
+    fn read(about: About, probes: &Probes) -> Self {
         let mut files: Vec<(String, Files)> = Vec::with_capacity(about.volumes.len());
-        for (volume, cell) in mem::take(&mut about.volumes) {
+        for (volume, cell) in &about.volumes {
             // Cell 0 is everybody else's.
-            let stats = if cell == NO_SLOT { Files::default() } else { Files::read(probes, cell) };
+            let stats =
+                if *cell == NO_SLOT { Files::default() } else { Files::read(probes, *cell) };
             // A volume that is called like one of ours shares its series with it: two series of
             // the same labels would make Prometheus refuse the whole scrape.
-            match files.iter_mut().find(|(name, _)| *name == volume) {
+            match files.iter_mut().find(|(name, _)| name == volume) {
                 Some((_, sum)) => sum.add(stats),
-                None => files.push((volume, stats)),
+                None => files.push((volume.clone(), stats)),
             }
         }
         let cgroup = about.cgroup.as_deref().map(stats::read).unwrap_or_default();

@@ -4,6 +4,7 @@ use std::{
     cell::Cell,
     collections::{BTreeMap, HashMap},
     path::PathBuf,
+    sync::Arc,
 };
 
 use jiff::Timestamp;
@@ -27,7 +28,7 @@ use super::{
     netns::Netns,
     other::Other,
     own::Own,
-    reading::{Container, Pod, Reading, Scrapes},
+    reading::{About, Container, Pod, Reading, Scrapes},
     reconcile,
     trace::{Trace, tests::EXAMPLE},
 };
@@ -130,10 +131,12 @@ pub(super) fn pod(index: usize) -> Pod {
         observed_from: at,
         volumes: Vec::new(),
         volume_count: 2,
-        containers: Vec::new(),
+        containers: vec![
+            container("app", State::Running { started: at }, Some(exit.clone())),
+            container("job", State::Terminated(exit), None),
+        ],
     };
-    let running = container("app", State::Running { started: at }, Some(exit.clone()));
-    let ended = container("job", State::Terminated(exit), None);
+    let about = Arc::new(about);
     let unenforced = ["cpu", "memory", "pids", "io", "hugetlb"].map(str::to_owned).to_vec();
     let full = Capacity {
         bytes: 4096,
@@ -143,7 +146,7 @@ pub(super) fn pod(index: usize) -> Pod {
         inodes_used: 2,
     };
     let volumes = ["rootfs", "data"].map(|volume| (volume.to_owned(), full)).to_vec();
-    let containers = vec![running, ended];
+    let containers = About::each(&about).map(counted).collect();
     let netns = Some(Netns::sample());
     Pod {
         about,
@@ -151,6 +154,7 @@ pub(super) fn pod(index: usize) -> Pod {
         containers,
         unenforced,
         netns,
+        look: None,
         refused_connections: 0,
         volumes,
         probe_seconds: Some(0.25),
@@ -177,7 +181,7 @@ fn completed() -> Sums {
     totals
 }
 
-fn container(name: &str, state: State, last_exit: Option<Exit>) -> Container {
+fn container(name: &str, state: State, last_exit: Option<Exit>) -> ContainerSnapshot {
     let limits = Limits {
         cpu_millicores: Some(250),
         memory_bytes: Some(1 << 20),
@@ -185,7 +189,7 @@ fn container(name: &str, state: State, last_exit: Option<Exit>) -> Container {
         io: [Some(1 << 20); 4],
         ..Limits::default()
     };
-    let about = ContainerSnapshot {
+    ContainerSnapshot {
         name: name.to_owned(),
         image: "dir:/images/\"web\"".to_owned(),
         image_id: "sha256:1".to_owned(),
@@ -201,7 +205,11 @@ fn container(name: &str, state: State, last_exit: Option<Exit>) -> Container {
         requests: limits,
         ooms: [1, 0, 0],
         traceparent: None,
-    };
+    }
+}
+
+/// What was counted for such a container.
+fn counted(about: About) -> Container {
     let mut process = ProcessStats { execs: 5, forks: 4, threads: 3, ..ProcessStats::ZERO };
     process.exec_failures = [1; 7];
     process.exits[2] = 7;

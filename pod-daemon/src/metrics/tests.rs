@@ -154,7 +154,9 @@ fn a_histogram_appears_with_its_first_duration() {
         container.tcp.connect_latency = Latency::ZERO;
     }
     let pod = archive::Held::of(&reading.pods[0], &[]);
-    let has = |reading: &Reading| page(reading).contains("podscope_tcp_connect_duration_seconds");
+    let has = |reading: &Reading| {
+        page(reading).contains("\npodscope_tcp_connect_duration_seconds_bucket")
+    };
     assert!(!has(&reading));
     reading.held.push(Arc::new(pod));
     assert!(!has(&reading));
@@ -390,9 +392,9 @@ fn a_pod_comes_to_no_more_than_its_bound() {
     let count = series(&text).keys().filter(|name| name.contains("web-0")).count();
     let names = ["app", "job"].map(|_| 2 + 1);
     assert_eq!(pod.containers.iter().map(|c| c.about.volume_count).collect::<Vec<_>>(), names);
-    let containers = pod.containers.into_iter().map(|container| container.about).collect();
-    let about = crate::node::PodSnapshot { containers, ..pod.about };
-    assert!(count <= bound.of(&about), "{count} of {}", bound.of(&about));
-    let small = crate::node::PodSnapshot { containers: about.containers[..1].to_vec(), ..about };
+    let about = &*pod.about;
+    assert!(count <= bound.of(about), "{count} of {}", bound.of(about));
+    let containers = about.containers[..1].to_vec();
+    let small = crate::node::PodSnapshot { containers, ..about.clone() };
     assert!(1000 * bound.of(&small) + bound.other <= Hold::default().ceiling);
 }

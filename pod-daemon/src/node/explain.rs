@@ -48,13 +48,14 @@ impl Node {
         detail: Detail,
     ) -> Result<Trace, Error> {
         let key = Key::new(namespace, name);
-        let mut containers = self.shared.table.snapshot(&key)?.containers;
+        let pod = self.shared.table.snapshot(&key)?;
         if let Some(wanted) = container {
             self.container(&key, Some(wanted))?;
-            containers.retain(|container| container.name == wanted);
         }
-        let slots: Vec<u32> = containers
+        let slots: Vec<u32> = pod
+            .containers
             .iter()
+            .filter(|other| container.is_none_or(|wanted| other.name == wanted))
             .map(|container| container.slot)
             .filter(|slot| *slot != NO_SLOT)
             .collect();

@@ -22,8 +22,14 @@ use super::{
 };
 use crate::pod::{self, Disruption, Key};
 
-/// Walking pods' files may take this share of one CPU's time, and no more.
+/// Walking the files of pods that may be evicted may take this share of one CPU's time, and no more.
 const SHARE: u32 = 10;
+
+/// And of all others, who are measured for their owners' eyes alone, this one.
+const SHARE_OF_OTHERS: u32 = 1000;
+
+/// But they are measured as often as this, whatever it takes.
+const RARELY: Duration = Duration::from_secs(300);
 
 /// As much as a thread can give way.
 const NICE: i32 = 19;
@@ -54,13 +60,24 @@ async fn preempt(shared: Weak<Shared>, mut preemptions: mpsc::UnboundedReceiver<
 async fn watch_disk(shared: Weak<Shared>) {
     // By uid, for as long as they are there: a pod takes its time to end, and is evicted once.
     let mut evicted: HashSet<String> = HashSet::new();
+    let mut all_again = Instant::now();
     loop {
         let Some(node) = shared.upgrade() else { return };
         node.admission.set_pressure(disk::pressure(&node.settings.data_dir, node.disk_reserve()));
-        let written = written(&node, &evicted);
-        evicted.retain(|uid| written.iter().any(|pod| pod.uid == *uid));
+        let mut written = written(&node, &evicted);
+        let there: HashSet<String> = written.iter().map(|pod| pod.uid.clone()).collect();
+        evicted.retain(|uid| there.contains(uid));
         let began = Instant::now();
+        let is_all = began >= all_again;
+        if !is_all {
+            let usage = node.disk_usage.lock().unwrap_or_else(PoisonError::into_inner);
+            written.retain(|pod| !pod.budgets.is_empty() || !usage.contains_key(&pod.uid));
+        }
         let measured = if written.is_empty() { Vec::new() } else { measure(written).await };
+        let cost = began.elapsed();
+        if is_all {
+            all_again = began + (cost * SHARE_OF_OTHERS).min(RARELY);
+        }
         let mut usage = HashMap::with_capacity(measured.len());
         for pod in measured {
             if let Some(message) = pod.violation {
@@ -69,8 +86,12 @@ async fn watch_disk(shared: Weak<Shared>) {
             }
             usage.insert(pod.uid, pod.usage);
         }
-        *node.disk_usage.lock().unwrap_or_else(PoisonError::into_inner) = usage;
-        let pause = node.settings.usage_interval.max(began.elapsed() * SHARE);
+        {
+            let mut known = node.disk_usage.lock().unwrap_or_else(PoisonError::into_inner);
+            known.retain(|uid, _| there.contains(uid));
+            known.extend(usage);
+        }
+        let pause = node.settings.usage_interval.max(cost * SHARE);
         // Not held while nothing is done: the node may be gone by then.
         drop(node);
         sleep(pause).await;

@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     path::PathBuf,
     sync::{Arc, Weak},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
@@ -17,8 +17,15 @@ use crate::{
     pod::{self, Key, LimitMet},
 };
 
-/// How often it is looked for pods that were refused something.
+/// How often it is looked for pods that were refused something, unless that costs too much.
 const INTERVAL: Duration = Duration::from_secs(5);
+
+/// Looking may take this share of one CPU's time: to run a program costs more, the more descriptors
+/// the daemon has.
+const SHARE: u32 = 500;
+
+/// The longest pause that this leads to.
+const LONGEST: Duration = Duration::from_secs(30);
 
 /// What pods were refused so far.
 struct Refused {
@@ -42,8 +49,10 @@ struct Met {
 pub(super) async fn watch(shared: Weak<Shared>) {
     let mut refused =
         Refused { began: Timestamp::now(), forks: HashMap::new(), connections: BTreeMap::new() };
+    let mut pause = INTERVAL;
     loop {
-        sleep(INTERVAL).await;
+        sleep(pause).await;
+        let began = Instant::now();
         let Some(node) = shared.upgrade() else { return };
         let look = move || {
             let met = refused.look(&node);
@@ -57,6 +66,7 @@ pub(super) async fn watch(shared: Weak<Shared>) {
             Ok(refused) => refused,
             Err(error) => return tracing::error!(%error, "limits are not watched any more"),
         };
+        pause = INTERVAL.max((began.elapsed() * SHARE).min(LONGEST));
     }
 }
 
@@ -71,14 +81,14 @@ impl Refused {
     fn look_for_forks(&mut self, node: &Shared) -> Vec<Met> {
         let (mut all, mut met) = (HashMap::new(), Vec::new());
         for pod in node.table.snapshots() {
-            for container in pod.containers {
-                let (Some(cgroup), Some(limit)) = (container.cgroup, container.limits.pids) else {
+            for container in &pod.containers {
+                let (Some(cgroup), Some(limit)) = (&container.cgroup, container.limits.pids) else {
                     continue;
                 };
-                let Some(stats::Pids { refused, .. }) = stats::pids(&cgroup) else { continue };
+                let Some(stats::Pids { refused, .. }) = stats::pids(cgroup) else { continue };
                 let told = if pod.created < self.began { refused } else { 0 };
-                if refused > self.forks.get(&cgroup).copied().unwrap_or(told) {
-                    let name = container.name;
+                if refused > self.forks.get(cgroup).copied().unwrap_or(told) {
+                    let name = container.name.clone();
                     met.push(Met {
                         pod: Key::new(&pod.namespace, &pod.name),
                         reason: "PidsLimit",
@@ -89,7 +99,7 @@ impl Refused {
                         container: Some(name),
                     });
                 }
-                all.insert(cgroup, refused);
+                all.insert(cgroup.clone(), refused);
             }
         }
         self.forks = all;

@@ -38,8 +38,8 @@ pub(super) async fn usage(node: &Node, namespace: Option<&str>) -> Vec<PodUsage>
                     of_container(node.probes(), container, used_us as f64 / elapsed_us)
                 })
                 .collect(),
-            namespace: pod.namespace,
-            name: pod.name,
+            namespace: pod.namespace.clone(),
+            name: pod.name.clone(),
         })
         .collect()
 }

@@ -36,7 +36,8 @@ struct Contents {
 #[derive(Debug)]
 struct Entry {
     pod: Arc<Pod>,
-    snapshot: PodSnapshot,
+    /// Shared with those who read it: a scrape does so every few seconds, and it seldom changes.
+    snapshot: Arc<PodSnapshot>,
     commands: Commands,
 }
 
@@ -88,7 +89,8 @@ impl Table {
         let version = contents.next_version();
         pod.metadata.resource_version = Some(version.to_string());
         let pod = Arc::new(pod);
-        contents.pods.insert(key.clone(), Entry { pod: Arc::clone(&pod), snapshot, commands });
+        let entry = Entry { pod: Arc::clone(&pod), snapshot: Arc::new(snapshot), commands };
+        contents.pods.insert(key.clone(), entry);
         self.tell(ChangeKind::Added, Arc::clone(&pod), version);
         Ok(pod)
     }
@@ -103,7 +105,7 @@ impl Table {
         let new = Seen { pod: &pod, containers: &snapshot.containers };
         self.events.observe(entry.seen(), new);
         entry.pod = Arc::new(pod);
-        entry.snapshot = snapshot;
+        entry.snapshot = Arc::new(snapshot);
         self.tell(ChangeKind::Modified, Arc::clone(&entry.pod), version);
     }
 
@@ -166,17 +168,17 @@ impl Table {
             .ok_or_else(|| key.not_found::<Pod>())
     }
 
-    pub(super) fn snapshot(&self, key: &Key) -> Result<PodSnapshot, Error> {
+    pub(super) fn snapshot(&self, key: &Key) -> Result<Arc<PodSnapshot>, Error> {
         let contents = self.contents();
         contents
             .pods
             .get(key)
-            .map(|entry| entry.snapshot.clone())
+            .map(|entry| Arc::clone(&entry.snapshot))
             .ok_or_else(|| key.not_found::<Pod>())
     }
 
-    pub(super) fn snapshots(&self) -> Vec<PodSnapshot> {
-        self.contents().pods.values().map(|entry| entry.snapshot.clone()).collect()
+    pub(super) fn snapshots(&self) -> Vec<Arc<PodSnapshot>> {
+        self.contents().pods.values().map(|entry| Arc::clone(&entry.snapshot)).collect()
     }
 
     /// The version of a change that is kept elsewhere.

@@ -3,33 +3,29 @@
 //! A scrape reads a dozen files for each of hundreds of cgroups, so the cgroup's path is resolved
 //! once and one buffer serves all of its files.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
+use nix::unistd::Pid;
 use rustix::{
     fd::OwnedFd,
-    fs::{Mode, OFlags, fstat, open, openat},
-    io::pread,
+    fs::{CWD, Mode, OFlags, fstat, open},
     param::page_size,
 };
 
 use super::{Cpu, Io, Memory, Pids, Pressure, Throttling};
-use crate::cgroup::processes;
-
-/// Holds `memory.stat` of the newest kernels twice; `io.stat` of a node with many disks makes it
-/// grow.
-const BUFFER: usize = 4096;
+use crate::cgroup::{file::Reader, processes};
 
 /// An open cgroup.
 pub(super) struct Files {
     directory: OwnedFd,
-    buffer: Vec<u8>,
+    reader: Reader,
 }
 
 impl Files {
     pub(super) fn open(cgroup: &Path) -> Option<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = open(cgroup, flags, Mode::empty()).ok()?;
-        Some(Self { directory, buffer: vec![0; BUFFER] })
+        Some(Self { directory, reader: Reader::new() })
     }
 
     /// CPU time, which is always there, and throttling.
@@ -72,12 +68,19 @@ impl Files {
 
     /// Resident memory of the processes of this cgroup, whose path is `cgroup`, and of those below.
     pub(super) fn resident(&mut self, cgroup: &Path) -> Option<u64> {
-        let pages: u64 = if self.is_leaf() {
-            self.text("cgroup.procs")?.lines().filter_map(resident_pages).sum()
+        let pids: Vec<i32> = if self.is_leaf() {
+            self.text("cgroup.procs")?.lines().filter_map(|pid| pid.parse().ok()).collect()
         } else {
-            processes(cgroup).iter().filter_map(|pid| resident_pages(&pid.to_string())).sum()
+            processes(cgroup).into_iter().map(Pid::as_raw).collect()
         };
+        let pages: u64 = pids.into_iter().filter_map(|pid| self.resident_pages(pid)).sum();
         Some(pages * page_size() as u64)
+    }
+
+    /// Resident pages of a process; none if it has ended since.
+    fn resident_pages(&mut self, pid: i32) -> Option<u64> {
+        let statm = self.reader.text(CWD, format!("/proc/{pid}/statm"))?;
+        statm.split(' ').nth(1)?.parse().ok()
     }
 
     /// Number of processes of this cgroup, whose path is `cgroup`, and of those below.
@@ -114,19 +117,7 @@ impl Files {
     }
 
     pub(super) fn text(&mut self, name: &str) -> Option<&str> {
-        let file =
-            openat(&self.directory, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-        // The kernel makes the whole file for each read from its start and returns what fits, so a
-        // full buffer is the only sign that there was more.
-        let read = loop {
-            let read = pread(&file, self.buffer.as_mut_slice(), 0).ok()?;
-            if read < self.buffer.len() {
-                break read;
-            }
-            let longer = 2 * self.buffer.len();
-            self.buffer.resize(longer, 0);
-        };
-        self.buffer.get(..read).and_then(|text| str::from_utf8(text).ok())
+        self.reader.text(&self.directory, name)
     }
 
     fn number(&mut self, name: &str) -> Option<u64> {
@@ -149,12 +140,6 @@ fn cpu(text: &str) -> (Option<Cpu>, Option<Throttling>) {
         }
     }
     (cpu, throttling)
-}
-
-/// Resident pages of a process; none if it has ended since.
-fn resident_pages(pid: &str) -> Option<u64> {
-    let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
-    statm.split(' ').nth(1)?.parse().ok()
 }
 
 /// Sums lines such as `8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0`.
@@ -268,7 +253,7 @@ mod tests {
         let devices: String = (0..200)
             .map(|minor| format!("8:{minor} rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0\n"))
             .collect();
-        assert!(devices.len() > 2 * BUFFER);
+        assert!(devices.len() > 8192);
         let directory = cgroup(&[("io.stat", &devices)]);
 
         let io = read(directory.path()).io;

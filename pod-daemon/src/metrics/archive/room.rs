@@ -3,7 +3,7 @@
 //! What is counted of a living pod is not what it has, but the most that it can come to: a pod that has
 //! series keeps them, whatever else it does. Those that are held give way to it.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use super::{Archive, Entry, Held, State};
 use crate::node::PodSnapshot;
@@ -37,13 +37,13 @@ impl State {
 
 impl Archive {
     /// Decides who of the living has series of its own, as far as that is not decided.
-    pub(super) fn admit_all(&self, state: &mut State, living: &[PodSnapshot]) {
+    pub(super) fn admit_all(&self, state: &mut State, living: &[Arc<PodSnapshot>]) {
         let there: HashSet<&str> = living.iter().map(|pod| &*pod.uid).collect();
         state.own.retain(|uid, _| there.contains(&**uid));
-        let is_new = |pod: &&PodSnapshot| {
+        let is_new = |pod: &&Arc<PodSnapshot>| {
             !state.own.contains_key(&pod.uid) && !state.completed.others.contains(&pod.uid)
         };
-        let mut new: Vec<&PodSnapshot> = living.iter().filter(is_new).collect();
+        let mut new: Vec<&Arc<PodSnapshot>> = living.iter().filter(is_new).collect();
         // An earlier daemon has seen the older ones first.
         new.sort_by_key(|pod| pod.created);
         let new: Vec<_> = new.into_iter().map(|pod| (&*pod.uid, self.bound.of(pod))).collect();

@@ -29,7 +29,7 @@ pub(super) struct Counters {
 
 /// The interfaces that the first process of `cgroup` sees; none if there is no process.
 pub(super) fn of_cgroup(cgroup: &Path) -> Vec<Interface> {
-    netns::files(cgroup, ["dev"]).map(|[text]| parse(&text)).unwrap_or_default()
+    netns::devices(cgroup).map(|text| parse(&text)).unwrap_or_default()
 }
 
 /// Reads the lines after the two of the heading: a name, eight numbers of what was received, and

@@ -5,6 +5,8 @@
 
 use std::io::Write as _;
 
+use pod_ebpf::latency::Latency;
+
 use super::page::Page;
 use crate::metrics::{
     exemplar::Exemplar,
@@ -16,17 +18,24 @@ use crate::metrics::{
 pub(in crate::metrics) struct Text<'a> {
     page: Page<'a>,
     is_open: bool,
+    /// Those of a histogram, as they are written.
+    bounds: Vec<String>,
 }
 
 impl<'a> Text<'a> {
     /// Writes Prometheus' own format.
     pub(in crate::metrics) fn new(page: Page<'a>) -> Self {
-        Self { page, is_open: false }
+        Self::with(page, false)
     }
 
     /// Writes OpenMetrics.
     pub(in crate::metrics) fn open_metrics(page: Page<'a>) -> Self {
-        Self { page, is_open: true }
+        Self::with(page, true)
+    }
+
+    fn with(page: Page<'a>, is_open: bool) -> Self {
+        let bounds = cumulative(&Latency::ZERO).map(|(bound, _)| written_bound(bound, is_open));
+        Self { page, is_open, bounds: bounds.collect() }
     }
 
     /// That was the last family; says whether everything was wanted.
@@ -50,27 +59,18 @@ impl<'a> Text<'a> {
 
     fn histogram(&mut self, shape: &Shape<'_>, series: &Series<'_>) {
         let Value::Latency(latency) = series.value else { return };
-        let is_open = self.is_open;
         let out = self.page.bytes();
         // The labels are the same on each line.
         let mut labels = Vec::with_capacity(128);
         write_labels(&mut labels, shape, series);
-        let mut exemplar = series.exemplar.filter(|_| is_open);
+        let mut exemplar = series.exemplar.filter(|_| self.is_open);
         let mut total = 0;
-        for (bound, count) in cumulative(latency) {
+        for (written, (bound, count)) in self.bounds.iter().zip(cumulative(latency)) {
             out.extend_from_slice(shape.name.as_bytes());
             out.extend_from_slice(b"_bucket{");
             out.extend_from_slice(&labels);
             out.extend_from_slice(if labels.is_empty() { b"le=\"" } else { b",le=\"" });
-            if bound.is_infinite() {
-                out.extend_from_slice(b"+Inf");
-            } else {
-                number(out, bound);
-                // A bound is a number there, and not any text.
-                if is_open && bound.fract() == 0.0 {
-                    out.extend_from_slice(b".0");
-                }
-            }
+            out.extend_from_slice(written.as_bytes());
             out.extend_from_slice(b"\"} ");
             integer(out, count);
             // Each is in the first of the buckets that count it.
@@ -133,6 +133,17 @@ impl Sink for Text<'_> {
     }
 
     fn end(&mut self, _shape: &Shape<'_>) {}
+}
+
+fn written_bound(bound: f64, is_open: bool) -> String {
+    if bound.is_infinite() {
+        "+Inf".to_owned()
+    } else if is_open && bound.fract() == 0.0 {
+        // A bound is a number there, and not any text.
+        format!("{bound}.0")
+    } else {
+        bound.to_string()
+    }
 }
 
 fn write_labels(out: &mut Vec<u8>, shape: &Shape<'_>, series: &Series<'_>) {
