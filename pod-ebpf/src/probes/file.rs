@@ -85,15 +85,30 @@ struct Outcome {
     filled: Filled,
 }
 
-/// How long an operation took.
+/// How long an operation took: an enumeration would leave words undefined, and the verifier of Linux 5.10
+/// refuses a program that keeps such a one on its stack.
 #[derive(Clone, Copy)]
-enum Duration {
-    /// It ends `now`.
-    Known { nanoseconds: u64, now: u64 },
+struct Duration {
+    timing: Timing,
+    nanoseconds: u64,
+    /// When it ended, in nanoseconds since boot.
+    now: u64,
+}
+
+/// What is known of that.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Timing {
+    /// All of it.
+    Known,
     /// Its beginning was noted, and the note is lost.
     Lost,
     /// Nobody looks at the beginning of such operations.
     Unknown,
+}
+
+impl Duration {
+    const LOST: Self = Self { timing: Timing::Lost, nanoseconds: 0, now: 0 };
+    const UNKNOWN: Self = Self { timing: Timing::Unknown, nanoseconds: 0, now: 0 };
 }
 
 impl Outcome {
@@ -139,19 +154,20 @@ impl Outcome {
                 counter::add(&raw mut (*stats).errors, 1);
                 return cell;
             }
-            match self.duration {
-                Duration::Known { nanoseconds, now } => {
+            let Duration { timing, nanoseconds, now } = self.duration;
+            match timing {
+                Timing::Known => {
                     counter::observe(&raw mut (*stats).latency, nanoseconds);
                     if let Some(all) = FILE_SLOWEST.get_ptr_mut(cell) {
                         let kept = all.cast::<Slowest>().add(operation as usize);
                         slowest::keep(kept, nanoseconds, now, event::current_pid);
                     }
                 }
-                Duration::Lost => {
+                Timing::Lost => {
                     counter::add(&raw mut (*stats).untimed, 1);
                     counter::lose(Lost::FileLatency);
                 }
-                Duration::Unknown => counter::add(&raw mut (*stats).untimed, 1),
+                Timing::Unknown => counter::add(&raw mut (*stats).untimed, 1),
             }
         }
         cell

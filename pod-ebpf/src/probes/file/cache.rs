@@ -17,7 +17,7 @@ use pod_ebpf::{
     file::{FilledBy, ReadFrom},
 };
 
-use super::{Duration, FILES, FMODE_BACKING, Outcome, call, cell_of, is_regular, timing::Place};
+use super::{FILES, FMODE_BACKING, Outcome, Timing, call, cell_of, is_regular, timing::Place};
 use crate::{
     counter,
     kernel::{has, offset, read},
@@ -76,10 +76,10 @@ impl Outcome {
         // SAFETY: `counters` points into the map's storage, which outlives this program.
         unsafe {
             let read_from = (&raw mut (*counters).read_from).cast::<u64>();
-            let from = match self.duration {
+            let from = match self.duration.timing {
                 _ if is_direct => ReadFrom::Bypass,
-                Duration::Known { .. } => ReadFrom::Hit,
-                Duration::Lost | Duration::Unknown => ReadFrom::Unknown,
+                Timing::Known => ReadFrom::Hit,
+                Timing::Lost | Timing::Unknown => ReadFrom::Unknown,
             };
             if self.filled.pages == 0 || from == ReadFrom::Unknown {
                 return counter::add(read_from.add(from as usize), bytes);

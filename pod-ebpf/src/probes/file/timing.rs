@@ -10,7 +10,7 @@ use aya_ebpf::{
     maps::Array,
 };
 
-use super::{Duration, cache::Filled};
+use super::{Duration, Timing, cache::Filled};
 
 /// Bits of a task's number that say where its note stands.
 const PLACE_BITS: u32 = 15;
@@ -91,12 +91,13 @@ impl Place {
             let began = &raw mut (*self.note).began;
             let noted = began.read_volatile();
             if !self.is_ours(noted) {
-                return (Duration::Lost, Filled::NONE);
+                return (Duration::LOST, Filled::NONE);
             }
             began.write_volatile(0);
             let now = bpf_ktime_get_ns();
             let shifted = (now << REST_BITS).wrapping_sub(noted & !((1 << REST_BITS) - 1));
-            let duration = Duration::Known { nanoseconds: shifted >> REST_BITS, now };
+            let nanoseconds = shifted >> REST_BITS;
+            let duration = Duration { timing: Timing::Known, nanoseconds, now };
             (duration, self.filled_since(noted))
         }
     }

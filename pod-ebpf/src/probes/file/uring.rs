@@ -45,7 +45,7 @@ fn completed(request: u64, result: i32) -> Option<()> {
     };
     let file = file_at(read::<u64>(request, offset!(uring_file))?)?;
     if file.is_regular {
-        let (duration, filled) = (Duration::Unknown, Filled::NONE);
+        let (duration, filled) = (Duration::UNKNOWN, Filled::NONE);
         let outcome = Outcome { slot, result: i64::from(result), duration, filled };
         match operation {
             Operation::Read => outcome.count_read(file, || None),
