@@ -107,7 +107,7 @@ fn with_data(mut fields: Value) -> Value {
 fn exemplars_of_files_name_the_slowest_and_its_trace() {
     let daemon = Daemon::start(&[]);
     let began = now();
-    let folder = daemon.folder().join("host");
+    let folder = daemon.folder().join("exemplars");
     fs::create_dir(&folder).unwrap();
     fs::write(folder.join("file"), "12345").unwrap();
     let names = ["told", "looked", "plain"];

@@ -150,7 +150,7 @@ pub(super) const DOMAIN: Domain = Domain {
             "podscope_container_rootfs_used_bytes",
             "Disk that the container's changes to its image take up, measured every \
              `--disk-usage-seconds`, or seldom enough to cost a tenth of a CPU at most (a \
-             thousandth for pods without a limit of disk, but once in five minutes); absent before \
+             thousandth for pods without a limit of disk, but every 30th time); absent before \
              the first time.",
             Container(|c, sheet| {
                 if let Some(disk) = c.disk {

@@ -28,8 +28,8 @@ const SHARE: u32 = 10;
 /// And of all others, who are measured for their owners' eyes alone, this one.
 const SHARE_OF_OTHERS: u32 = 1000;
 
-/// But they are measured as often as this, whatever it takes.
-const RARELY: Duration = Duration::from_secs(300);
+/// But they are measured each time that so many intervals are over, whatever it takes.
+const RARELY: u32 = 30;
 
 /// As much as a thread can give way.
 const NICE: i32 = 19;
@@ -76,7 +76,7 @@ async fn watch_disk(shared: Weak<Shared>) {
         let measured = if written.is_empty() { Vec::new() } else { measure(written).await };
         let cost = began.elapsed();
         if is_all {
-            all_again = began + (cost * SHARE_OF_OTHERS).min(RARELY);
+            all_again = began + (cost * SHARE_OF_OTHERS).min(node.settings.usage_interval * RARELY);
         }
         let mut usage = HashMap::with_capacity(measured.len());
         for pod in measured {
