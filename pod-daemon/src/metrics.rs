@@ -2,9 +2,9 @@
 //!
 //! Nothing is sampled between two scrapes: a scrape reads the probes' maps and the cgroups' files, and
 //! writes them out. What is kept is of pods that are gone (`archive`), the account of what the probes
-//! cost (`cost`), and the last look at each network namespace (`netns`). /metrics/cadvisor is a page of its own, for those who know the kubelet's. Only
-//! these modules know the `prometheus` crate; how a number is counted is the business of the probes, and
-//! what a pod is that of the node.
+//! cost (`cost`), and the last look at each network namespace (`netns`). /metrics/cadvisor is a page of
+//! its own, for those who know the kubelet's. Only these modules know the `prometheus` crate; how a number
+//! is counted is the business of the probes, and what a pod is that of the node.
 
 mod archive;
 mod bound;

@@ -3,19 +3,11 @@
 use pod_ebpf::dns::{OUTCOMES, Outcome};
 
 use super::{
-    family::{Domain, Family, Label, Source::Container},
+    family::{Domain, Family, Label, Source::Container, labels},
     net::PROBES,
 };
 
-const OUTCOME_LABELS: [&str; OUTCOMES] = {
-    let mut labels = [""; OUTCOMES];
-    let mut index = 0;
-    while index < OUTCOMES {
-        labels[index] = Outcome::ALL[index].label();
-        index += 1;
-    }
-    labels
-};
+const OUTCOME_LABELS: [&str; OUTCOMES] = labels!(Outcome::ALL, OUTCOMES);
 
 pub(super) const DOMAIN: Domain = Domain {
     title: "DNS",

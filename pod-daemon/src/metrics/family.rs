@@ -5,6 +5,22 @@ use super::{
     sheet::{Shape, Sheet},
 };
 
+/// The labels of the first so many values of an enumeration, in their order.
+macro_rules! labels {
+    ($all:expr, $count:expr) => {
+        const {
+            let mut labels = [""; $count];
+            let mut index = 0;
+            while index < $count {
+                labels[index] = $all[index].label();
+                index += 1;
+            }
+            labels
+        }
+    };
+}
+pub(super) use labels;
+
 /// The metrics of one subject.
 pub(super) struct Domain<S: 'static = Source> {
     /// Heading in the documentation.

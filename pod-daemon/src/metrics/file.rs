@@ -10,7 +10,7 @@ use pod_ebpf::{
 
 use super::{
     exemplar::Exemplar,
-    family::{Domain, Family, Label, Source::Container},
+    family::{Domain, Family, Label, Source::Container, labels},
 };
 use crate::probes::Probes;
 
@@ -24,43 +24,13 @@ const VOLUME: Label = Label::free(
 /// Those that move bytes.
 pub(super) const OPERATIONS: [&str; 2] = ["read", "write"];
 
-const ALL: [&str; COUNT] = {
-    let mut labels = [""; COUNT];
-    let mut index = 0;
-    while index < COUNT {
-        labels[index] = Operation::ALL[index].label();
-        index += 1;
-    }
-    labels
-};
+const ALL: [&str; COUNT] = labels!(Operation::ALL, COUNT);
 
 const OPERATION: Label = Label::each("operation", &ALL);
 
-const RESULT: Label = {
-    const LABELS: [&str; READ_FROM] = {
-        let mut labels = [""; READ_FROM];
-        let mut index = 0;
-        while index < READ_FROM {
-            labels[index] = ReadFrom::ALL[index].label();
-            index += 1;
-        }
-        labels
-    };
-    Label::each("result", &LABELS)
-};
+const RESULT: Label = Label::each("result", &labels!(ReadFrom::ALL, READ_FROM));
 
-const BY: Label = {
-    const LABELS: [&str; FILLED_BY] = {
-        let mut labels = [""; FILLED_BY];
-        let mut index = 0;
-        while index < FILLED_BY {
-            labels[index] = FilledBy::ALL[index].label();
-            index += 1;
-        }
-        labels
-    };
-    Label::each("by", &LABELS)
-};
+const BY: Label = Label::each("by", &labels!(FilledBy::ALL, FILLED_BY));
 
 /// What a container did with the files of one volume.
 #[derive(Clone, Default)]

@@ -9,6 +9,7 @@ use super::{
     family::{
         Domain, Family, Label,
         Source::{Container, Node, Pod},
+        labels,
     },
     sheet::Sheet,
 };
@@ -18,15 +19,7 @@ pub(super) const DIRECTION: Label =
 
 const FAMILY_LABELS: [&str; FAMILIES] = [Protocol::Ipv4.label(), Protocol::Ipv6.label()];
 
-const SCOPE_LABELS: [&str; SCOPES] = {
-    let mut labels = [""; SCOPES];
-    let mut index = 0;
-    while index < SCOPES {
-        labels[index] = Scope::ALL[index].label();
-        index += 1;
-    }
-    labels
-};
+const SCOPE_LABELS: [&str; SCOPES] = labels!(Scope::ALL, SCOPES);
 
 const FAMILY: Label = Label::each("family", &FAMILY_LABELS);
 const SCOPE: Label = Label::each("scope", &SCOPE_LABELS);

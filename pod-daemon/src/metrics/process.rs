@@ -5,27 +5,11 @@ use std::borrow::Cow;
 use nix::sys::signal::Signal;
 use pod_ebpf::process::{EXEC_FAILURES, EXIT_CLASSES, ExecFailure, ExitClass};
 
-use super::family::{Domain, Family, Label, Source::Container};
+use super::family::{Domain, Family, Label, Source::Container, labels};
 
-const EXIT_CODES: [&str; EXIT_CLASSES] = {
-    let mut codes = [""; EXIT_CLASSES];
-    let mut index = 0;
-    while index < EXIT_CLASSES {
-        codes[index] = ExitClass::ALL[index].label();
-        index += 1;
-    }
-    codes
-};
+const EXIT_CODES: [&str; EXIT_CLASSES] = labels!(ExitClass::ALL, EXIT_CLASSES);
 
-const ERRNOS: [&str; EXEC_FAILURES] = {
-    let mut errnos = [""; EXEC_FAILURES];
-    let mut index = 0;
-    while index < EXEC_FAILURES {
-        errnos[index] = ExecFailure::ALL[index].label();
-        index += 1;
-    }
-    errnos
-};
+const ERRNOS: [&str; EXEC_FAILURES] = labels!(ExecFailure::ALL, EXEC_FAILURES);
 
 pub(super) const DOMAIN: Domain = Domain {
     title: "Processes",

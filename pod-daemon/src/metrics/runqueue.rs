@@ -2,17 +2,9 @@
 
 use pod_ebpf::runqueue::{HOLDERS, Holder};
 
-use super::family::{Domain, Family, Label, Source::Container};
+use super::family::{Domain, Family, Label, Source::Container, labels};
 
-const BY: [&str; HOLDERS] = {
-    let mut labels = [""; HOLDERS];
-    let mut index = 0;
-    while index < HOLDERS {
-        labels[index] = Holder::ALL[index].label();
-        index += 1;
-    }
-    labels
-};
+const BY: [&str; HOLDERS] = labels!(Holder::ALL, HOLDERS);
 
 pub(super) const DOMAIN: Domain = Domain {
     title: "Waiting for a CPU",

@@ -6,23 +6,10 @@ use pod_ebpf::{
 };
 
 use super::{
-    family::{Domain, Family, Label, Source::Container},
+    family::{Domain, Family, Label, Source::Container, labels},
     net::DIRECTION,
     sheet::Sheet,
 };
-
-/// The labels of all values of an enumeration.
-macro_rules! labels {
-    ($all:expr, $count:expr) => {{
-        let mut labels = [""; $count];
-        let mut index = 0;
-        while index < $count {
-            labels[index] = $all[index].label();
-            index += 1;
-        }
-        labels
-    }};
-}
 
 const RESULTS: [&str; CONNECT_RESULTS] = labels!(ConnectResult::ALL, CONNECT_RESULTS);
 const STATES: [&str; PHASES] = labels!(Phase::ALL, PHASES);
