@@ -20,8 +20,8 @@ pub use self::table::UNSEEN;
 use self::table::{
     CONNECT_FAILURE, DROP, DROP_TO, DROP_UDP, EVENTS, EXEC_CALLS, EXEC_CALLS_32, EXEC_FAILURE,
     FILE_CALLS, FILE_ENTER, FILE_FAULT, FILE_FUNCTIONS, FILE_MOUNT, FILE_SYSCALL, FLOOR_SYSCALL,
-    PACKET_DROP, RENAMED, SYSCALL_PREFIX, SYSCALL_PREFIX_32, TRACE, TRACEPOINTS, URING_ENTRY,
-    URING_RESULT, WITHOUT_VOLUME,
+    Needs, PACKET_DROP, RENAMED, SYSCALL_PREFIX, SYSCALL_PREFIX_32, TRACE, TRACEPOINTS,
+    URING_ENTRY, URING_RESULT, WITHOUT_VOLUME,
 };
 pub(super) use self::table::{OPTIONAL, Probe, TRACE_OPEN};
 use super::{Error, btf::Btf, pins::Pins, sys};
@@ -90,7 +90,7 @@ impl Attachment<'_> {
         }
         let result = with::<CgroupDevice, _, _>(self.ebpf, "devices", CgroupDevice::load);
         status.push(outcome("devices", "cgroup", result.map_err(Refusal::Program)));
-        let result = self.require(&["sock_err"]).and_then(|()| {
+        let result = self.require(&[&["sock_err"]]).and_then(|()| {
             with::<SockOps, _, _>(self.ebpf, "tcp", SockOps::load).map_err(Refusal::Program)
         });
         status.push(outcome("tcp", "cgroup", result));
@@ -132,11 +132,7 @@ impl Attachment<'_> {
                 Ok(()) => {}
                 // It runs no such programs.
                 Err(Refusal::NoFunction(_)) if is_32_bit => {}
-                Err(Refusal::Program(refused)) if files.iter().any(|file| file.mode == SYSCALL) => {
-                    let reason = format!("fexit: {}", chain(&refused));
-                    return ProbeStatus::new(EXEC_FAILURE, SYSCALL, reason);
-                }
-                Err(refusal) => return outcome(EXEC_FAILURE, OFF, Err(refusal)),
+                refused => return fexit_or_syscall(EXEC_FAILURE, refused, files),
             }
         }
         outcome(EXEC_FAILURE, "fexit", Ok(()))
@@ -144,16 +140,8 @@ impl Attachment<'_> {
 
     /// What counts connects that fail before their first packet, in the same way.
     fn attach_connect_failures(&mut self, files: &[ProbeStatus]) -> ProbeStatus {
-        let Probe { name, program, hook, entry, needs } = CONNECT_FAILURE;
-        let result = self
-            .attach_function::<FEntry>(entry, hook, needs)
-            .and_then(|()| self.attach_function::<FExit>(program, hook, &[]));
-        match result {
-            Err(Refusal::Program(refused)) if files.iter().any(|file| file.mode == SYSCALL) => {
-                ProbeStatus::new(name, SYSCALL, format!("fexit: {}", chain(&refused)))
-            }
-            result => outcome(name, "fexit", result),
-        }
+        let result = self.attach_timed(&CONNECT_FAILURE, CONNECT_FAILURE.hook);
+        fexit_or_syscall(CONNECT_FAILURE.name, result, files)
     }
 
     /// Attaches the program that does next to nothing, to compare the others' cost with.
@@ -193,9 +181,7 @@ impl Attachment<'_> {
         let fault = (&FILE_FAULT, FILE_FAULT.hook.to_owned());
         let mut status = Vec::new();
         for (probe, function) in functions.chain(calls).chain([fault]).collect::<Vec<_>>() {
-            let result = self
-                .attach_function::<FEntry>(probe.entry, &function, probe.needs)
-                .and_then(|()| self.attach_function::<FExit>(probe.program, &function, &[]));
+            let result = self.attach_timed(probe, &function);
             if let Err(Refusal::Program(refused)) = &result
                 && status.is_empty()
             {
@@ -264,10 +250,10 @@ impl Attachment<'_> {
     }
 
     /// Whether the kernel has these fields.
-    fn require(&self, needs: &[&str]) -> Result<(), Refusal> {
+    fn require(&self, needs: Needs) -> Result<(), Refusal> {
         let fields = FIELDS.iter().zip(self.offsets.as_array());
         for (field, offset) in fields {
-            if *offset == ABSENT && needs.contains(&field.name) {
+            if *offset == ABSENT && needs.iter().any(|list| list.contains(&field.name)) {
                 return Err(Refusal::NoField(field.places[0]));
             }
         }
@@ -300,7 +286,7 @@ impl Attachment<'_> {
         &mut self,
         name: &str,
         function: &str,
-        needs: &[&str],
+        needs: Needs,
     ) -> Result<(), Refusal>
     where
         for<'a> &'a mut T: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
@@ -317,6 +303,12 @@ impl Attachment<'_> {
         })
         .map_err(Refusal::Program)?;
         self.keep(name, link)
+    }
+
+    /// Attaches a program at a function's entry, and one at its return.
+    fn attach_timed(&mut self, probe: &Probe, function: &str) -> Result<(), Refusal> {
+        self.attach_function::<FEntry>(probe.entry, function, probe.needs)?;
+        self.attach_function::<FExit>(probe.program, function, &[])
     }
 
     /// Keeps a link after this daemon.
@@ -412,6 +404,21 @@ fn outcome(probe: &'static str, mode: &'static str, result: Result<(), Refusal>)
     match result {
         Ok(()) => ProbeStatus::new(probe, mode, String::new()),
         Err(refusal) => ProbeStatus::new(probe, OFF, refusal.to_string()),
+    }
+}
+
+/// As [`outcome`], of what hangs on functions, and where the kernel refuses that is counted by what counts
+/// `files` in syscall mode.
+fn fexit_or_syscall(
+    probe: &'static str,
+    result: Result<(), Refusal>,
+    files: &[ProbeStatus],
+) -> ProbeStatus {
+    match result {
+        Err(Refusal::Program(refused)) if files.iter().any(|file| file.mode == SYSCALL) => {
+            ProbeStatus::new(probe, SYSCALL, format!("fexit: {}", chain(&refused)))
+        }
+        result => outcome(probe, "fexit", result),
     }
 }
 

@@ -252,7 +252,7 @@ fn opened(file: u64, outcome: Outcome) -> Option<()> {
 /// The file behind a descriptor of the current task. Another thread may have put another file
 /// there since the call began; that file then gets the bytes.
 #[inline(always)]
-pub(crate) fn file_of(fd: u64) -> Option<u64> {
+fn file_of(fd: u64) -> Option<u64> {
     let (max_fds, array) = if !has!(cgroup_ancestor_ids) {
         // SAFETY: the helper has no preconditions, and each step is a field of the structure that
         // the step before it points at.

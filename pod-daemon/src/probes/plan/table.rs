@@ -1,5 +1,8 @@
 //! The probes: which program measures what, where it hangs, and which fields of the kernel it reads.
 
+/// Fields of the kernel's structures, as `Offsets` name them, in lists that probes share.
+pub(super) type Needs = &'static [&'static [&'static str]];
+
 /// A program, what it measures, and where it hangs.
 pub(in crate::probes) struct Probe {
     pub(in crate::probes) name: &'static str,
@@ -9,16 +12,15 @@ pub(in crate::probes) struct Probe {
     pub(super) hook: &'static str,
     /// The program at the function's entry, which notes when it began; empty if there is none.
     pub(super) entry: &'static str,
-    /// Fields of the kernel's structures that it reads, as `Offsets` name them: without one of them
-    /// it is off.
-    pub(super) needs: &'static [&'static str],
+    /// What it reads: without one of them it is off.
+    pub(super) needs: Needs,
 }
 
 const fn probe(
     name: &'static str,
     program: &'static str,
     hook: &'static str,
-    needs: &'static [&'static str],
+    needs: Needs,
 ) -> Probe {
     Probe { name, program, hook, entry: "", needs }
 }
@@ -27,13 +29,13 @@ const fn timed(
     name: &'static str,
     (entry, program): (&'static str, &'static str),
     hook: &'static str,
-    needs: &'static [&'static str],
+    needs: Needs,
 ) -> Probe {
     Probe { name, program, hook, entry, needs }
 }
 
 /// What an ended task tells.
-const EXIT: &[&str] = &[
+const EXIT: Needs = &[&[
     "task_exit_code",
     "task_leader",
     "task_name",
@@ -41,10 +43,10 @@ const EXIT: &[&str] = &[
     "task_signal",
     "task_tgid",
     "signal_exec_task",
-];
+]];
 
 /// From a request to whose it is.
-const REQUEST: &[&str] = &[
+const REQUEST: Needs = &[&[
     "request_bio",
     "request_flags",
     "request_length",
@@ -53,10 +55,10 @@ const REQUEST: &[&str] = &[
     "blkg_blkcg",
     "blkcg_cgroup",
     "cgroup_level",
-];
+]];
 
 /// A task that is given a CPU.
-const SWITCH: &[&str] = &[
+const SWITCH: Needs = &[&[
     "task_pid",
     "task_cgroups",
     "task_run_delay",
@@ -66,129 +68,82 @@ const SWITCH: &[&str] = &[
     "task_started",
     "queue_cpu",
     "cpu_clock",
-];
+]];
 
 /// From a socket to its cgroup.
 const SOCKET: &[&str] = &["sock_cgroup", "sock_state", "cgroup_level"];
 
 /// From a packet to its protocol, and to whose it is.
-const PACKET: &[&str] = &[
-    "skb_protocol",
-    "skb_head",
-    "skb_network_header",
-    "skb_sk",
-    "skb_dev",
-    "skb_route",
-    "route_dev",
-    "device_net",
-    "net_inode",
-    "sock_net",
-    "sock_cgroup",
-    "sock_state",
-    "cgroup_level",
+const PACKET: Needs = &[
+    SOCKET,
+    &[
+        "skb_protocol",
+        "skb_head",
+        "skb_network_header",
+        "skb_sk",
+        "skb_dev",
+        "skb_route",
+        "route_dev",
+        "device_net",
+        "net_inode",
+        "sock_net",
+    ],
 ];
 
 /// From a file to its kind and its mount.
 const FILE: &[&str] = &["file_flags", "file_inode", "file_mnt", "inode_mode", "mnt_id"];
 
 /// And to the file system that it is on.
-const STACKED: &[&str] = &[
-    "file_flags",
-    "file_inode",
-    "file_mnt",
-    "inode_mode",
-    "inode_sb",
-    "mnt_id",
-    "mnt_ns",
-    "mnt_sb",
-];
+const STACKED: Needs = &[FILE, &["inode_sb", "mnt_ns", "mnt_sb"]];
 
 /// Of a file that is opened.
-const OPENED: &[&str] = &["file_mnt", "file_mode", "mnt_id", "open_flag"];
-
-/// From a descriptor of the current task to that.
-const DESCRIPTOR: &[&str] = &[
-    "task_files",
-    "files_fdt",
-    "fdt_max_fds",
-    "fdt_fd",
-    "file_flags",
-    "file_inode",
-    "file_mnt",
-    "file_mode",
-    "file_pos",
-    "inode_mode",
-    "mnt_id",
-];
-
-/// From a descriptor of the current task to a socket, and to whose it is.
-const CONNECT: &[&str] = &[
-    "task_files",
-    "task_pid",
-    "files_fdt",
-    "fdt_max_fds",
-    "fdt_fd",
-    "file_inode",
-    "file_private",
-    "inode_mode",
-    "socket_state",
-    "socket_sk",
-    "sock_protocol",
-    "sock_cgroup",
-    "sock_state",
-    "cgroup_level",
-];
-
-/// From a descriptor of the current task, or where its paths begin, to that.
-const ARGUMENTS: &[&str] = &[
-    "task_fs",
-    "fs_root",
-    "fs_pwd",
-    "task_files",
-    "files_fdt",
-    "fdt_max_fds",
-    "fdt_fd",
-    "file_inode",
-    "file_mnt",
-    "file_mode",
-    "inode_mode",
-    "mnt_id",
-];
+const OPENED: Needs = &[&["file_mnt", "file_mode", "mnt_id", "open_flag"]];
 
 /// From a request of a ring to its file.
-const REQUEST_OF_RING: &[&str] = &[
-    "uring_file",
-    "uring_opcode",
-    "cqe_res",
-    "file_flags",
-    "file_inode",
-    "file_mnt",
-    "inode_mode",
-    "mnt_id",
+const REQUEST_OF_RING: Needs = &[FILE, &["uring_file", "uring_opcode", "cqe_res"]];
+
+/// From the current task to the files that it has open.
+const OPEN_FILES: &[&str] = &["task_files", "files_fdt", "fdt_max_fds", "fdt_fd"];
+
+/// Of such a file: how it was opened, and where in it the task is.
+const OPEN_FILE: &[&str] = &["file_mode", "file_pos"];
+
+/// From a descriptor of the current task to a file.
+const DESCRIPTOR: Needs = &[OPEN_FILES, OPEN_FILE, FILE];
+
+/// And from where its paths begin.
+const ARGUMENTS: Needs = &[OPEN_FILES, OPEN_FILE, FILE, &["task_fs", "fs_root", "fs_pwd"]];
+
+/// From a descriptor of the current task to a socket, and to whose it is.
+const CONNECT: Needs = &[
+    OPEN_FILES,
+    SOCKET,
+    &["task_pid", "file_inode", "file_private", "inode_mode"],
+    &["socket_state", "socket_sk", "sock_protocol"],
 ];
 
 /// From a page to the kind of its file.
-const PAGE: &[&str] =
-    &["folio_flags", "folio_head", "folio_index", "folio_mapping", "mapping_host", "inode_mode"];
+const PAGE: Needs =
+    &[&["folio_flags", "folio_head", "folio_index", "folio_mapping", "mapping_host", "inode_mode"]];
 
 /// From a page fault to the mount of the file that is mapped there.
-const FAULT: &[&str] = &["fault_vma", "vma_file", "file_mnt", "file_mode", "mnt_id"];
+const FAULT: Needs = &[&["fault_vma", "vma_file", "file_mnt", "file_mode", "mnt_id"]];
 
 /// By typed tracepoints (`tp_btf`).
 pub(super) const TRACEPOINTS: [Probe; 9] = [
     probe("exec", "exec", "sched_process_exec", &[]),
-    probe("fork", "fork", "sched_process_fork", &["task_pid", "task_tgid"]),
+    probe("fork", "fork", "sched_process_fork", &[&["task_pid", "task_tgid"]]),
     probe("exit", "exit", "sched_process_exit", EXIT),
     probe("block", "block_done", "block_rq_complete", REQUEST),
-    probe("oom_victim", "oom_victim", "mark_victim", &["task_tgid", "task_cgroups"]),
+    probe("oom_victim", "oom_victim", "mark_victim", &[&["task_tgid", "task_cgroups"]]),
     probe("page_cache", "page_cache", "mm_filemap_add_to_page_cache", PAGE),
-    probe("tcp_reset_sent", "tcp_reset_sent", "tcp_send_reset", SOCKET),
-    probe("tcp_reset_received", "tcp_reset_got", "tcp_receive_reset", SOCKET),
-    probe("tcp_syn_ack", "tcp_syn_ack", "tcp_retransmit_synack", SOCKET),
+    probe("tcp_reset_sent", "tcp_reset_sent", "tcp_send_reset", &[SOCKET]),
+    probe("tcp_reset_received", "tcp_reset_got", "tcp_receive_reset", &[SOCKET]),
+    probe("tcp_syn_ack", "tcp_syn_ack", "tcp_retransmit_synack", &[SOCKET]),
 ];
 
 /// What an exec tells beside that it happened.
-const EXEC: &[&str] = &[
+const EXEC: Needs = &[&[
     "task_tgid",
     "task_parent",
     "task_leader",
@@ -196,10 +151,10 @@ const EXEC: &[&str] = &[
     "task_mm",
     "mm_arg_start",
     "mm_arg_end",
-];
+]];
 
 /// What an ended task tells beside how it ended.
-const LIFE: &[&str] = &[
+const LIFE: Needs = &[&[
     "task_exit_code",
     "task_name",
     "task_pid",
@@ -207,13 +162,13 @@ const LIFE: &[&str] = &[
     "task_started",
     "task_tgid",
     "signal_exec_task",
-];
+]];
 
 /// What tells of single events, by the same tracepoints: the counters do not depend on it.
 pub(super) const EVENTS: [Probe; 3] = [
     probe("event_exec", "event_exec", "sched_process_exec", EXEC),
     probe("event_exit", "event_exit", "sched_process_exit", LIFE),
-    probe("event_oom", "event_oom", "mark_victim", &["task_tgid", "task_cgroups", "task_name"]),
+    probe("event_oom", "event_oom", "mark_victim", &[&["task_tgid", "task_cgroups", "task_name"]]),
 ];
 
 /// What tells of every file that a pod opens, while somebody wants to know.
@@ -247,12 +202,12 @@ pub(super) const CONNECT_FAILURE: Probe =
 
 /// At the entry and the return of functions of the kernel.
 pub(super) const FILE_FUNCTIONS: [Probe; 6] = [
-    timed("file_read", ("b_read", "file_read"), "vfs_read", FILE),
-    timed("file_write", ("b_write", "file_write"), "vfs_write", FILE),
+    timed("file_read", ("b_read", "file_read"), "vfs_read", &[FILE]),
+    timed("file_write", ("b_write", "file_write"), "vfs_write", &[FILE]),
     timed("file_copy_range", ("b_copy_range", "f_copy_range"), "vfs_copy_file_range", STACKED),
     timed("file_open", ("b_open", "f_open"), "do_filp_open", OPENED),
-    timed("file_unlink", ("b_unlink", "f_unlink"), "do_unlinkat", &["mnt_id"]),
-    timed("file_rename", ("b_rename", "f_rename"), "do_renameat2", &["mnt_id"]),
+    timed("file_unlink", ("b_unlink", "f_unlink"), "do_unlinkat", &[&["mnt_id"]]),
+    timed("file_rename", ("b_rename", "f_rename"), "do_renameat2", &[&["mnt_id"]]),
 ];
 
 /// What Linux 7 calls some of them; their arguments are the same.
@@ -264,7 +219,7 @@ pub(super) const RENAMED: [(&str, &str); 3] = [
 
 /// Where the last three of them, when they change a directory, are told the mount.
 pub(super) const FILE_MOUNT: Probe =
-    probe("file_mount", "file_mount", "mnt_want_write", &["mnt_id"]);
+    probe("file_mount", "file_mount", "mnt_want_write", &[&["mnt_id"]]);
 
 /// Where a page of a mapping is brought in, which tells the volume.
 pub(super) const FILE_FAULT: Probe =

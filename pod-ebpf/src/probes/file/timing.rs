@@ -19,7 +19,7 @@ const PLACE_BITS: u32 = 15;
 const REST_BITS: u32 = 7;
 
 /// Stands where the id of a mount would.
-const CONNECT: u64 = 0xffff_ffff;
+const CONNECT: u32 = u32::MAX;
 
 /// A note, each word of which is written at once, so that it is of one task.
 #[repr(C)]
@@ -136,9 +136,7 @@ impl Place {
     #[inline(always)]
     pub(super) fn begin_fault(self, cell: u32) {
         // SAFETY: as above.
-        unsafe {
-            (&raw mut (*self.note).fault).write_volatile((self.task << 32) | u64::from(cell));
-        }
+        unsafe { (&raw mut (*self.note).fault).write_volatile(self.word(cell)) };
     }
 
     /// Notes that it no longer is.
@@ -152,10 +150,7 @@ impl Place {
     #[inline(always)]
     pub(super) fn fault(self) -> Option<u32> {
         // SAFETY: as above.
-        let fault = unsafe { (&raw const (*self.note).fault).read_volatile() };
-        #[expect(clippy::cast_possible_truncation, reason = "the lower half is meant")]
-        let cell = fault as u32;
-        (fault >> 32 == self.task).then_some(cell)
+        self.own(unsafe { (&raw const (*self.note).fault).read_volatile() })
     }
 
     /// Notes the mount that the operation is on. The first counts: those after it are of the file
@@ -167,10 +162,10 @@ impl Place {
             let mount = &raw mut (*self.note).mount;
             let is_open = self.is_ours((&raw const (*self.note).began).read_volatile());
             if is_open
-                && mount.read_volatile() >> 32 != self.task
+                && self.own(mount.read_volatile()).is_none()
                 && let Some(mnt_id) = mnt_id()
             {
-                mount.write_volatile((self.task << 32) | u64::from(mnt_id));
+                mount.write_volatile(self.word(mnt_id));
             }
         }
     }
@@ -179,16 +174,13 @@ impl Place {
     #[inline(always)]
     pub(super) fn mount(self) -> Option<u32> {
         // SAFETY: as above.
-        let mount = unsafe { (&raw const (*self.note).mount).read_volatile() };
-        #[expect(clippy::cast_possible_truncation, reason = "the lower half is meant")]
-        let mnt_id = mount as u32;
-        (mount >> 32 == self.task).then_some(mnt_id)
+        self.own(unsafe { (&raw const (*self.note).mount).read_volatile() })
     }
 
     /// Notes whether a connection is attempted.
     #[inline(always)]
     pub(crate) fn note_connect(self, is_attempted: bool) {
-        let mount = if is_attempted { (self.task << 32) | CONNECT } else { 0 };
+        let mount = if is_attempted { self.word(CONNECT) } else { 0 };
         // SAFETY: as above.
         unsafe { (&raw mut (*self.note).mount).write_volatile(mount) };
     }
@@ -196,8 +188,21 @@ impl Place {
     /// Whether that was noted last.
     #[inline(always)]
     pub(crate) fn is_connecting(self) -> bool {
-        // SAFETY: as above.
-        unsafe { (&raw const (*self.note).mount).read_volatile() == (self.task << 32) | CONNECT }
+        self.mount() == Some(CONNECT)
+    }
+
+    /// A word of the note that is about this task.
+    #[inline(always)]
+    fn word(self, what: u32) -> u64 {
+        (self.task << 32) | u64::from(what)
+    }
+
+    /// What such a word says, if it is about this task.
+    #[inline(always)]
+    fn own(self, word: u64) -> Option<u32> {
+        #[expect(clippy::cast_possible_truncation, reason = "the lower half is meant")]
+        let what = word as u32;
+        (word >> 32 == self.task).then_some(what)
     }
 
     #[inline(always)]
