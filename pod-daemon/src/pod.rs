@@ -36,6 +36,7 @@ use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::environment::TRACEPARENT;
 pub use self::{
     admission::Disruption,
     adopt::Adopted,

@@ -178,12 +178,12 @@ impl Store {
         let layers = record.chain_ids.iter().map(|chain_id| self.layers.get(chain_id));
         let layers = layers.filter_map(Result::transpose).collect::<Result<_, _>>()?;
         Ok(Summary {
+            bytes: record.bytes(bytes),
             reference: record.reference,
             replaced: record.replaced,
             id: record.id.to_string(),
             manifests: record.manifests.iter().map(ToString::to_string).collect(),
             layers,
-            bytes: record.chain_ids.iter().filter_map(|chain_id| bytes.get(chain_id)).sum(),
             config: record.config,
             download_bytes: record.download_bytes,
             since: record.since,

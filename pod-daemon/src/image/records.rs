@@ -2,6 +2,7 @@
 //! last used.
 
 use std::{
+    collections::HashMap,
     fs::{self, File, FileTimes},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -49,6 +50,13 @@ pub(super) struct Record {
     /// The reference leads to another image by now, but this one is still here.
     #[serde(default)]
     pub(super) replaced: bool,
+}
+
+impl Record {
+    /// Bytes of the image's files, with what it shares with others, where layers have so many.
+    pub(super) fn bytes(&self, layers: &HashMap<Digest, u64>) -> u64 {
+        self.chain_ids.iter().filter_map(|chain_id| layers.get(chain_id)).sum()
+    }
 }
 
 /// A record and when its image was last used.

@@ -55,13 +55,12 @@ impl Sizes {
             }
         }
         let size = |record: &Record| {
-            let bytes_of = |chain_id| layers.get(chain_id).copied().unwrap_or(0);
             let own = record.chain_ids.iter().filter(|chain_id| owners[chain_id].is_some());
             ImageSize {
                 reference: record.reference.clone(),
                 id: record.id.to_string(),
-                bytes: record.chain_ids.iter().map(bytes_of).sum(),
-                unique_bytes: own.map(bytes_of).sum(),
+                bytes: record.bytes(layers),
+                unique_bytes: own.filter_map(|chain_id| layers.get(chain_id)).sum(),
             }
         };
         // A name that led elsewhere for a while has two records of the same image.

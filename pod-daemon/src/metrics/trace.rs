@@ -5,10 +5,7 @@ use std::{fs::File, io::Read as _};
 
 use nix::unistd::Pid;
 
-use crate::sandbox::start_time;
-
-/// The variable.
-const VARIABLE: &str = "TRACEPARENT";
+use crate::{pod::TRACEPARENT, sandbox::start_time};
 
 /// As much of an environment as is looked at.
 const LIMIT: u64 = 256 << 10;
@@ -84,7 +81,7 @@ impl Living {
 /// What an environment says, the first time that it does, as `getenv` finds it.
 fn trace_of(environment: &[u8]) -> Option<Trace> {
     let value = |entry: &[u8]| {
-        entry.strip_prefix(VARIABLE.as_bytes())?.strip_prefix(b"=").map(Trace::parse)
+        entry.strip_prefix(TRACEPARENT.as_bytes())?.strip_prefix(b"=").map(Trace::parse)
     };
     environment.split(|byte| *byte == 0).find_map(value)?
 }
@@ -134,15 +131,15 @@ pub(super) mod tests {
     fn an_environment_says_it_once() {
         let other = "00-11111111111111111111111111111111-2222222222222222-00";
         let with = |entries: &[&str]| trace_of(entries.join("\0").as_bytes());
-        let variable = |value: &str| format!("{VARIABLE}={value}");
+        let variable = |value: &str| format!("{TRACEPARENT}={value}");
         let example = Trace::parse(EXAMPLE.as_bytes());
         assert!(example.is_some());
         assert_eq!(with(&["A=1", &variable(EXAMPLE), ""]), example);
         assert_eq!(with(&[&variable(EXAMPLE), &variable(other)]), example);
         // A program would find no other, either.
         assert_eq!(with(&[&variable("none"), &variable(EXAMPLE)]), None);
-        assert_eq!(with(&[&format!("X{VARIABLE}={EXAMPLE}"), &format!("A={EXAMPLE}")]), None);
-        assert_eq!(with(&[&format!("{VARIABLE}S={EXAMPLE}")]), None);
+        assert_eq!(with(&[&format!("X{TRACEPARENT}={EXAMPLE}"), &format!("A={EXAMPLE}")]), None);
+        assert_eq!(with(&[&format!("{TRACEPARENT}S={EXAMPLE}")]), None);
         assert_eq!(trace_of(b"\xff\0\0TRACEPARENT"), None);
     }
 

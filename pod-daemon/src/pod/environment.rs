@@ -22,10 +22,13 @@ pub(super) enum Error {
 /// An object's entries, if it exists.
 type Data = Option<BTreeMap<String, Vec<u8>>>;
 
-/// The trace that the manifest itself says the container is part of, in the words of W3C's Trace Context.
+/// The variable by which a process is told which trace it is part of, in the words of W3C's Trace Context.
+pub(crate) const TRACEPARENT: &str = "TRACEPARENT";
+
+/// The trace that the manifest itself says the container is part of.
 pub(super) fn traceparent(spec: &Container) -> Option<String> {
     let mut variables = spec.env.iter().flatten().rev();
-    variables.find(|variable| variable.name == "TRACEPARENT")?.value.clone()
+    variables.find(|variable| variable.name == TRACEPARENT)?.value.clone()
 }
 
 /// The container's variables. Those of `env` win over those of `envFrom`, and a later one over an
