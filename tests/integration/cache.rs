@@ -16,6 +16,20 @@ fn disk(daemon: &Daemon) -> std::path::PathBuf {
     folder.join("cache")
 }
 
+/// Runs a pod that does these steps, with two volumes on that disk that have a file each.
+fn read_on(disk: &Path, daemon: &Daemon, steps: &str) {
+    for folder in ["one", "two"] {
+        fs::create_dir_all(disk.join(folder)).unwrap();
+        fs::write(disk.join(folder).join("file"), vec![b'x'; LEN as usize]).unwrap();
+    }
+    let volume = |folder: &str| json!({"path": disk.join(folder)});
+    let reader = pod("reader")
+        .volume("one", "hostPath", volume("one"))
+        .volume("two", "hostPath", volume("two"))
+        .container_with("app", steps, mounts(&[("one", "/one"), ("two", "/two")]));
+    daemon.run(reader);
+}
+
 const LEN: u32 = 1_048_576;
 const FILE: f64 = LEN as f64;
 
@@ -40,10 +54,6 @@ fn said(log: &str, key: &str) -> Vec<f64> {
 fn reads_hit_and_miss_as_the_kernel_says() {
     let daemon = Daemon::start(&[]);
     let disk = disk(&daemon);
-    for folder in ["one", "two"] {
-        fs::create_dir_all(disk.join(folder)).unwrap();
-        fs::write(disk.join(folder).join("file"), vec![b'x'; LEN as usize]).unwrap();
-    }
     let steps = [
         "drop-cache /one/file , cached-reads-apart /one/file 4096 , print apart",
         "wait-for /one/1 , cached-reads-apart /one/file 4096 , print again",
@@ -51,12 +61,7 @@ fn reads_hit_and_miss_as_the_kernel_says() {
         "wait-for /one/3 , drop-cache /one/file , cached-reads /one/file 20000 , print large",
         "wait-for /one/4 , read-direct /one/file , print direct , pause",
     ];
-    let volume = |folder: &str| json!({"path": disk.join(folder)});
-    let reader = pod("reader")
-        .volume("one", "hostPath", volume("one"))
-        .volume("two", "hostPath", volume("two"))
-        .container_with("app", &steps.join(" , "), mounts(&[("one", "/one"), ("two", "/two")]));
-    daemon.run(reader);
+    read_on(&disk, &daemon, &steps.join(" , "));
     let mut hit = 0.0;
     let mut missed = 0.0;
     for (index, done) in ["apart", "again", "turn", "large"].into_iter().enumerate() {
@@ -109,19 +114,10 @@ fn reads_hit_and_miss_as_the_kernel_says() {
 fn page_faults_bring_in_what_was_not_there() {
     let daemon = Daemon::start(&[]);
     let disk = disk(&daemon);
-    for folder in ["one", "two"] {
-        fs::create_dir_all(disk.join(folder)).unwrap();
-        fs::write(disk.join(folder).join("file"), vec![b'x'; LEN as usize]).unwrap();
-    }
     let steps = "drop-cache /one/file , drop-cache /two/file , cached-reads-apart /two/file 65536 , \
                  print ready , wait-for /one/1 , touch-pages /two/file , print touched , \
                  wait-for /one/2 , touch-pages /two/file , print again , pause";
-    let volume = |folder: &str| json!({"path": disk.join(folder)});
-    let reader = pod("reader")
-        .volume("one", "hostPath", volume("one"))
-        .volume("two", "hostPath", volume("two"))
-        .container_with("app", steps, mounts(&[("one", "/one"), ("two", "/two")]));
-    daemon.run(reader);
+    read_on(&disk, &daemon, steps);
     daemon.wait_logged("reader", "", "ready");
     let metrics = daemon.metrics();
     let knows_volume = metrics
