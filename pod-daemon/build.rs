@@ -13,11 +13,13 @@ fn main() -> anyhow::Result<()> {
     pause::build(&out_dir).context("build the infra program")?;
 
     // The BPF target has no prebuilt `core`; building it needs an unstable flag of the one stable
-    // toolchain that this repository pins.
+    // toolchain that this repository pins. What its build says about its progress would be shown as
+    // warnings of this one; what the compiler warns of still is.
     // SAFETY: a build script has one thread.
     #[expect(clippy::disallowed_methods, reason = "no other thread reads the environment")]
     unsafe {
         env::set_var("RUSTC_BOOTSTRAP", "1");
+        env::set_var("CARGO_TERM_QUIET", "true");
     }
     let toolchain = env::var("RUSTUP_TOOLCHAIN").unwrap_or_else(|_| "1.98.0".to_owned());
     let package = Package {
