@@ -2,11 +2,12 @@
 //!
 //! Nothing is sampled between two scrapes: a scrape reads the probes' maps and the cgroups' files, and
 //! writes them out. What is kept is of pods that are gone (`archive`), the account of what the probes
-//! cost (`cost`), and the last look at each network namespace (`netns`). /metrics/cadvisor is a page of
+//! cost (`cost`), and the last look at each pod (`looks`). /metrics/cadvisor is a page of
 //! its own, for those who know the kubelet's. Only these modules know the `prometheus` crate; how a number
 //! is counted is the business of the probes, and what a pod is that of the node.
 
 mod archive;
+mod base;
 mod bound;
 mod cadvisor;
 mod capacity;
@@ -25,6 +26,7 @@ mod file;
 mod format;
 mod governor;
 mod image;
+mod looks;
 mod net;
 mod netns;
 mod node;
@@ -89,6 +91,7 @@ use self::{
     exemplar::Completion,
     family::{Domain, Family},
     format::{Collected, Format, GZIP, Gzip, Page, Protobuf, Text, accepts_gzip},
+    looks::Looks,
     other::Other,
     own::Own,
     reading::{Reading, Scrapes, Sources},
@@ -146,7 +149,7 @@ struct Inner {
     descriptors: Vec<Desc>,
     capacities: Capacities,
     completion: Completion,
-    looks: netns::Looks,
+    looks: Looks,
     is_ready: AtomicBool,
     /// What a scrape holds from its beginning to its end.
     places: Arc<Semaphore>,
@@ -194,7 +197,7 @@ impl Metrics {
             descriptors,
             capacities: Capacities::default(),
             completion: Completion::default(),
-            looks: netns::Looks::default(),
+            looks: Looks::default(),
             is_ready: AtomicBool::new(false),
             places: Arc::new(Semaphore::new(SCRAPERS)),
             scrapes: Mutex::default(),

@@ -83,13 +83,13 @@ pub enum Command {
     LimitMet(LimitMet),
 }
 
-/// What happens to a pod by itself.
+/// What happens to a pod by itself. Small: a channel has room for 32 of them from the start.
 #[derive(Debug)]
 enum Happening {
     /// A container's next run has begun, or has not.
-    Started(usize, Result<Started, Ended>),
+    Started(usize, Box<Result<Started, Ended>>),
     /// A container's first process has ended.
-    Ended(usize, Ended),
+    Ended(usize, Box<Ended>),
     /// A container's pause before its next start is over.
     Due(usize),
     /// The infra process has ended.
@@ -142,13 +142,10 @@ impl Worker {
         let created = pod.metadata.creation_timestamp.map_or_else(Timestamp::now, |time| time.0);
         let spec = pod.spec.unwrap_or_default();
         let base = shared.settings.restart_backoff;
-        let containers = spec
-            .containers
-            .iter()
-            .enumerate()
-            .map(|(index, spec)| Container::new(index, spec.clone(), base))
-            .collect();
         let about = Arc::new(About { key, uid, spec, created });
+        let containers = (0..about.spec.containers.len())
+            .map(|index| Container::new(Arc::clone(&about), index, base))
+            .collect();
         Self {
             shared,
             about,
@@ -289,13 +286,13 @@ impl Worker {
                 },
                 Some(happening) = self.happenings.1.recv() => match happening {
                     Happening::Started(index, result) => {
-                        self.began(index, result);
+                        self.began(index, *result);
                         if self.is_evicted() {
                             self.kill_containers().await;
                         }
                         self.publish();
                     }
-                    Happening::Ended(index, ended) => self.ended(index, ended).await,
+                    Happening::Ended(index, ended) => self.ended(index, *ended).await,
                     Happening::Due(index) => {
                         let container = &self.containers[index];
                         let is_due = container.is_due() && container.pause().is_zero();
@@ -369,7 +366,7 @@ impl Worker {
         let happenings = self.happenings.0.clone();
         tokio::spawn(async move {
             let result = starting.await;
-            happenings.send(Happening::Started(index, result)).ok();
+            happenings.send(Happening::Started(index, Box::new(result))).ok();
         });
     }
 
@@ -380,7 +377,7 @@ impl Worker {
             Ok(run) => self.watch_run(index, run),
             Err(ended) => {
                 // The next step is that of any other end.
-                self.happenings.0.send(Happening::Ended(index, ended)).ok();
+                self.happenings.0.send(Happening::Ended(index, Box::new(ended))).ok();
             }
         }
     }
@@ -389,7 +386,7 @@ impl Worker {
         let happenings = self.happenings.0.clone();
         tokio::spawn(async move {
             let ended = run.ended().await;
-            happenings.send(Happening::Ended(index, ended)).ok();
+            happenings.send(Happening::Ended(index, Box::new(ended))).ok();
         });
     }
 
@@ -400,7 +397,7 @@ impl Worker {
         stdin: bool,
         reply: oneshot::Sender<Result<Exec, Error>>,
     ) {
-        let found = self.containers.iter().find(|candidate| candidate.spec.name == container);
+        let found = self.containers.iter().find(|candidate| candidate.spec().name == container);
         match (found, &self.sandbox) {
             (Some(container), Some(sandbox)) => {
                 let pod = (&self.shared, &self.about, sandbox);

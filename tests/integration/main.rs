@@ -23,6 +23,7 @@ mod files;
 mod governor;
 mod held;
 mod hostports;
+mod idle;
 mod kernels;
 mod lifecycle;
 mod limits;

@@ -5,11 +5,15 @@
 
 mod details;
 mod files;
+mod last;
 
-use std::path::Path;
+use std::{path::Path, time::Instant};
 
-pub use self::details::{Details, Settings, details};
 use self::files::Files;
+pub use self::{
+    details::{Details, Settings, details},
+    last::Last,
+};
 
 /// Everything that the kernel accounts for one cgroup, as far as its controllers are enabled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -141,15 +145,16 @@ pub fn pids(cgroup: &Path) -> Option<Pids> {
     Files::open(cgroup)?.pids()
 }
 
+/// Reads the CPU time of `cgroup`.
+#[must_use]
+pub fn cpu(cgroup: &Path) -> Option<Cpu> {
+    Files::open(cgroup)?.cpu().0
+}
+
 /// Reads what the kernel accounts for `cgroup`; nothing of one that does not exist.
 #[must_use]
 pub fn read(cgroup: &Path) -> Stats {
-    let Some(mut files) = Files::open(cgroup) else { return Stats::default() };
-    let mut stats = accounted(&mut files);
-    if stats.memory.is_none() {
-        stats.resident = files.resident(cgroup);
-    }
-    stats
+    Last::read(cgroup, None, 0, Instant::now()).stats
 }
 
 /// What stands in the cgroup's own files.
@@ -166,4 +171,10 @@ fn accounted(files: &mut Files) -> Stats {
         memory_pressure: files.pressure("memory.pressure"),
         io_pressure: files.pressure("io.pressure"),
     }
+}
+
+/// The same with [`Stats::resident`], if nothing better is there.
+fn completed(stats: Stats, files: &mut Files, cgroup: &Path) -> Stats {
+    let resident = || files.resident(cgroup);
+    Stats { resident: stats.memory.is_none().then(resident).flatten(), ..stats }
 }

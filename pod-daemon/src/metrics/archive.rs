@@ -37,6 +37,7 @@ pub(super) use self::{
     totals::Sums,
 };
 use super::{
+    base::Base,
     bound::Bound,
     family::{Family, Part},
     netns::Netns,
@@ -348,7 +349,7 @@ impl Held {
             let container = row.container.and_then(|index| containers.get(usize::from(index)));
             let base = [&*self.namespace, &*self.name, container.map_or("", String::as_str)];
             let base = if container.is_some() { &base[..] } else { &base[..2] };
-            part(base, &|sheet| {
+            part(Base::Values(base), &|sheet| {
                 row.value.with(family.kind, |value| {
                     let labels: Vec<&str> = row.labels.iter().map(|value| &**value).collect();
                     sheet.add(&labels, value);
@@ -376,7 +377,7 @@ pub(super) fn write_totals(reading: &Reading, sink: &mut dyn sheet::Sink) {
         for (values, sum) in sums {
             let (base, own) = values.split_at(1);
             sum.with(family.kind, |value| {
-                Sheet::new(shape, base, &mut sink).add(own, value);
+                Sheet::new(shape, Base::Values(base), &mut sink).add(own, value);
             });
         }
         sink.finish(&shape);

@@ -22,6 +22,7 @@ pub use self::document::documentation;
 use self::reading::Cgroup;
 pub(super) use self::reading::Reading;
 use super::{
+    base::Base,
     family::{Domain, Origin, Part},
     sheet::Sheet,
 };
@@ -57,10 +58,11 @@ impl Origin for Source {
 
     fn each(self, reading: &Reading, part: Part<'_>) {
         match self {
-            Self::Node(write) => part(&[], &|sheet| write(reading, sheet)),
+            Self::Node(write) => part(Base::Values(&[]), &|sheet| write(reading, sheet)),
             Self::Cgroup(write) => {
                 for cgroup in reading.cgroups() {
-                    part(&cgroup.labels.each_ref().map(String::as_str), &|sheet| {
+                    let values = cgroup.labels.each_ref().map(String::as_str);
+                    part(Base::Values(&values), &|sheet| {
                         write(cgroup, sheet);
                     });
                 }

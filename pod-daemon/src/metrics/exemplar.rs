@@ -5,7 +5,10 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use pod_ebpf::slowest::Observation;
+use pod_ebpf::{
+    latency::{Latency, bucket},
+    slowest::Observation,
+};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{
@@ -40,6 +43,19 @@ impl Exemplar {
     /// One of those that were counted; none if `pid` is 0.
     pub(super) fn counted(pid: u32) -> Option<Self> {
         (pid > 0).then_some(Self { pid, trace: None, observed: None })
+    }
+
+    /// The slowest of what is in a histogram, as `find` knows it; it is not asked if nothing is there.
+    pub(super) fn slowest(
+        latency: &Latency,
+        find: impl FnOnce() -> Option<Observation>,
+    ) -> Option<Self> {
+        if latency.count() == 0 {
+            return None;
+        }
+        // The histogram was read before: it may not have counted what was found.
+        let is_counted = |found: &Observation| latency.buckets[bucket(found.nanoseconds)] > 0;
+        find().filter(is_counted).map(Self::timed)
     }
 
     /// One of those that were timed.

@@ -1,6 +1,7 @@
 //! What a metric is: one row of the tables that a page and its documentation are both made from.
 
 use super::{
+    base::Base,
     reading::{Container, Pod, Reading},
     sheet::{Shape, Sheet},
 };
@@ -93,7 +94,7 @@ pub(super) trait Origin: Copy + 'static {
 }
 
 /// Takes the values of the labels that an origin implies, and what writes one's series.
-pub(super) type Part<'a> = &'a mut dyn FnMut(&[&str], &dyn Fn(&mut Sheet<'_>));
+pub(super) type Part<'a> = &'a mut dyn FnMut(Base<'_>, &dyn Fn(&mut Sheet<'_>));
 
 /// The origins of /metrics.
 #[derive(Clone, Copy)]
@@ -105,6 +106,12 @@ pub(super) enum Source {
     /// Labels `namespace`, `pod` and `container`.
     Container(fn(&Container, &mut Sheet<'_>)),
 }
+
+/// Labels that say which pod it is.
+pub(super) const POD_LABELS: [&str; 2] = ["namespace", "pod"];
+
+/// Labels that say which container it is.
+pub(super) const CONTAINER_LABELS: [&str; 3] = ["namespace", "pod", "container"];
 
 /// Where series of several pods are added up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,14 +205,14 @@ impl Origin for Source {
     fn labels(self) -> &'static [&'static str] {
         match self {
             Self::Node(_) => &[],
-            Self::Pod(_) => &["namespace", "pod"],
-            Self::Container(_) => &["namespace", "pod", "container"],
+            Self::Pod(_) => &POD_LABELS,
+            Self::Container(_) => &CONTAINER_LABELS,
         }
     }
 
     fn each(self, reading: &Reading, part: Part<'_>) {
         match self {
-            Self::Node(write) => part(&[], &|sheet| write(reading, sheet)),
+            Self::Node(write) => part(Base::Values(&[]), &|sheet| write(reading, sheet)),
             Self::Pod(_) | Self::Container(_) => {
                 let pods = reading.pods.iter().filter(|pod| !pod.is_other);
                 pods.for_each(|pod| self.each_of(pod, part));
@@ -222,14 +229,12 @@ impl Origin for Source {
 impl Source {
     /// As [`Origin::each`], for one pod and its containers.
     pub(super) fn each_of(self, pod: &Pod, part: Part<'_>) {
-        let (namespace, name) = (&*pod.about.namespace, &*pod.about.name);
         match self {
             Self::Node(_) => {}
-            Self::Pod(write) => part(&[namespace, name], &|sheet| write(pod, sheet)),
+            Self::Pod(write) => part(Base::Written(&pod.labels), &|sheet| write(pod, sheet)),
             Self::Container(write) => {
                 for container in &pod.containers {
-                    let base = [namespace, name, &container.about.name];
-                    part(&base, &|sheet| write(container, sheet));
+                    part(Base::Written(&container.labels), &|sheet| write(container, sheet));
                 }
             }
         }

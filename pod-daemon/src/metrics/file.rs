@@ -44,17 +44,17 @@ pub(super) struct Files {
 
 impl Files {
     pub(super) fn read(probes: &Probes, cell: u32) -> Self {
-        // Before the histograms, so that each is in its bucket already.
-        let slowest = Operation::ALL.into_iter().zip(probes.slowest_operations(cell));
         let operations = Operation::ALL.into_iter().zip(probes.file_operations(cell).0);
         let tried = |stats: &OperationStats| stats.errors > 0 || stats.count() > 0;
-        Self {
-            bytes: probes.file_bytes(cell),
-            operations: operations.filter(|(_, stats)| tried(stats)).collect(),
-            slowest: slowest
-                .filter_map(|(operation, slowest)| Some((operation, Exemplar::timed(slowest?))))
-                .collect(),
-        }
+        let operations: Vec<_> = operations.filter(|(_, stats)| tried(stats)).collect();
+        // Most have nothing to be asked for.
+        let is_timed = operations.iter().any(|(_, stats)| stats.count() > 0);
+        let found = is_timed.then(|| probes.slowest_operations(cell));
+        let slowest = operations.iter().filter_map(|(operation, stats)| {
+            let find = || found?[*operation as usize];
+            Some((*operation, Exemplar::slowest(&stats.latency, find)?))
+        });
+        Self { bytes: probes.file_bytes(cell), slowest: slowest.collect(), operations }
     }
 
     /// Adds what was done on another volume.

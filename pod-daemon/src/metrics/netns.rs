@@ -1,11 +1,6 @@
 //! What the kernel counts for a pod's network namespace, from /proc/PID/net of its infra program.
 
-use std::{
-    collections::HashMap,
-    mem,
-    path::Path,
-    sync::{Mutex, PoisonError},
-};
+use std::path::Path;
 
 use rustix::fs::CWD;
 
@@ -121,22 +116,6 @@ impl Netns {
     #[cfg(test)]
     pub(super) fn sample() -> Self {
         Self { listen_overflows: 1, listen_drops: 2, ..Self::default() }
-    }
-}
-
-/// The last look at each pod's, by uid.
-#[derive(Default)]
-pub(super) struct Looks(Mutex<HashMap<String, Look>>);
-
-impl Looks {
-    /// Hands them over: a scrape at the same time begins without.
-    pub(super) fn last(&self) -> HashMap<String, Look> {
-        mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Keeps them for the next scrape.
-    pub(super) fn keep(&self, looks: HashMap<String, Look>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = looks;
     }
 }
 

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use super::{
     DOMAINS,
     archive::Kept,
+    base::Base,
     family::{Family, Kind, Part, Source},
     of_domains,
     reading::Reading,
@@ -63,7 +64,7 @@ impl Other {
     pub(super) fn write(&self, family: &Family, part: Part<'_>) {
         let base = &[OTHER; 3][..family.shape().implied.len()];
         for sum in self.0.get(family.name).into_iter().flatten() {
-            part(base, &|sheet| {
+            part(Base::Values(base), &|sheet| {
                 sum.value.with(family.kind, |value| {
                     let labels: Vec<&str> = sum.labels.iter().map(String::as_str).collect();
                     sheet.add(&labels, value);

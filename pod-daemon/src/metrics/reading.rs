@@ -3,11 +3,12 @@
 use std::{
     cell::Cell,
     collections::{BTreeMap, HashMap},
+    mem,
     num::NonZero,
     ops::Deref,
     sync::Arc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
@@ -19,11 +20,13 @@ use pod_ebpf::{
 use super::{
     Build,
     archive::{Archive, Held, Others, Sums, View},
+    base::Written,
     capacity::{Capacities, Capacity},
     cost::Attributed,
     exemplar::{Completion, Exemplar},
-    family::Family,
+    family::{CONTAINER_LABELS, Family, POD_LABELS},
     file::Files,
+    looks::{Look, Looks},
     netns::{self, Netns},
     other::Other,
     own::Own,
@@ -40,6 +43,8 @@ use crate::{
 /// Most of a scrape is waiting for system calls on thousands of small files, which threads share
 /// well; more than these would only get into the pods' way.
 const MAX_THREADS: usize = 4;
+
+const SIGKILL: usize = libc::SIGKILL as usize;
 
 /// As many pods as are worth a thread.
 const PODS_PER_THREAD: usize = 16;
@@ -100,6 +105,8 @@ pub(super) struct Scrapes {
 /// One pod.
 pub(super) struct Pod {
     pub(super) about: Arc<PodSnapshot>,
+    /// Whose its series are.
+    pub(super) labels: Written,
     /// Whether it has no series of its own.
     pub(super) is_other: bool,
     pub(super) containers: Vec<Container>,
@@ -107,8 +114,8 @@ pub(super) struct Pod {
     pub(super) unenforced: Vec<String>,
     /// What the kernel counts for its network namespace.
     pub(super) netns: Option<Netns>,
-    /// What the last look at that has found, and then this one.
-    pub(super) look: Option<netns::Look>,
+    /// What the last look at it has found, and then this one.
+    pub(super) look: Look,
     /// Connections that it was refused, having as many as it may.
     pub(super) refused_connections: u64,
     /// How large its volumes are, by name; those whose file system has answered.
@@ -132,6 +139,8 @@ pub(super) struct About {
 /// One container and all that was counted for it.
 pub(super) struct Container {
     pub(super) about: About,
+    /// Whose its series are.
+    pub(super) labels: Written,
     pub(super) process: ProcessStats,
     pub(super) net: NetStats,
     pub(super) dns: DnsStats,
@@ -160,7 +169,7 @@ pub(super) struct Sources<'a> {
     pub(super) archive: &'a Archive,
     pub(super) capacities: &'a Capacities,
     pub(super) completion: &'a Completion,
-    pub(super) looks: &'a netns::Looks,
+    pub(super) looks: &'a Looks,
 }
 
 impl Reading {
@@ -184,7 +193,7 @@ impl Reading {
             let key = (about.namespace.clone(), about.name.clone());
             let mut pod = Pod::new(about);
             pod.is_other = is_other;
-            pod.look = last.remove(&pod.about.uid);
+            pod.look = last.remove(&pod.about.uid).unwrap_or_default();
             pod.refused_connections = refused.remove(&pod.about.uid).unwrap_or(0);
             pod.disk = disk.remove(&pod.about.uid).unwrap_or_default();
             pod.unenforced = unenforced.remove(&key).unwrap_or_default();
@@ -197,8 +206,8 @@ impl Reading {
         });
         drop(reading);
         completion.complete(&mut pods);
-        let found = |pod: &mut Pod| Some((pod.about.uid.clone(), pod.look.take()?));
-        looks.keep(pods.iter_mut().filter_map(found).collect());
+        let found = |pod: &mut Pod| (pod.about.uid.clone(), mem::take(&mut pod.look));
+        looks.keep(pods.iter_mut().map(found).collect());
         let volumes = pods.iter().flat_map(|pod| &pod.about.volumes);
         let capacities = capacities.read(&volumes.map(|(_, path)| path.clone()).collect());
         for pod in &mut pods {
@@ -255,13 +264,15 @@ pub(super) fn has(probes: &[ProbeStatus], family: &Family) -> bool {
 impl Pod {
     /// A pod whose counters are not read yet.
     pub(super) fn new(about: Arc<PodSnapshot>) -> Self {
+        let labels = Written::names(&POD_LABELS, &[&about.namespace, &about.name]);
         Self {
             about,
+            labels,
             is_other: false,
             containers: Vec::new(),
             unenforced: Vec::new(),
             netns: None,
-            look: None,
+            look: Look::default(),
             refused_connections: 0,
             volumes: Vec::new(),
             probe_seconds: None,
@@ -273,11 +284,20 @@ impl Pod {
 
     /// Reads what was counted.
     pub(super) fn read(&mut self, probes: &Probes) {
-        let mut read = |about: About| {
+        let last = mem::take(&mut self.look.cgroups);
+        self.containers.reserve_exact(self.about.containers.len());
+        self.look.cgroups.reserve_exact(last.len());
+        for about in About::each(&self.about) {
             let disk = self.disk.remove(&about.name);
-            Container { disk, ..Container::read(about, probes) }
-        };
-        self.containers = About::each(&self.about).map(&mut read).collect();
+            let cgroup = about.cgroup.as_deref().map(|cgroup| {
+                let last = last.get(about.index).and_then(Option::as_ref);
+                stats::Last::read(cgroup, last, about.slot, Instant::now())
+            });
+            let stats = cgroup.map_or_else(Stats::default, |cgroup| cgroup.stats);
+            let container = Container::read(about, probes, stats);
+            self.containers.push(Container { disk, ..container });
+            self.look.cgroups.push(cgroup);
+        }
         // Behind the counters: what passes meanwhile is the kernel's.
         self.read_netns();
     }
@@ -295,8 +315,8 @@ impl Pod {
         let containers = self.about.containers.iter();
         let mut cgroups = containers.filter_map(|container| container.cgroup.as_deref()?.parent());
         let Some(cgroup) = cgroups.next() else { return };
-        self.look = netns::Look::take(&cgroup.join(INFRA), self.look.take());
-        let Some(look) = &self.look else { return };
+        self.look.netns = netns::Look::take(&cgroup.join(INFRA), self.look.netns.take());
+        let Some(look) = &self.look.netns else { return };
         self.traffic = (!look.dev.is_empty()).then(|| reconcile::traffic(&look.dev));
         self.netns = Some(look.netns);
     }
@@ -306,6 +326,12 @@ impl About {
     /// Each of a pod's containers.
     pub(super) fn each(pod: &Arc<PodSnapshot>) -> impl Iterator<Item = Self> {
         (0..pod.containers.len()).map(|index| Self { pod: Arc::clone(pod), index })
+    }
+
+    /// Whose its series are.
+    pub(super) fn labels(&self) -> Written {
+        let values = [&*self.pod.namespace, &*self.pod.name, &*self.name];
+        Written::names(&CONTAINER_LABELS, &values)
     }
 }
 
@@ -318,7 +344,7 @@ impl Deref for About {
 }
 
 impl Container {
-    fn read(about: About, probes: &Probes) -> Self {
+    fn read(about: About, probes: &Probes, cgroup: Stats) -> Self {
         let mut files: Vec<(String, Files)> = Vec::with_capacity(about.volumes.len());
         for (volume, cell) in &about.volumes {
             // Cell 0 is everybody else's.
@@ -331,21 +357,30 @@ impl Container {
                 None => files.push((volume.clone(), stats)),
             }
         }
-        let cgroup = about.cgroup.as_deref().map(stats::read).unwrap_or_default();
         // A container has series from its birth on, and no slot before it is first started.
         let slot = about.slot;
-        let run = (slot != NO_SLOT).then(|| probes.run(slot));
-        let victim = run.and_then(|run| probes.victim(slot, run.number));
         let is_there = slot != NO_SLOT;
-        // Before the histograms, so that each is in its bucket already.
-        let slowest_connect = is_there.then(|| probes.slowest_connect(slot)).flatten();
-        let slowest_query = is_there.then(|| probes.slowest_query(slot)).flatten();
+        let process = if is_there { probes.process(slot) } else { ProcessStats::ZERO };
+        let tcp = if is_there { probes.tcp(slot) } else { TcpStats::ZERO };
+        let dns = if is_there { probes.dns(slot) } else { DnsStats::ZERO };
+        let run = is_there.then(|| probes.run(slot));
+        // Most containers have none of what is looked for from here on, and each look costs.
+        let was_killed = process.signals[SIGKILL] > 0;
+        let victim = run.filter(|_| was_killed).and_then(|run| probes.victim(slot, run.number));
         Self {
-            process: if is_there { probes.process(slot) } else { ProcessStats::ZERO },
+            slowest_connect: Exemplar::slowest(&tcp.connect_latency, || {
+                probes.slowest_connect(slot)
+            }),
+            slowest_query: Exemplar::slowest(&dns.duration, || probes.slowest_query(slot)),
+            process,
+            tcp,
+            dns,
             net: if is_there { probes.net(slot) } else { NetStats::ZERO },
-            dns: if is_there { probes.dns(slot) } else { DnsStats::ZERO },
-            tcp: if is_there { probes.tcp(slot) } else { TcpStats::ZERO },
-            block: if is_there { probes.block(slot) } else { BlockStats::ZERO },
+            block: if is_there && cgroup.io.is_some() {
+                probes.block(slot)
+            } else {
+                BlockStats::ZERO
+            },
             drops: if is_there && probes.runs("packet_drop") {
                 probes.drops(slot)
             } else {
@@ -356,14 +391,13 @@ impl Container {
             } else {
                 RunQueueStats::ZERO
             },
+            labels: about.labels(),
             about,
             files,
             cgroup,
             disk: None,
             first: run.and_then(|run| Exemplar::counted(run.tgid)),
             victim: victim.and_then(|victim| Exemplar::counted(victim.tgid)),
-            slowest_connect: slowest_connect.map(Exemplar::timed),
-            slowest_query: slowest_query.map(Exemplar::timed),
         }
     }
 

@@ -63,7 +63,9 @@ pub(super) const CPU: Domain = Domain {
 pub(super) const MEMORY: Domain = Domain {
     title: "Memory",
     text: "From the container's cgroup, with the `memory` controller. On a node that has it not, \
-           there are the limits and `podscope_memory_resident_bytes`.",
+           there are the limits and `podscope_memory_resident_bytes`. While no thread of the container \
+           runs or waits, and it has as much memory as before, what that consists of is read anew once \
+           in a while (in the 16th scrape at the latest).",
     families: &[
         Family::gauge(
             "podscope_memory_limit_bytes",

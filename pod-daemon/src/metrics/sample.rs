@@ -21,10 +21,13 @@ use pod_ebpf::{
 use super::{
     Build,
     archive::{Held, Others, Sums},
+    base::Written,
     capacity::Capacity,
     cost::Attributed,
     exemplar::{Exemplar, Observed},
+    family::POD_LABELS,
     file::Files,
+    looks::Look,
     netns::Netns,
     other::Other,
     own::Own,
@@ -148,13 +151,15 @@ pub(super) fn pod(index: usize) -> Pod {
     let volumes = ["rootfs", "data"].map(|volume| (volume.to_owned(), full)).to_vec();
     let containers = About::each(&about).map(counted).collect();
     let netns = Some(Netns::sample());
+    let labels = Written::names(&POD_LABELS, &[&about.namespace, &about.name]);
     Pod {
         about,
+        labels,
         is_other: false,
         containers,
         unenforced,
         netns,
-        look: None,
+        look: Look::default(),
         refused_connections: 0,
         volumes,
         probe_seconds: Some(0.25),
@@ -234,6 +239,7 @@ fn counted(about: About) -> Container {
     requests.latency.buckets[5] = 1;
     let files = ["rootfs", "data", "other"].map(|volume| (volume.to_owned(), files()));
     Container {
+        labels: about.labels(),
         about,
         process,
         net: net(),

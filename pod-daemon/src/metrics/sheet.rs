@@ -9,6 +9,7 @@ use std::cell::Cell;
 use pod_ebpf::latency::{BUCKETS, Latency, bound_seconds};
 
 use super::{
+    base::Base,
     exemplar::Exemplar,
     family::{Family, Kind, Label, Origin},
 };
@@ -23,7 +24,7 @@ pub(super) const BOUNDS: usize = (BUCKETS - 1).div_ceil(BUCKETS_PER_BOUND);
 pub(super) struct Sheet<'a> {
     shape: Shape<'a>,
     /// Values of the labels that the family's source implies.
-    base: &'a [&'a str],
+    base: Base<'a>,
     sink: &'a mut dyn Sink,
 }
 
@@ -43,7 +44,7 @@ pub(super) struct Shape<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct Series<'a> {
     /// Values of the labels that the family's source implies.
-    pub(super) base: &'a [&'a str],
+    pub(super) base: Base<'a>,
     /// And of those beside them.
     pub(super) own: &'a [&'a str],
     pub(super) value: Value<'a>,
@@ -80,7 +81,7 @@ impl Shape<'_> {
 impl Series<'_> {
     /// Every label value, in the order of exposition.
     pub(super) fn label_values(&self) -> impl Iterator<Item = &str> {
-        self.base.iter().chain(self.own).copied()
+        self.base.values().chain(self.own.iter().copied())
     }
 }
 
@@ -96,7 +97,7 @@ impl Value<'_> {
 }
 
 impl<'a> Sheet<'a> {
-    pub(super) fn new(shape: Shape<'a>, base: &'a [&'a str], sink: &'a mut dyn Sink) -> Self {
+    pub(super) fn new(shape: Shape<'a>, base: Base<'a>, sink: &'a mut dyn Sink) -> Self {
         Self { shape, base, sink }
     }
 

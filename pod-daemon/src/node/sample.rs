@@ -65,7 +65,7 @@ fn of_container(probes: &Probes, container: &ContainerSnapshot, cpu_cores: f64) 
 }
 
 fn cpu_us(cgroup: &Path) -> Option<u64> {
-    stats::read(cgroup).cpu.map(|cpu| cpu.usage_us)
+    stats::cpu(cgroup).map(|cpu| cpu.usage_us)
 }
 
 /// The working set; without the memory controller, the processes' resident memory.

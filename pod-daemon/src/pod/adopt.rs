@@ -128,10 +128,10 @@ impl Worker {
             match container.resume(&self.shared, &self.about, sandbox) {
                 Some(Ok(run)) => runs.push((index, run)),
                 Some(Err(error)) => {
-                    tracing::warn!(pod = %self.about.key, container = %container.spec.name, %error, "the container cannot be watched; it starts anew");
+                    tracing::warn!(pod = %self.about.key, container = %container.spec().name, %error, "the container cannot be watched; it starts anew");
                     sandbox.ground.kill_container(index);
                     if let Some(ended) = container.lost() {
-                        self.happenings.0.send(Happening::Ended(index, ended)).ok();
+                        self.happenings.0.send(Happening::Ended(index, Box::new(ended))).ok();
                     }
                 }
                 None => {}

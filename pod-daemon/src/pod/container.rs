@@ -39,8 +39,8 @@ use crate::{
 
 /// A container and what has become of it.
 pub(super) struct Container {
+    about: Arc<About>,
     index: usize,
-    pub(super) spec: Spec,
     pub(super) state: State,
     pub(super) last_exit: Option<Exit>,
     pub(super) restarts: u32,
@@ -82,12 +82,12 @@ pub(super) struct Started {
 }
 
 impl Container {
-    pub(super) fn new(index: usize, spec: Spec, backoff: Duration) -> Self {
+    pub(super) fn new(about: Arc<About>, index: usize, backoff: Duration) -> Self {
         let state =
             State::Waiting { reason: "ContainerCreating".to_owned(), message: String::new() };
         Self {
+            about,
             index,
-            spec,
             state,
             last_exit: None,
             restarts: 0,
@@ -137,6 +137,11 @@ impl Container {
         }
     }
 
+    /// What the manifest says of it.
+    pub(super) fn spec(&self) -> &Spec {
+        &self.about.spec.containers[self.index]
+    }
+
     /// Whether it runs or is being started.
     pub(super) fn is_busy(&self) -> bool {
         self.run.is_some()
@@ -173,7 +178,7 @@ impl Container {
         sandbox: Arc<Sandbox>,
         cancelled: CancellationToken,
     ) -> impl Future<Output = Result<Started, Ended>> + use<> {
-        let (index, spec) = (self.index, self.spec.clone());
+        let (index, spec) = (self.index, self.spec().clone());
         let kept = self.image.clone().filter(|_| image::is_kept(&spec));
         let run = self.runs;
         let oom = oom::Watch::begin(&sandbox.ground, index);
@@ -264,7 +269,7 @@ impl Container {
             let pidfd = process.as_ref().map(|process| Pidfd::new(&process.pidfd)).transpose()?;
             let directory = logs::directory(&shared.settings.log_dir, &about.key, &about.uid);
             let output = sandbox.output(self.index).copy(
-                &directory.join(&self.spec.name),
+                &directory.join(&self.spec().name),
                 record.number,
                 shared.settings.log_limits,
             )?;
@@ -328,7 +333,7 @@ impl Container {
         if pause.is_zero() {
             self.wait("ContainerCreating", "");
         } else {
-            let (seconds, name) = (pause.as_secs_f64(), &self.spec.name);
+            let (seconds, name) = (pause.as_secs_f64(), &self.spec().name);
             let message = format!("back-off {seconds}s restarting failed container={name}");
             self.wait("CrashLoopBackOff", &message);
         }
@@ -345,7 +350,7 @@ impl Container {
         let Some(process) = self.running.clone() else { return };
         if self.image.is_none() {
             // An earlier daemon has started it; without its image, it is as if that said nothing.
-            self.image = image::again(shared, &self.spec, &self.image_id).ok().map(Arc::new);
+            self.image = image::again(shared, self.spec(), &self.image_id).ok().map(Arc::new);
         }
         let wanted = self.image.as_ref().and_then(|image| image.config.stop_signal.as_deref());
         let signal = wanted.and_then(command::signal_number).unwrap_or(libc::SIGTERM);
@@ -355,8 +360,8 @@ impl Container {
 
     pub(super) fn snapshot(&self, place: Option<&Place>) -> ContainerSnapshot {
         ContainerSnapshot {
-            name: self.spec.name.clone(),
-            image: self.spec.image.clone().unwrap_or_default(),
+            name: self.spec().name.clone(),
+            image: self.spec().image.clone().unwrap_or_default(),
             image_id: self.image_id.clone(),
             container_id: self.container_id.clone(),
             state: self.state.clone(),
@@ -365,15 +370,15 @@ impl Container {
             slot: place.map_or(pod_ebpf::NO_SLOT, |place| place.probe.slot()),
             cgroup: place.map(|place| place.cgroup.path().to_path_buf()),
             volumes: place.map(|place| place.probe.volumes()).unwrap_or_default(),
-            volume_count: ground::volume_count(&self.spec),
+            volume_count: ground::volume_count(self.spec()),
             limits: place
                 .map(|place| place.limits)
-                .unwrap_or_else(|| resources::limits(&self.spec)),
+                .unwrap_or_else(|| resources::limits(self.spec())),
             requests: place
                 .map(|place| place.requests)
-                .unwrap_or_else(|| resources::requests(&self.spec)),
+                .unwrap_or_else(|| resources::requests(self.spec())),
             ooms: self.ooms,
-            traceparent: environment::traceparent(&self.spec),
+            traceparent: environment::traceparent(self.spec()),
         }
     }
 
@@ -386,13 +391,13 @@ impl Container {
         reply: oneshot::Sender<Result<Exec, Error>>,
     ) {
         let Some(process) = self.running.clone() else {
-            reply.send(Err(not_running(&self.spec.name))).ok();
+            reply.send(Err(not_running(&self.spec().name))).ok();
             return;
         };
         let (shared, about) = (Arc::clone(shared), Arc::clone(about));
-        let (sandbox, index, spec) = (Arc::clone(sandbox), self.index, self.spec.clone());
+        let (sandbox, index, spec) = (Arc::clone(sandbox), self.index, self.spec().clone());
         let (command, image_id) = (self.command.clone(), self.image_id.clone());
-        let name = self.spec.name.clone();
+        let name = self.spec().name.clone();
         let runtime = tokio::runtime::Handle::current();
         tokio::spawn(async move {
             let started = blocking(move || {

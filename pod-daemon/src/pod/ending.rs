@@ -23,12 +23,12 @@ impl Worker {
         while self.containers.iter().any(Container::is_busy) {
             match self.happenings.1.recv().await {
                 Some(Happening::Started(index, result)) => {
-                    self.began(index, result);
+                    self.began(index, *result);
                     kill().await;
                 }
                 Some(Happening::Ended(index, ended)) => {
                     let policy = self.about.restart_policy();
-                    self.containers[index].finish(ended, policy);
+                    self.containers[index].finish(*ended, policy);
                     self.containers[index].retry_now();
                 }
                 Some(_) => {}
@@ -67,14 +67,14 @@ impl Worker {
                 },
                 Some(happening) = self.happenings.1.recv() => match happening {
                     Happening::Started(index, result) => {
-                        self.began(index, result);
+                        self.began(index, *result);
                         self.containers[index].signal_stop(&self.shared);
                         if killing {
                             self.kill_containers().await;
                         }
                     }
                     Happening::Ended(index, ended) => {
-                        self.containers[index].finish(ended, "Never");
+                        self.containers[index].finish(*ended, "Never");
                         self.publish();
                     }
                     Happening::Due(_) | Happening::InfraEnded => {}

@@ -1,8 +1,12 @@
 //! Doors for the fuzz targets.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::PodSpec;
 
 use super::{
+    About, Key,
     container::{Container, Ended},
     record::Record,
 };
@@ -18,8 +22,15 @@ pub fn record(json: &[u8]) {
     let Ok(record) = Record::parse(json) else { return };
     let written = serde_json::to_vec(&record).expect("a record can be written");
     Record::parse(&written).expect("and read");
-    for (index, record) in record.containers.into_iter().enumerate() {
-        let mut container = Container::new(index, Default::default(), BASE).adopt(record, BASE);
+    let about = Arc::new(About {
+        key: Key::new("default", "web"),
+        uid: String::new(),
+        spec: PodSpec { containers: vec![Default::default()], ..PodSpec::default() },
+        created: Timestamp::UNIX_EPOCH,
+    });
+    for record in record.containers {
+        let container = Container::new(Arc::clone(&about), 0, BASE);
+        let mut container = container.adopt(record, BASE);
         container.pause();
         for policy in ["Always", "OnFailure", "Never"] {
             container.finish(Ended::unknown(), policy);

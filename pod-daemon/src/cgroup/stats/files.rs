@@ -33,8 +33,12 @@ impl Files {
         self.text("cpu.stat").map(cpu).unwrap_or_default()
     }
 
+    pub(super) fn memory_current(&mut self) -> Option<u64> {
+        self.number("memory.current")
+    }
+
     pub(super) fn memory(&mut self) -> Option<Memory> {
-        let mut memory = Memory { current: self.number("memory.current")?, ..Memory::default() };
+        let mut memory = Memory { current: self.memory_current()?, ..Memory::default() };
         memory.peak = self.number("memory.peak");
         memory.swap = self.number("memory.swap.current");
         for (key, value) in self.text("memory.stat").map(pairs).into_iter().flatten() {

@@ -276,7 +276,7 @@ impl Sink for Rows {
         let Some(index) = index(shape.name) else { return };
         let labels = labels(FAMILIES[usize::from(index)], series.own.iter().copied());
         // Behind namespace and pod.
-        self.push(index, series.base.get(2).copied(), labels, Kept::of(series.value));
+        self.push(index, series.base.get(2), labels, Kept::of(series.value));
     }
 
     fn end(&mut self, _shape: &Shape<'_>) {}

@@ -5,10 +5,12 @@
 
 use std::io::Write as _;
 
+use memchr::{memchr2, memchr3};
 use pod_ebpf::latency::Latency;
 
 use super::page::Page;
 use crate::metrics::{
+    base::Base,
     exemplar::Exemplar,
     family::Kind,
     sheet::{Series, Shape, Sink, Value, cumulative},
@@ -147,14 +149,28 @@ fn written_bound(bound: f64, is_open: bool) -> String {
 }
 
 fn write_labels(out: &mut Vec<u8>, shape: &Shape<'_>, series: &Series<'_>) {
-    for (index, (name, value)) in shape.label_names().zip(series.label_values()).enumerate() {
-        if index > 0 {
-            out.push(b',');
+    let mut before = "";
+    match series.base {
+        Base::Written(written) => push_all(out, &[written.text()]),
+        Base::Values(values) => {
+            for (name, value) in shape.implied.iter().zip(values) {
+                write_label(out, &mut before, name, value);
+            }
         }
-        push_all(out, &[name, "=\""]);
-        escape(out, value, true);
-        out.push(b'"');
     }
+    if !shape.implied.is_empty() {
+        before = ",";
+    }
+    for (label, value) in shape.labels.iter().zip(series.own) {
+        write_label(out, &mut before, label.name, value);
+    }
+}
+
+fn write_label(out: &mut Vec<u8>, before: &mut &'static str, name: &str, value: &str) {
+    push_all(out, &[*before, name, "=\""]);
+    escape(out, value, true);
+    out.push(b'"');
+    *before = ",";
 }
 
 fn braced(out: &mut Vec<u8>, labels: &[u8]) {
@@ -218,9 +234,11 @@ fn push_all(out: &mut Vec<u8>, texts: &[&str]) {
 }
 
 fn escape(out: &mut Vec<u8>, text: &str, quotes: bool) {
-    let is_special = |byte: u8| byte == b'\\' || byte == b'\n' || quotes && byte == b'"';
     let mut rest = text.as_bytes();
-    while let Some(at) = rest.iter().position(|byte| is_special(*byte)) {
+    let special = |rest: &[u8]| {
+        if quotes { memchr3(b'\\', b'\n', b'"', rest) } else { memchr2(b'\\', b'\n', rest) }
+    };
+    while let Some(at) = special(rest) {
         out.extend_from_slice(&rest[..at]);
         out.extend_from_slice(match rest[at] {
             b'\n' => b"\\n",

@@ -35,7 +35,6 @@ impl Kept {
     }
 }
 
-/// Who has read one of these before a histogram finds it there.
 impl Counters {
     /// The slowest operations of a cell lately, each at its own index.
     #[must_use]
