@@ -169,7 +169,11 @@ pub fn processes(path: &Path) -> Vec<Pid> {
     let mut pids: Vec<Pid> = fs::read_to_string(path.join("cgroup.procs"))
         .unwrap_or_default()
         .lines()
-        .filter_map(|line| line.parse().ok().map(Pid::from_raw))
+        .filter_map(|line| line.parse().ok())
+        // The kernel writes 0 for one that has no number here, or that is reaped this moment; and to
+        // kill 0 is to kill who kills, with all of its process group.
+        .filter(|pid| *pid > 0)
+        .map(Pid::from_raw)
         .collect();
     for child in children(path) {
         pids.extend(processes(&child));
@@ -230,6 +234,13 @@ mod tests {
         write("memory.events", "max 9\noom 3\noom_kill 2\noom_group_kill 1\n");
         write("memory.events.local", "max 4\noom 1\noom_kill 0\n");
         assert_eq!(cgroup.oom_counts(), OomCounts { own_limit: 1, killed: 2 });
+    }
+
+    #[test]
+    fn a_process_without_a_number_is_none() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("cgroup.procs"), "0\n4711\n0\n").unwrap();
+        assert_eq!(processes(directory.path()), [Pid::from_raw(4711)]);
     }
 
     #[test]

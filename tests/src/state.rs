@@ -169,11 +169,12 @@ pub fn processes_below(root: &Path) -> Vec<i32> {
     lists.flat_map(|path| pids(path)).collect()
 }
 
-/// The processes that a `cgroup.procs` names, the oldest first.
+/// The processes that a `cgroup.procs` names, the oldest first. 0 stands for one that is reaped this
+/// moment.
 #[must_use]
 pub fn pids(list: &Path) -> Vec<i32> {
     let text = fs::read_to_string(list).unwrap_or_default();
-    text.lines().filter_map(|line| line.parse().ok()).collect()
+    text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect()
 }
 
 /// What a process has open, without the numbers that differ each time.

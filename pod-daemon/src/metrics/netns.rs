@@ -155,7 +155,7 @@ fn with_files<T>(
     let mut reader = Reader::new();
     let procs = cgroup.join("cgroup.procs");
     let first = |reader: &mut Reader| -> Option<u32> {
-        reader.text(CWD, &procs)?.lines().next()?.parse().ok()
+        reader.text(CWD, &procs)?.lines().next()?.parse().ok().filter(|pid| *pid > 0)
     };
     let pid = first(&mut reader)?;
     let found = read(pid, &mut |name| {
