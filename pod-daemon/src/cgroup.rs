@@ -166,19 +166,20 @@ pub fn kill_all(path: &Path, patience: Duration) -> Result<(), Error> {
 
 /// The processes of a cgroup and of those below it.
 pub fn processes(path: &Path) -> Vec<Pid> {
-    let mut pids: Vec<Pid> = fs::read_to_string(path.join("cgroup.procs"))
-        .unwrap_or_default()
-        .lines()
-        .filter_map(|line| line.parse().ok())
-        // The kernel writes 0 for one that has no number here, or that is reaped this moment; and to
-        // kill 0 is to kill who kills, with all of its process group.
-        .filter(|pid| *pid > 0)
-        .map(Pid::from_raw)
-        .collect();
+    let procs = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+    let mut pids: Vec<Pid> = pids(&procs).collect();
     for child in children(path) {
         pids.extend(processes(&child));
     }
     pids
+}
+
+/// The processes in the text of a `cgroup.procs`.
+pub(crate) fn pids(procs: &str) -> impl Iterator<Item = Pid> {
+    // The kernel writes 0 for one that has no number here, or that is reaped this moment; and to kill 0 is
+    // to kill who kills, with all of its process group.
+    let pids = procs.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0);
+    pids.map(Pid::from_raw)
 }
 
 /// The cgroups directly below `path`.

@@ -358,9 +358,8 @@ impl Worker {
     /// Begins a container's next run; the worker goes on meanwhile.
     fn start(&mut self, index: usize) {
         let Some(sandbox) = self.sandbox.clone() else { return };
-        let (shared, about) = (Arc::clone(&self.shared), Arc::clone(&self.about));
-        let stop = self.stop.clone();
-        let starting = self.containers[index].begin(shared, about, sandbox, stop);
+        let (shared, stop) = (Arc::clone(&self.shared), self.stop.clone());
+        let starting = self.containers[index].begin(shared, sandbox, stop);
         // Should the daemon be killed meanwhile, the next one looks for what has been started.
         self.record();
         let happenings = self.happenings.0.clone();
@@ -400,8 +399,7 @@ impl Worker {
         let found = self.containers.iter().find(|candidate| candidate.spec().name == container);
         match (found, &self.sandbox) {
             (Some(container), Some(sandbox)) => {
-                let pod = (&self.shared, &self.about, sandbox);
-                container.exec(pod, command, stdin, reply);
+                container.exec((&self.shared, sandbox), command, stdin, reply);
             }
             _ => drop(reply.send(Err(container::not_running(container)))),
         }

@@ -7,7 +7,7 @@ mod details;
 mod files;
 mod last;
 
-use std::{path::Path, time::Instant};
+use std::path::Path;
 
 use self::files::Files;
 pub use self::{
@@ -154,7 +154,7 @@ pub fn cpu(cgroup: &Path) -> Option<Cpu> {
 /// Reads what the kernel accounts for `cgroup`; nothing of one that does not exist.
 #[must_use]
 pub fn read(cgroup: &Path) -> Stats {
-    Last::read(cgroup, None, 0, Instant::now()).stats
+    Files::open(cgroup).map(|mut files| whole(&mut files, cgroup)).unwrap_or_default()
 }
 
 /// What stands in the cgroup's own files.
@@ -173,8 +173,11 @@ fn accounted(files: &mut Files) -> Stats {
     }
 }
 
-/// The same with [`Stats::resident`], if nothing better is there.
-fn completed(stats: Stats, files: &mut Files, cgroup: &Path) -> Stats {
-    let resident = || files.resident(cgroup);
-    Stats { resident: stats.memory.is_none().then(resident).flatten(), ..stats }
+/// All of [`Stats`].
+fn whole(files: &mut Files, cgroup: &Path) -> Stats {
+    let mut stats = accounted(files);
+    if stats.memory.is_none() {
+        stats.resident = files.resident(cgroup);
+    }
+    stats
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use rustix::fs::CWD;
 
 use super::family::{Domain, Family, Label, Source::Pod};
-use crate::cgroup::file::Reader;
+use crate::cgroup::{file::Reader, pids};
 
 /// Numbers of one network namespace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -155,7 +155,7 @@ fn with_files<T>(
     let mut reader = Reader::new();
     let procs = cgroup.join("cgroup.procs");
     let first = |reader: &mut Reader| -> Option<u32> {
-        reader.text(CWD, &procs)?.lines().next()?.parse().ok().filter(|pid| *pid > 0)
+        pids(reader.text(CWD, &procs)?).next()?.as_raw().try_into().ok()
     };
     let pid = first(&mut reader)?;
     let found = read(pid, &mut |name| {

@@ -286,7 +286,7 @@ impl Pod {
     pub(super) fn read(&mut self, probes: &Probes) {
         let last = mem::take(&mut self.look.cgroups);
         self.containers.reserve_exact(self.about.containers.len());
-        self.look.cgroups.reserve_exact(last.len());
+        self.look.cgroups.reserve_exact(self.about.containers.len());
         for about in About::each(&self.about) {
             let disk = self.disk.remove(&about.name);
             let cgroup = about.cgroup.as_deref().map(|cgroup| {

@@ -125,7 +125,7 @@ impl Worker {
     fn resume_runs(&mut self, sandbox: &Sandbox) {
         let mut runs = Vec::new();
         for (index, container) in self.containers.iter_mut().enumerate() {
-            match container.resume(&self.shared, &self.about, sandbox) {
+            match container.resume(&self.shared, sandbox) {
                 Some(Ok(run)) => runs.push((index, run)),
                 Some(Err(error)) => {
                     tracing::warn!(pod = %self.about.key, container = %container.spec().name, %error, "the container cannot be watched; it starts anew");

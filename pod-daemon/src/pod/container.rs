@@ -174,12 +174,11 @@ impl Container {
     pub(super) fn begin(
         &mut self,
         shared: Arc<Shared>,
-        about: Arc<About>,
         sandbox: Arc<Sandbox>,
         cancelled: CancellationToken,
     ) -> impl Future<Output = Result<Started, Ended>> + use<> {
-        let (index, spec) = (self.index, self.spec().clone());
-        let kept = self.image.clone().filter(|_| image::is_kept(&spec));
+        let (about, index) = (Arc::clone(&self.about), self.index);
+        let kept = self.image.clone().filter(|_| image::is_kept(self.spec()));
         let run = self.runs;
         let oom = oom::Watch::begin(&sandbox.ground, index);
         self.run = Some(RunRecord { number: run, oom, process: None });
@@ -189,7 +188,8 @@ impl Container {
                 Some(image) => image,
                 None => {
                     let secrets = pull_secrets(&shared, &about);
-                    let prepared = image::prepare(&shared, &spec, &secrets);
+                    let spec = &about.spec.containers[index];
+                    let prepared = image::prepare(&shared, spec, &secrets);
                     match cancelled.run_until_cancelled(prepared).await {
                         Some(Ok(image)) => image,
                         Some(Err(error)) => return Err(Ended::failed(Failure::image(error))),
@@ -236,12 +236,7 @@ impl Container {
 
     /// Goes on with a run that an earlier daemon has begun: returns what waits for its end, or has
     /// found it. `None` if there was no run, or none that really began.
-    pub(super) fn resume(
-        &mut self,
-        shared: &Shared,
-        about: &About,
-        sandbox: &Sandbox,
-    ) -> Option<io::Result<Run>> {
+    pub(super) fn resume(&mut self, shared: &Shared, sandbox: &Sandbox) -> Option<io::Result<Run>> {
         let place = sandbox.ground.place(self.index);
         let mut record = self.run.clone()?;
         if record.process.is_none() {
@@ -267,6 +262,7 @@ impl Container {
         self.run = Some(record.clone());
         let resume = || {
             let pidfd = process.as_ref().map(|process| Pidfd::new(&process.pidfd)).transpose()?;
+            let about = &self.about;
             let directory = logs::directory(&shared.settings.log_dir, &about.key, &about.uid);
             let output = sandbox.output(self.index).copy(
                 &directory.join(&self.spec().name),
@@ -385,7 +381,7 @@ impl Container {
     /// Runs a command in the container, and answers when it has been started.
     pub(super) fn exec(
         &self,
-        (shared, about, sandbox): (&Arc<Shared>, &Arc<About>, &Arc<Sandbox>),
+        (shared, sandbox): (&Arc<Shared>, &Arc<Sandbox>),
         arguments: Vec<String>,
         stdin: bool,
         reply: oneshot::Sender<Result<Exec, Error>>,
@@ -394,8 +390,8 @@ impl Container {
             reply.send(Err(not_running(&self.spec().name))).ok();
             return;
         };
-        let (shared, about) = (Arc::clone(shared), Arc::clone(about));
-        let (sandbox, index, spec) = (Arc::clone(sandbox), self.index, self.spec().clone());
+        let (shared, sandbox) = (Arc::clone(shared), Arc::clone(sandbox));
+        let (about, index) = (Arc::clone(&self.about), self.index);
         let (command, image_id) = (self.command.clone(), self.image_id.clone());
         let name = self.spec().name.clone();
         let runtime = tokio::runtime::Handle::current();
@@ -404,7 +400,7 @@ impl Container {
                 let _context = runtime.enter();
                 let own = match command {
                     Some(command) => command,
-                    None => image::again(&shared, &spec, &image_id)
+                    None => image::again(&shared, &about.spec.containers[index], &image_id)
                         .map_err(Failure::image)
                         .and_then(|image| resolve(&shared, &about, &sandbox, index, &image))
                         .map(|(command, _)| command)

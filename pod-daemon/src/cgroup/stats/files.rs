@@ -13,7 +13,7 @@ use rustix::{
 };
 
 use super::{Cpu, Io, Memory, Pids, Pressure, Throttling};
-use crate::cgroup::{file::Reader, processes};
+use crate::cgroup::{file::Reader, pids, processes};
 
 /// An open cgroup.
 pub(super) struct Files {
@@ -72,17 +72,17 @@ impl Files {
 
     /// Resident memory of the processes of this cgroup, whose path is `cgroup`, and of those below.
     pub(super) fn resident(&mut self, cgroup: &Path) -> Option<u64> {
-        let pids: Vec<i32> = if self.is_leaf() {
-            self.text("cgroup.procs")?.lines().filter_map(|pid| pid.parse().ok()).collect()
+        let pids: Vec<Pid> = if self.is_leaf() {
+            pids(self.text("cgroup.procs")?).collect()
         } else {
-            processes(cgroup).into_iter().map(Pid::as_raw).collect()
+            processes(cgroup)
         };
         let pages: u64 = pids.into_iter().filter_map(|pid| self.resident_pages(pid)).sum();
         Some(pages * page_size() as u64)
     }
 
     /// Resident pages of a process; none if it has ended since.
-    fn resident_pages(&mut self, pid: i32) -> Option<u64> {
+    fn resident_pages(&mut self, pid: Pid) -> Option<u64> {
         let statm = self.reader.text(CWD, format!("/proc/{pid}/statm"))?;
         statm.split(' ').nth(1)?.parse().ok()
     }

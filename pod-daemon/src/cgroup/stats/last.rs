@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Files, Stats, accounted, completed};
+use super::{Files, Stats, whole};
 
 /// After so many readings of a cgroup in which nothing happened everything is read anew.
 const READINGS: u32 = 16;
@@ -49,7 +49,7 @@ impl Last {
         {
             return Self { stats, readings, ..*last };
         }
-        let stats = completed(accounted(&mut files), &mut files, cgroup);
+        let stats = whole(&mut files, cgroup);
         let last = last.filter(|last| last.stats.is_idle_until(&stats));
         Self { stats, since: last.map_or(now, |last| last.since), whole: now, readings }
     }
