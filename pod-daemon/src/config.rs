@@ -20,7 +20,7 @@ use crate::{
     metrics::Hold,
     node::{Reserve, USAGE_INTERVAL, UnenforcedLimits},
     pod::logs::Limits,
-    probes::{LogLevel, Switch},
+    probes::{LogLevel, Switch, Timing},
 };
 
 /// Runs pods and sees everything they do.
@@ -99,6 +99,10 @@ struct Settings {
     /// [default: 1]
     #[arg(long, value_name = "PERCENT")]
     probe_budget: Option<f64>,
+    /// When the kernel measures how long the probes run, which takes as long as many of them
+    /// [default: sampled]
+    #[arg(long, value_enum, value_name = "WHEN")]
+    probe_timing: Option<Timing>,
     /// Milliseconds before a container's second restart; doubles up to thirty times as much
     /// [default: 10000]
     #[arg(long, value_name = "MS")]
@@ -216,6 +220,8 @@ pub struct Config {
     pub probe_runqueue: Switch,
     /// Share of all CPUs that optional probes may take together; 0 is any.
     pub probe_budget: f64,
+    /// When the kernel measures how long the probes run.
+    pub probe_timing: Timing,
     /// Pause before a container's second restart.
     pub restart_backoff: Duration,
     /// What of the node is not for pods.
@@ -312,6 +318,7 @@ impl Settings {
             probe_floor: self.probe_floor.or(other.probe_floor),
             probe_runqueue: self.probe_runqueue.or(other.probe_runqueue),
             probe_budget: self.probe_budget.or(other.probe_budget),
+            probe_timing: self.probe_timing.or(other.probe_timing),
             restart_backoff_ms: self.restart_backoff_ms.or(other.restart_backoff_ms),
             log_max_bytes: self.log_max_bytes.or(other.log_max_bytes),
             log_max_files: self.log_max_files.or(other.log_max_files),
@@ -433,6 +440,7 @@ impl Settings {
             probe_floor: self.probe_floor.unwrap_or_default(),
             probe_runqueue: self.probe_runqueue.unwrap_or_default(),
             probe_budget: probe_budget / 100.0,
+            probe_timing: self.probe_timing.unwrap_or_default(),
             restart_backoff: Duration::from_millis(self.restart_backoff_ms.unwrap_or(10_000)),
             log_limits,
             on_stop: self.on_stop.unwrap_or_default(),

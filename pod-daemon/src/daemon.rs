@@ -120,11 +120,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     tracing::info!(socket = %socket.display(), metrics = %format!("http://{address}/metrics"), "ready");
 
     let collector = tokio::spawn(collect_images(config.clone(), node.clone()));
-    let governor = tokio::spawn(govern_probes(Arc::clone(node.probes())));
+    let probes = Arc::clone(node.probes());
+    let meter = tokio::spawn(async move { probes.measure().await });
 
     shutdown.cancelled().await;
     collector.abort();
-    governor.abort();
+    meter.abort();
     if config.on_stop == OnStop::Keep {
         // As if it were killed, which the pods survive.
         tracing::info!("stopping: the pods run on");
@@ -223,6 +224,7 @@ fn load_probes(config: &Config, hierarchy: &Hierarchy, network: &Network) -> Res
         floor: config.probe_floor,
         runqueue: config.probe_runqueue,
         budget: config.probe_budget,
+        timing: config.probe_timing,
     })?)
 }
 
@@ -250,13 +252,6 @@ async fn collect_images(config: Config, node: Node) {
         if let Ok(Err(error)) = collected.await {
             tracing::error!(error = &error as &dyn std::error::Error, "no room is made for images");
         }
-    }
-}
-
-/// Keeps the optional probes within their budget, as long as there are any.
-async fn govern_probes(probes: Arc<Probes>) {
-    while probes.govern() {
-        tokio::time::sleep(probes::GOVERNOR_INTERVAL).await;
     }
 }
 

@@ -11,6 +11,7 @@ mod drops;
 mod events;
 mod governor;
 mod install;
+mod meter;
 mod pins;
 mod plan;
 mod sys;
@@ -19,16 +20,14 @@ use std::{
     fs, io,
     net::Ipv4Addr,
     num::NonZero,
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, RwLock},
-    time::Duration,
 };
 
 use aya::{
     maps::{CgroupStorageKey, Map, MapData},
     programs::ProgramInfo,
-    sys::Stats,
 };
 use aya_log::EbpfLogger;
 use ipnet::Ipv4Net;
@@ -39,11 +38,13 @@ pub use self::{
     container::{Claim, ContainerProbe},
     drops::Drops,
     events::{EventReader, Record, TraceLink},
-    governor::{Governed, GovernedProbe, INTERVAL as GOVERNOR_INTERVAL},
+    governor::{Governed, GovernedProbe},
+    meter::Timing,
     plan::{ProbeStatus, UNSEEN},
 };
 use self::{
-    counters::Counters, governor::Governor, install::Installation, pins::Pins, sys::AttachType,
+    counters::Counters, governor::Governor, install::Installation, meter::Meter, pins::Pins,
+    sys::AttachType,
 };
 use crate::cgroup::Cgroup;
 
@@ -100,6 +101,8 @@ pub struct Settings<'a> {
     pub runqueue: Switch,
     /// Share of all CPUs that optional probes may take together; 0 is any.
     pub budget: f64,
+    /// When the kernel measures how long they run.
+    pub timing: Timing,
 }
 
 /// The loaded probes of this node.
@@ -112,8 +115,7 @@ pub struct Probes {
     /// Where the next daemon finds the status.
     record: PathBuf,
     governor: Mutex<Governor>,
-    /// Keeps the kernel's accounting of programs' run time switched on.
-    _statistics: Option<OwnedFd>,
+    meter: Meter,
 }
 
 /// What this daemon found of an earlier one's probes.
@@ -207,9 +209,9 @@ pub enum Error {
 pub struct ProgramCost {
     /// Its name.
     pub program: String,
-    /// How often it ran.
+    /// How often it ran, by the kernel's own statistics or samples of them.
     pub runs: u64,
-    /// How long it ran, in seconds, by the kernel's own statistics.
+    /// How long it ran, in seconds, likewise.
     pub seconds: f64,
     /// How often it did not run, since it was running on that CPU already: where tasks are preempted
     /// at any time, one may be within it while another comes (counted since Linux 5.12).
@@ -235,16 +237,17 @@ impl Probes {
         if settings.log != LogLevel::Off {
             forward_log(&pins.object(&id).join("programs/exec"))?;
         }
-        let statistics = aya::sys::enable_stats(Stats::RunTime)
-            .inspect_err(
-                |error| tracing::warn!(%error, "the cost of the probes cannot be measured"),
-            )
-            .ok();
+        let programs = pins.object(&id).join("programs");
+        let meter = Meter::open(&programs, settings.timing).map_err(|source| Error::Pin {
+            action: "open a program below",
+            path: programs,
+            source,
+        })?;
         let counters = Arc::new(Counters::open(&pins.maps())?);
         let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
         let governor = Mutex::new(Governor::new(settings.budget, cpus as f64));
         let status = RwLock::new(status);
-        Ok(Self { pins, id, counters, status, origin, record, governor, _statistics: statistics })
+        Ok(Self { pins, id, counters, status, origin, record, governor, meter })
     }
 
     /// What is attached how, and what is not.
@@ -413,26 +416,19 @@ impl Probes {
         self.pins.remove();
     }
 
-    /// What every program cost so far.
+    /// What every program cost so far; with [`Timing::Sampled`], since this daemon began.
     #[must_use]
     pub fn costs(&self) -> Vec<ProgramCost> {
-        let mut costs: Vec<_> = pins::entries(&self.pins.object(&self.id).join("programs"))
-            .filter_map(|path| cost(&path))
-            .collect();
-        costs.sort_by(|a, b| a.program.cmp(&b.program));
-        costs
+        self.meter.costs()
     }
-}
 
-/// What the program cost so far that is pinned at `path`.
-fn cost(path: &Path) -> Option<ProgramCost> {
-    let info = sys::program_info(sys::get(path).ok()?.as_fd()).ok()?;
-    Some(ProgramCost {
-        program: path.file_name()?.to_str()?.to_owned(),
-        runs: info.runs,
-        seconds: Duration::from_nanos(info.run_time_ns).as_secs_f64(),
-        missed: info.missed,
-    })
+    /// Measures the programs and keeps the optional ones within their budget, for ever.
+    pub async fn measure(&self) {
+        loop {
+            self.govern();
+            self.meter.pass().await;
+        }
+    }
 }
 
 impl std::ops::Deref for Probes {

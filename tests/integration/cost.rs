@@ -28,7 +28,7 @@ fn cost(before: &Metrics, after: &Metrics, program: &str) -> f64 {
 
 #[test]
 fn the_file_probes_are_compared_with_a_minimal_program() {
-    let daemon = Daemon::start(&["--probe-floor", "on"]);
+    let daemon = Daemon::start(&["--probe-floor=on", "--probe-timing=always"]);
     let has = |mode| {
         let labels = [("probe", "floor"), ("mode", mode)];
         daemon.metrics().find("podscope_probe_info", &labels).is_some()

@@ -1,8 +1,16 @@
 //! Optional probes keep to their budget, or go.
 
-use std::{thread, time::Duration};
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
 
-use pod_tests::{Daemon, Metrics, eventually, manifest::pod, seconds, skip};
+use pod_tests::{
+    Daemon, Metrics, eventually,
+    manifest::{mounts, pod},
+    seconds, skip,
+};
+use serde_json::json;
 
 const RUNQUEUE: [(&str, &str); 1] = [("probe", "runqueue")];
 const PROGRAM: [(&str, &str); 1] = [("program", "runqueue")];
@@ -35,7 +43,8 @@ fn an_optional_probe_is_off_unless_asked_for() {
 
 #[test]
 fn an_optional_probe_that_costs_too_much_is_detached() {
-    let mut daemon = Daemon::start(&["--probe-runqueue=on", "--probe-budget=0.000001"]);
+    let mut daemon =
+        Daemon::start(&["--probe-runqueue=on", "--probe-budget=0.000001", "--probe-timing=always"]);
     let (before, reason) = mode(&daemon.metrics());
     if before == "off" {
         daemon.stop();
@@ -100,7 +109,7 @@ fn both_sums(metrics: &Metrics) -> (f64, f64) {
 
 #[test]
 fn the_cost_of_the_probes_is_attributed_to_pods() {
-    let daemon = Daemon::start(&[]);
+    let daemon = Daemon::start(&["--probe-timing=always"]);
     let before = daemon.metrics();
     daemon.run(pod("busy").container("app", "fork 300 , spawn 20 , exit 0"));
     daemon.run(pod("idle").container("app", "pause"));
@@ -123,5 +132,71 @@ fn the_cost_of_the_probes_is_attributed_to_pods() {
         println!("spent {spent:.6} s, attributed {attributed:.6} s");
         assert!(spent > 0.0 && (spent - attributed).abs() < 1e-6, "{spent} {attributed}");
     }
+    daemon.stop();
+}
+
+/// Whether the daemon has the kernel measure the probes at this moment.
+fn is_measuring(daemon: &Daemon) -> bool {
+    let descriptors = fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().flatten();
+    descriptors
+        .filter_map(|entry| fs::read_link(entry.path()).ok())
+        .any(|target| target.to_string_lossy().contains("bpf-stats"))
+}
+
+#[test]
+fn the_cost_of_the_probes_is_estimated_from_samples() {
+    let daemon = Daemon::start(&["--probe-runqueue=on", "--probe-budget=100"]);
+    let reader = pod("reader").volume("data", "emptyDir", json!({})).container_with(
+        "app",
+        "write /data/file 4096 , time-reads /data/file 1000000000 4096",
+        mounts(&[("data", "/data")]),
+    );
+    daemon.run(reader);
+    daemon.wait_ready("reader");
+    let programs = ["file_read", "file_syscall"];
+    let estimate = |metrics: &Metrics| -> f64 {
+        let runs =
+            |program| metrics.sum("podscope_bpf_program_runs_total", &[("program", program)]);
+        programs.map(runs).iter().sum()
+    };
+    // An estimate comes when its interval is over, for all of it.
+    let next = |before: f64| {
+        let (mut looks, mut measuring) = (0, 0);
+        let metrics = eventually("the estimate grows", seconds(30), || {
+            looks += 1;
+            measuring += u32::from(is_measuring(&daemon));
+            Some(daemon.metrics()).filter(|metrics| estimate(metrics) > before)
+        });
+        (metrics, Instant::now(), f64::from(measuring) / f64::from(looks))
+    };
+    let (first, began, _) = next(0.0);
+    let (second, ended, share) = next(estimate(&first));
+    let reads = |metrics: &Metrics| {
+        metrics.one(
+            "podscope_file_operations_total",
+            &[("pod", "reader"), ("volume", "data"), ("operation", "read")],
+        )
+    };
+    let (estimated, counted) =
+        (estimate(&second) - estimate(&first), reads(&second) - reads(&first));
+    println!(
+        "{estimated:.0} runs estimated for {counted} reads in {:?}, measured {:.0} % of the time",
+        ended - began,
+        share * 100.0
+    );
+    let is_near = |ratio: f64| (0.5..2.0).contains(&ratio);
+    assert!(is_near(estimated / counted), "{estimated} {counted}");
+    assert!(share < 0.3, "the kernel measured for {share} of the time");
+
+    // The pod's share is told from the samples, too, and so is that of an optional probe.
+    let spent = second.one("podscope_bpf_pod_seconds_total", &[("pod", "reader")]);
+    let all = second.sum("podscope_bpf_program_seconds_total", &[]);
+    println!("{spent:.6} s for the pod, {all:.6} s for all");
+    assert!(spent > 0.0);
+    if mode(&second).0 != "off" {
+        let ratio = second.one("podscope_probe_cpu_ratio", &RUNQUEUE);
+        assert!((0.0..1.0).contains(&ratio), "{ratio}");
+    }
+    daemon.delete("reader");
     daemon.stop();
 }

@@ -458,7 +458,7 @@ fn tcp_round_trips_are_what_the_kernel_tells_the_program() {
 #[test]
 fn tcp_probes_tell_what_many_short_connections_cost() {
     let count = if pod_tests::in_vm() { 200 } else { 10_000 };
-    let daemon = Daemon::start(&[]);
+    let daemon = Daemon::start(&["--probe-timing=always"]);
     let mut server =
         Command::new(binary("workload")).args(["greet", "7100", "hello"]).spawn().unwrap();
     let fetch = |port: u32| format!("fetch-many 127.0.0.1:{port} {count}");

@@ -165,7 +165,7 @@ fn execs_and_exits_are_told_with_arguments_and_parents_in_order() {
 
 #[test]
 fn short_pods_are_each_told_once() {
-    let daemon = Daemon::start(&[]);
+    let daemon = Daemon::start(&["--probe-timing=always"]);
     if let Some(reason) = is_off(&daemon, "event_exec") {
         skip(&reason);
         return daemon.stop();
@@ -393,7 +393,7 @@ fn open_runs(daemon: &Daemon) -> f64 {
 
 #[test]
 fn a_trace_tells_of_one_pod_and_leaves_nothing_attached() {
-    let daemon = Daemon::start(&[]);
+    let daemon = Daemon::start(&["--probe-timing=always"]);
     if let Some(reason) = is_off(&daemon, "trace_open") {
         skip(&reason);
         return daemon.stop();

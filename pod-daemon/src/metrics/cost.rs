@@ -2,8 +2,8 @@
 //!
 //! The kernel accounts a program's run time as a whole. How often a container set it off is known
 //! from what was counted for it, and so its share is: as many runs, at the mean cost of the
-//! program's runs since the scrape before. It is added up from scrape to scrape, since a mean over
-//! all time would let a counter fall.
+//! program's runs since the scrape before, or the last one known. It is added up from scrape to
+//! scrape, since a mean over all time would let a counter fall.
 
 use std::collections::{HashMap, HashSet};
 
@@ -21,7 +21,9 @@ pub(super) const DOMAIN: Domain = Domain {
            this daemon started: all of the three together grow as that does. What is `__other__`'s stays \
            with it when its pods are deleted. A pod's is the number \
            of its execs, forks, exits, packets, connections, file operations and waits for a CPU, \
-           each at the mean cost of the program that counts it between two scrapes. What no count \
+           each at the mean cost of the program that counts it between two scrapes, or the last one \
+           known. Where that is more than samples have seen so far, what is not attributed does not \
+           grow until they have. What no count \
            tells of is not attributed: above all, calls that are looked at and left alone, such as \
            those of the host, and in `syscall` mode all system calls but those that move bytes.",
     families: &[
@@ -137,8 +139,8 @@ fn operations(container: &Container, which: &[Operation]) -> u64 {
     volumes.map(|(_, files)| which.iter().map(|which| files.count(*which)).sum::<u64>()).sum()
 }
 
-/// Times that a container has given each reason.
-type Counts = [u64; HOOKS.len()];
+/// Something of each reason; by default, how often a container has given it.
+type Counts<T = u64> = [T; HOOKS.len()];
 
 /// What was attributed up to the last scrape.
 #[derive(Default)]
@@ -147,9 +149,14 @@ pub(super) struct Ledger {
     programs: HashMap<String, (u64, f64)>,
     /// By pod and container.
     counts: HashMap<(String, String), Counts>,
+    /// Seconds that a run for each reason took last.
+    prices: Counts<f64>,
     /// By pod.
     seconds: HashMap<String, f64>,
     attributed: Attributed,
+    /// Seconds that the programs ran and that are not attributed; below zero where samples have seen
+    /// less than was counted.
+    open: f64,
     is_open: bool,
 }
 
@@ -172,12 +179,10 @@ impl Ledger {
         }
         self.counts = counts;
 
-        let mut total = [0; HOOKS.len()];
-        for (hook, total) in total.iter_mut().enumerate() {
-            *total = new.iter().flatten().map(|counts| counts[hook]).sum::<u64>();
+        for (price, hook) in self.prices.iter_mut().zip(HOOKS) {
+            *price = spent.price(hook.programs).unwrap_or(*price);
         }
-        let prices: [f64; HOOKS.len()] =
-            std::array::from_fn(|hook| spent.price(HOOKS[hook].programs, total[hook]));
+        let prices = self.prices;
         let mut attributed = 0.0;
         for (pod, counts) in reading.pods.iter_mut().zip(new) {
             let counts = counts.iter().flat_map(|counts| counts.iter().zip(prices));
@@ -192,7 +197,9 @@ impl Ledger {
             pod.probe_seconds = Some(*sum);
         }
         self.forget(&reading.pods);
-        self.attributed.rest += (spent.all - attributed).max(0.0);
+        self.open += spent.all - attributed;
+        self.attributed.rest += self.open.max(0.0);
+        self.open = self.open.min(0.0);
         reading.attributed = self.attributed;
     }
 
@@ -232,16 +239,13 @@ struct Spent {
 }
 
 impl Spent {
-    /// The mean cost of a run of these programs. Pods may have counted some runs more than the
-    /// kernel says, since not all is read at the same moment: all of them together cost no more
-    /// than was spent.
-    fn price(&self, programs: &[&str], counted: u64) -> f64 {
+    /// The mean cost of a run of these programs, if there was any.
+    fn price(&self, programs: &[&str]) -> Option<f64> {
         let mut sum = (0, 0.0);
         for (runs, seconds) in programs.iter().filter_map(|program| self.programs.get(*program)) {
             sum = (sum.0 + runs, sum.1 + seconds);
         }
-        let runs = sum.0.max(counted);
-        if runs == 0 { 0.0 } else { sum.1 / runs as f64 }
+        (sum.0 > 0).then(|| sum.1 / sum.0 as f64)
     }
 }
 
@@ -285,14 +289,18 @@ mod tests {
         ledger.enter(&mut second);
         assert_eq!((second.pods[0].probe_seconds, second.attributed.rest), (Some(0.5), 1.5));
 
-        // More than the kernel has seen: it costs what was spent, and no more.
+        // More than the samples have seen, and then none: the last price is the best guess.
         let mut third = reading(14, 8, vec![cost("fork", 142, 4.0), cost("exec", 4, 2.0)]);
         ledger.enter(&mut third);
-        assert_eq!((third.pods[0].probe_seconds, third.attributed.rest), (Some(3.5), 1.5));
-
-        let mut fourth = reading(0, 0, vec![cost("fork", 142, 4.0), cost("exec", 4, 2.0)]);
-        fourth.pods.clear();
+        assert_eq!((third.pods[0].probe_seconds, third.attributed.rest), (Some(6.5), 1.5));
+        let mut fourth = reading(14, 9, vec![cost("fork", 142, 4.0), cost("exec", 4, 2.0)]);
         ledger.enter(&mut fourth);
-        assert_eq!((fourth.attributed.deleted, fourth.attributed.rest), (3.5, 1.5));
+        assert_eq!((fourth.pods[0].probe_seconds, fourth.attributed.rest), (Some(7.0), 1.5));
+
+        // Once they have seen as much, the rest is told again.
+        let mut fifth = reading(0, 0, vec![cost("fork", 142, 4.0), cost("exec", 20, 6.0)]);
+        fifth.pods.clear();
+        ledger.enter(&mut fifth);
+        assert_eq!((fifth.attributed.deleted, fifth.attributed.rest), (7.0, 2.0));
     }
 }

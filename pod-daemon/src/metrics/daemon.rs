@@ -86,7 +86,8 @@ pub(super) const DOMAIN: Domain = Domain {
         .by(&[Label::one_of("outcome", &["kept", "restarted", "reset"])]),
         Family::counter(
             "podscope_bpf_program_runs_total",
-            "Runs of each eBPF program.",
+            "Runs of each eBPF program: since this daemon started and as estimated from samples, or \
+             with `--probe-timing=always` all, by the kernel's own account.",
             Node(|reading, sheet| {
                 for cost in &reading.costs {
                     sheet.count(&[&cost.program], cost.runs);
@@ -96,7 +97,7 @@ pub(super) const DOMAIN: Domain = Domain {
         .by(&[PROGRAM]),
         Family::counter(
             "podscope_bpf_program_seconds_total",
-            "Time spent in each eBPF program, by the kernel's own account.",
+            "Time spent in each eBPF program, likewise.",
             Node(|reading, sheet| {
                 for cost in &reading.costs {
                     sheet.value(&[&cost.program], cost.seconds);

@@ -7,9 +7,9 @@ const PROBE: Label = Label::free("probe", "name of the optional probe");
 pub(super) const DOMAIN: Domain = Domain {
     title: "The budget of optional probes",
     text: "Shares are of all CPUs of the node together, by the kernel's own account of the \
-           programs' run time. If all optional probes together take more than `--probe-budget` for \
-           three intervals of 3 s on end, the most costly is detached, and stays so until the \
-           daemon is started with another budget, or the node reboots.",
+           programs' run time, or samples of it. If all optional probes together take more than \
+           `--probe-budget` for three intervals of 5 s on end, the most costly is detached, and \
+           stays so until the daemon is started with another budget, or the node reboots.",
     families: &[
         Family::gauge(
             "podscope_probe_budget_ratio",

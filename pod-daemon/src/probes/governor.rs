@@ -3,16 +3,9 @@
 //! What they cost is what the kernel says of their run time. The share is that of all CPUs of the
 //! node together, so one that runs on every CPU for 1 % of the time takes 1 %.
 
-use std::{
-    collections::HashMap,
-    sync::PoisonError,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, sync::PoisonError, time::Instant};
 
 use super::{Probes, install, plan};
-
-/// How often the cost is looked at.
-pub const INTERVAL: Duration = Duration::from_secs(3);
 
 /// How many intervals on end are too costly before a probe goes: a burst is none.
 const PATIENCE: u32 = 3;
@@ -89,14 +82,17 @@ impl Governor {
 
 impl Probes {
     /// Looks at what the optional probes cost since the last time, and detaches the most costly if
-    /// they take too much. Returns whether there is any left to look after.
-    pub fn govern(&self) -> bool {
+    /// they take too much.
+    pub(super) fn govern(&self) {
         let running = self.running_optional();
-        let folder = self.pins.object(&self.id).join("programs");
-        let seconds: Vec<_> = running
-            .iter()
-            .filter_map(|probe| {
-                let cost = super::cost(&folder.join(probe.program))?;
+        if running.is_empty() {
+            return;
+        }
+        let seconds: Vec<_> = self
+            .costs()
+            .into_iter()
+            .filter_map(|cost| {
+                let probe = running.iter().find(|probe| probe.program == cost.program)?;
                 Some((probe.program, cost.seconds))
             })
             .collect();
@@ -108,7 +104,6 @@ impl Probes {
             tracing::warn!(probe = probe.name, %reason, "probe is switched off");
             self.switch_off(probe, reason);
         }
-        !running.is_empty()
     }
 
     /// Detaches a probe: the kernel does not even call it any more. The next daemon that runs the
@@ -150,6 +145,8 @@ impl Probes {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     /// Verdicts after each of these seconds of the programs `a` and `b`, an interval of 1 s apart,

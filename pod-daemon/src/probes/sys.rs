@@ -92,7 +92,7 @@ pub(super) fn attach_tracepoint(program: BorrowedFd<'_>) -> io::Result<OwnedFd> 
 }
 
 /// What the kernel says of a program's runs.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct ProgramInfo {
     pub(super) runs: u64,
     pub(super) run_time_ns: u64,
