@@ -6,24 +6,23 @@
 mod addresses;
 mod connections;
 mod netlink;
+mod nft;
 mod pool;
 mod ports;
 
 use std::{
     collections::HashMap,
-    fs,
-    io::{self, Write as _},
+    fs, io,
     net::{IpAddr, Ipv4Addr},
     os::fd::BorrowedFd,
     path::Path,
-    process::{Command, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use ipnet::Ipv4Net;
 
 pub use self::ports::{Port, Protocol};
-use self::{connections::Refused, netlink::Netlink, pool::Pool, ports::Published};
+use self::{connections::Refused, netlink::Netlink, nft::nft, pool::Pool, ports::Published};
 use crate::fault;
 
 /// The bridge of a daemon with the default run directory.
@@ -246,34 +245,6 @@ impl Network {
 fn host_interface(uid: &str) -> String {
     let digits: String = uid.chars().filter(char::is_ascii_hexdigit).take(11).collect();
     format!("veth{digits}")
-}
-
-/// Gives rules to nftables.
-fn nft(rules: &str) -> io::Result<()> {
-    run_nft(&["-f", "-"], rules).map(drop)
-}
-
-/// What nftables answers to a command, as JSON.
-fn nft_json(command: &[&str]) -> io::Result<Vec<u8>> {
-    run_nft(&[&["-j"], command].concat(), "")
-}
-
-fn run_nft(arguments: &[&str], input: &str) -> io::Result<Vec<u8>> {
-    let mut child = Command::new("nft")
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(input.as_bytes())?;
-    }
-    let output = child.wait_with_output()?;
-    if output.status.success() {
-        return Ok(output.stdout);
-    }
-    let message = String::from_utf8_lossy(&output.stderr);
-    Err(io::Error::other(format!("nft: {}", message.lines().next().unwrap_or_default())))
 }
 
 /// `resolv.conf` for pods with a network of their own: a resolver on the host's loopback is out of

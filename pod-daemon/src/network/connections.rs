@@ -14,7 +14,10 @@ use std::{
 
 use serde::Deserialize;
 
-use super::{Network, nft, nft_json};
+use super::{
+    Network,
+    nft::{nft, nft_json},
+};
 
 /// The kernel's limit for the node.
 const NODE_LIMIT: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
