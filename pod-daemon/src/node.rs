@@ -52,6 +52,9 @@ use crate::{
     probes::Probes,
 };
 
+/// Commands that a pod's worker may be behind.
+const COMMANDS: usize = 16;
+
 /// A node that runs pods: a handle, cheap to clone.
 #[derive(Clone)]
 pub struct Node {
@@ -164,22 +167,22 @@ impl Node {
         self.check_limits(&pod)?;
         let metadata = &mut pod.metadata;
         metadata.namespace = Some(key.namespace.clone());
-        let uid = uuid::Uuid::new_v4().to_string();
-        metadata.uid = Some(uid.clone());
+        metadata.uid = Some(uuid::Uuid::new_v4().to_string());
         metadata.creation_timestamp = Some(Time(Timestamp::now()));
-        if let Some(spec) = &mut pod.spec {
-            spec.node_name = Some(self.shared.settings.name.clone());
-        }
-        let (commands, receiver) = mpsc::channel(16);
-        let worker = pod::Worker::new(Arc::clone(&self.shared), key.clone(), uid, pod.clone());
-        let stored = self.shared.table.insert(&key, pod, worker.snapshot(), commands)?;
+        let mut spec = pod.spec.take().unwrap_or_default();
+        spec.node_name = Some(self.shared.settings.name.clone());
+        let spec = Arc::new(spec);
+        let (commands, receiver) = mpsc::channel(COMMANDS);
+        let (shared, own) = (Arc::clone(&self.shared), Arc::clone(&spec));
+        let worker = pod::Worker::new(shared, key.clone(), &pod.metadata, own);
+        let stored = self.shared.table.insert(&key, (pod, spec), worker.snapshot(), commands)?;
         tokio::spawn(worker.run(receiver));
         // The disk takes its time; the pod starts meanwhile, and the client waits for both.
         if let Err(error) = self.write_pod(&stored, record::write_pod).await {
             self.delete_pod(&key.namespace, &key.name, Some(0)).await.ok();
             return Err(error);
         }
-        if self.shared.table.pod(&key).is_err() {
+        if self.shared.table.snapshot(&key).is_err() {
             // Somebody else has deleted it meanwhile.
             std::fs::remove_dir_all(self.directory(&stored)).ok();
         }
@@ -212,14 +215,16 @@ impl Node {
     #[must_use]
     pub fn adopt(&self) -> Vec<String> {
         let (mut uids, mut workers) = (Vec::new(), Vec::new());
-        for (uid, pod) in self.shared.files.pods() {
+        for (uid, mut pod) in self.shared.files.pods() {
             let key = Key::of(&pod);
-            let (commands, receiver) = mpsc::channel(16);
-            let (shared, own) = (&self.shared, pod.clone());
-            let (worker, adopted) = pod::Worker::adopt(shared, key.clone(), uid.clone(), own);
+            pod.metadata.uid = Some(uid.clone());
+            let spec = Arc::new(pod.spec.take().unwrap_or_default());
+            let (commands, receiver) = mpsc::channel(COMMANDS);
+            let (shared, own) = (&self.shared, Arc::clone(&spec));
+            let (worker, adopted) = pod::Worker::adopt(shared, key.clone(), &pod.metadata, own);
             let (status, snapshot) = worker.status();
-            let pod = Pod { status: Some(status), ..pod };
-            if let Err(error) = self.shared.table.insert(&key, pod, snapshot, commands) {
+            pod.status = Some(status);
+            if let Err(error) = self.shared.table.insert(&key, (pod, spec), snapshot, commands) {
                 // Two pods of one name: the older one has it.
                 tracing::error!(pod = %key, uid, %error, "a pod that was left behind is removed");
                 continue;
@@ -423,7 +428,7 @@ impl Node {
             let own = own.and_then(|seconds| u32::try_from(seconds).ok()).unwrap_or(grace_seconds);
             self.delete_pod(&key.namespace, &key.name, Some(own.min(grace_seconds))).await.ok();
         }
-        while !self.pods(None).0.is_empty() {
+        while !self.shared.table.is_empty() {
             // A lagging receiver is no harm: the table is what counts.
             tokio::time::timeout(Duration::from_millis(200), changes.recv()).await.ok();
         }
@@ -439,18 +444,14 @@ impl Node {
 
     async fn send(&self, key: &Key, command: pod::Command) -> Result<(), Error> {
         let commands = self.shared.table.commands(key)?;
-        commands.send(command).await.map_err(|_gone| key.not_found::<Pod>())
+        commands.send(Box::new(command)).await.map_err(|_gone| key.not_found::<Pod>())
     }
 
     /// The container of that name, or the only one.
     fn container(&self, key: &Key, container: Option<&str>) -> Result<String, Error> {
-        let pod = self.shared.table.pod(key)?;
-        let names: Vec<_> = pod
-            .spec
-            .iter()
-            .flat_map(|spec| &spec.containers)
-            .map(|container| container.name.as_str())
-            .collect();
+        let pod = self.shared.table.snapshot(key)?;
+        let names: Vec<_> =
+            pod.containers.iter().map(|container| container.name.as_str()).collect();
         match (container, names.as_slice()) {
             (Some(name), names) if names.contains(&name) => Ok(name.to_owned()),
             (Some(name), names) => Err(Error::Invalid {
@@ -488,5 +489,6 @@ fn image_users(pods: &[Arc<PodSnapshot>]) -> Vec<(String, String)> {
     users
 }
 
-type Commands = mpsc::Sender<pod::Command>;
+/// Boxed: a channel has room for 32 from the start.
+type Commands = mpsc::Sender<Box<pod::Command>>;
 type ByKey<T> = BTreeMap<Key, T>;

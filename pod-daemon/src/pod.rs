@@ -32,7 +32,7 @@ mod volumes;
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use k8s_openapi::{api::core::v1::PodSpec, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -125,7 +125,7 @@ pub struct Worker {
 struct About {
     key: Key,
     uid: String,
-    spec: PodSpec,
+    spec: Arc<PodSpec>,
     created: Timestamp,
 }
 
@@ -138,9 +138,10 @@ impl About {
 impl Worker {
     /// A worker for a pod that nothing has been made of yet.
     #[must_use]
-    pub fn new(shared: Arc<Shared>, key: Key, uid: String, pod: Pod) -> Self {
-        let created = pod.metadata.creation_timestamp.map_or_else(Timestamp::now, |time| time.0);
-        let spec = pod.spec.unwrap_or_default();
+    pub fn new(shared: Arc<Shared>, key: Key, metadata: &ObjectMeta, spec: Arc<PodSpec>) -> Self {
+        let created = metadata.creation_timestamp.as_ref();
+        let created = created.map_or_else(Timestamp::now, |time| time.0);
+        let uid = metadata.uid.clone().unwrap_or_default();
         let base = shared.settings.restart_backoff;
         let about = Arc::new(About { key, uid, spec, created });
         let containers = (0..about.spec.containers.len())
@@ -165,7 +166,7 @@ impl Worker {
     }
 
     /// Lives the pod's life. Returns when the pod is gone.
-    pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+    pub async fn run(mut self, mut commands: mpsc::Receiver<Box<Command>>) {
         let directory = sandbox::directory(&self.shared, &self.about);
         if let Err(error) = std::fs::create_dir_all(&directory) {
             tracing::error!(path = %directory.display(), %error, "the pod has no directory");
@@ -183,7 +184,7 @@ impl Worker {
 
     /// Brings the pod to where its containers run, unless they have ended for good; returns the grace
     /// period if it is to be deleted meanwhile.
-    async fn begin(&mut self, commands: &mut mpsc::Receiver<Command>) -> Option<Duration> {
+    async fn begin(&mut self, commands: &mut mpsc::Receiver<Box<Command>>) -> Option<Duration> {
         if self.ticket.is_none()
             && let Some(grace) = self.admit(commands).await
         {
@@ -202,7 +203,7 @@ impl Worker {
 
     /// Makes the sandbox and starts the containers; tries again until that works or the pod is to
     /// be deleted, in which case the grace period is returned.
-    async fn set_up(&mut self, commands: &mut mpsc::Receiver<Command>) -> Option<Duration> {
+    async fn set_up(&mut self, commands: &mut mpsc::Receiver<Box<Command>>) -> Option<Duration> {
         loop {
             if self.is_evicted() {
                 return None;
@@ -247,31 +248,31 @@ impl Worker {
     async fn pause(
         &mut self,
         duration: Duration,
-        commands: &mut mpsc::Receiver<Command>,
+        commands: &mut mpsc::Receiver<Box<Command>>,
     ) -> Option<Duration> {
         let deadline = tokio::time::Instant::now() + duration;
         loop {
             match tokio::time::timeout_at(deadline, commands.recv()).await {
                 Err(_elapsed) => return None,
-                Ok(Some(Command::Delete { grace_seconds })) => {
-                    return Some(self.grace(grace_seconds));
-                }
-                Ok(Some(Command::Exec { container, reply, .. })) => {
-                    reply.send(Err(container::not_running(&container))).ok();
-                }
-                Ok(Some(Command::Disrupt(why))) => self.disrupt(why).await,
-                // The next try will do that.
-                Ok(Some(Command::Refresh | Command::LimitMet(_))) => {}
+                Ok(Some(command)) => match *command {
+                    Command::Delete { grace_seconds } => return Some(self.grace(grace_seconds)),
+                    Command::Exec { container, reply, .. } => {
+                        reply.send(Err(container::not_running(&container))).ok();
+                    }
+                    Command::Disrupt(why) => self.disrupt(why).await,
+                    // The next try will do that.
+                    Command::Refresh | Command::LimitMet(_) => {}
+                },
                 Ok(None) => return Some(Duration::ZERO),
             }
         }
     }
 
     /// Keeps the pod as its restart policy says; returns the grace period when it is to go.
-    async fn live(&mut self, commands: &mut mpsc::Receiver<Command>) -> Duration {
+    async fn live(&mut self, commands: &mut mpsc::Receiver<Box<Command>>) -> Duration {
         loop {
             tokio::select! {
-                command = commands.recv() => match command {
+                command = commands.recv() => match command.map(|command| *command) {
                     Some(Command::Delete { grace_seconds }) => return self.grace(grace_seconds),
                     Some(Command::Exec { container, command, stdin, reply }) => {
                         self.exec(&container, command, stdin, reply);
@@ -409,7 +410,7 @@ impl Worker {
     /// new ones. Returns the grace period if the pod is to be deleted meanwhile.
     async fn replace_sandbox(
         &mut self,
-        commands: &mut mpsc::Receiver<Command>,
+        commands: &mut mpsc::Receiver<Box<Command>>,
     ) -> Option<Duration> {
         if self.is_over() {
             return None;

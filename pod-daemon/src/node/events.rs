@@ -128,7 +128,7 @@ impl Events {
 
     /// Takes note of what has become of a pod.
     pub(super) fn observe(&self, old: Seen<'_>, new: Seen<'_>) {
-        for draft in between(old, new) {
+        for draft in between(&self.host, old, new) {
             self.add(&new.pod.metadata, draft);
         }
     }
@@ -279,8 +279,8 @@ impl Shared {
         reason: &'static str,
         message: String,
     ) {
-        if let Ok(pod) = self.table.pod(key) {
-            self.table.events().add(&pod.metadata, Draft::new(container, kind, reason, message));
+        if let Some(pod) = self.table.metadata(key) {
+            self.table.events().add(&pod, Draft::new(container, kind, reason, message));
         }
     }
 }

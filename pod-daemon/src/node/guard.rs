@@ -8,14 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::PodSpec;
 use tokio::{
     sync::{mpsc, oneshot},
     time::sleep,
 };
 
 use super::{
-    DiskUsage, Node, Shared,
+    DiskUsage, Node, PodSnapshot, Shared,
     admission::Preemption,
     disk::{self, Budget, Measured},
     refusals,
@@ -48,7 +48,7 @@ async fn preempt(shared: Weak<Shared>, mut preemptions: mpsc::UnboundedReceiver<
         let Ok(commands) = shared.table.commands(&victim) else { continue };
         let why = Disruption { reason: "Preempted".to_owned(), message, evicted: false };
         // A worker that does not listen is on its way out already.
-        commands.send(pod::Command::Disrupt(why)).await.ok();
+        commands.send(Box::new(pod::Command::Disrupt(why))).await.ok();
         let node = Node { shared };
         if let Err(error) = node.delete_pod(&victim.namespace, &victim.name, None).await {
             tracing::warn!(pod = %victim, %error, "a pod that has to leave stays");
@@ -119,19 +119,16 @@ struct Measurement {
 
 /// All pods; those that are over, or `evicted`, without their limits.
 fn written(shared: &Shared, evicted: &HashSet<String>) -> Vec<Written> {
-    let (pods, _) = shared.table.pods(None);
-    let written = |pod: &Arc<Pod>| {
-        let key = Key::of(&**pod);
-        let (uid, spec) = (pod.metadata.uid.clone()?, pod.spec.as_ref()?);
-        let phase = pod.status.as_ref()?.phase.as_deref()?;
+    let written = |(pod, spec): (Arc<PodSnapshot>, Arc<PodSpec>)| {
+        let (key, uid) = (Key::new(&pod.namespace, &pod.name), pod.uid.clone());
         let files = shared.pod_directory(&uid);
         let logs = pod::logs::directory(&shared.settings.log_dir, &key, &uid);
-        let stays = matches!(phase, "Succeeded" | "Failed") || evicted.contains(&uid);
-        let budgets = if stays { Vec::new() } else { disk::budgets(spec, &files, &logs) };
+        let stays = matches!(pod.phase, "Succeeded" | "Failed") || evicted.contains(&uid);
+        let budgets = if stays { Vec::new() } else { disk::budgets(&spec, &files, &logs) };
         let containers = spec.containers.iter().map(|container| container.name.clone()).collect();
-        Some(Written { key, uid, files, logs, containers, budgets })
+        Written { key, uid, files, logs, containers, budgets }
     };
-    pods.iter().filter_map(written).collect()
+    shared.table.specs(None).into_iter().map(written).collect()
 }
 
 /// Measures what pods have written, on a thread that gives way to everything else.
@@ -168,7 +165,7 @@ async fn evict(shared: &Shared, key: &Key, message: String) {
     tracing::warn!(pod = %key, %message, "evicted");
     let Ok(commands) = shared.table.commands(key) else { return };
     let why = Disruption { reason: "Evicted".to_owned(), message, evicted: true };
-    if commands.send(pod::Command::Disrupt(why)).await.is_ok() {
+    if commands.send(Box::new(pod::Command::Disrupt(why))).await.is_ok() {
         shared.admission.count_disruption("Evicted");
     }
 }

@@ -61,15 +61,16 @@ impl Node {
 
     /// Lets the pods of a namespace look again at what they show of other objects.
     fn refresh(&self, namespace: Option<&str>) {
-        for pod in self.shared.table.pods(namespace).0 {
-            let volumes = pod.spec.iter().flat_map(|spec| &spec.volumes).flatten();
+        for (pod, spec) in self.shared.table.specs(namespace) {
+            let volumes = spec.volumes.iter().flatten();
             let mut shown = volumes.map(|volume| (&volume.config_map, &volume.secret));
             if shown.any(|(map, secret)| map.is_some() || secret.is_some())
-                && let Ok(commands) = self.shared.table.commands(&Key::of(&*pod))
+                && let Ok(commands) =
+                    self.shared.table.commands(&Key::new(&pod.namespace, &pod.name))
             {
                 // A worker whose queue is full looks again soon enough: it is being deleted, or its
                 // pod has many commands to run, each of which is taken up at once.
-                commands.try_send(pod::Command::Refresh).ok();
+                commands.try_send(Box::new(pod::Command::Refresh)).ok();
             }
         }
     }

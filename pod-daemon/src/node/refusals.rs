@@ -135,6 +135,6 @@ fn tell(node: &Arc<Shared>, met: Met) {
     if let Ok(commands) = node.table.commands(&pod) {
         let limit = LimitMet { reason, message, at: Timestamp::now() };
         // A pod that is busy hears of it the next time.
-        commands.try_send(pod::Command::LimitMet(limit)).ok();
+        commands.try_send(Box::new(pod::Command::LimitMet(limit))).ok();
     }
 }

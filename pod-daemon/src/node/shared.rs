@@ -179,7 +179,7 @@ impl Shared {
 
     /// The metadata of a pod, if it exists.
     pub(crate) fn metadata(&self, key: &Key) -> Option<ObjectMeta> {
-        self.table.pod(key).ok().map(|pod| pod.metadata.clone())
+        self.table.metadata(key)
     }
 
     /// A secret's entries, if it exists.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     Metadata,
-    api::core::v1::{ConfigMap, Pod},
+    api::core::v1::{ConfigMap, Pod, PodSpec},
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
 };
 use tokio::sync::broadcast;
@@ -35,7 +35,10 @@ struct Contents {
 
 #[derive(Debug)]
 struct Entry {
-    pod: Arc<Pod>,
+    /// Without its spec.
+    pod: Pod,
+    /// Most of a pod, which never changes: its worker has it, too.
+    spec: Arc<PodSpec>,
     /// Shared with those who read it: a scrape does so every few seconds, and it seldom changes.
     snapshot: Arc<PodSnapshot>,
     commands: Commands,
@@ -60,10 +63,13 @@ impl Table {
         self.contents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells watchers. Under the table's lock, so that changes come in the order of their versions.
-    fn tell(&self, kind: ChangeKind, object: Arc<Pod>, resource_version: u64) {
-        // Nobody watching is fine.
-        self.changes.send(Arc::new(Change { kind, object, resource_version })).ok();
+    /// Tells watchers, if there are any. Under the table's lock, so that changes come in the order of
+    /// their versions.
+    fn tell(&self, kind: ChangeKind, entry: &Entry, resource_version: u64) {
+        if self.changes.receiver_count() > 0 {
+            let object = entry.whole();
+            self.changes.send(Arc::new(Change { kind, object, resource_version })).ok();
+        }
     }
 
     /// What has happened to the pods.
@@ -75,10 +81,11 @@ impl Table {
         self.changes.subscribe()
     }
 
+    /// Adds a pod, whose spec is told beside it.
     pub(super) fn insert(
         &self,
         key: &Key,
-        mut pod: Pod,
+        (mut pod, spec): (Pod, Arc<PodSpec>),
         snapshot: PodSnapshot,
         commands: Commands,
     ) -> Result<Arc<Pod>, Error> {
@@ -88,10 +95,10 @@ impl Table {
         }
         let version = contents.next_version();
         pod.metadata.resource_version = Some(version.to_string());
-        let pod = Arc::new(pod);
-        let entry = Entry { pod: Arc::clone(&pod), snapshot: Arc::new(snapshot), commands };
+        let entry = Entry { pod, spec, snapshot: Arc::new(snapshot), commands };
+        self.tell(ChangeKind::Added, &entry, version);
+        let pod = entry.whole();
         contents.pods.insert(key.clone(), entry);
-        self.tell(ChangeKind::Added, Arc::clone(&pod), version);
         Ok(pod)
     }
 
@@ -99,14 +106,14 @@ impl Table {
         let mut contents = self.contents();
         let version = contents.next_version();
         let Some(entry) = contents.pods.get_mut(key) else { return };
-        let mut pod = Pod::clone(&entry.pod);
+        let mut pod = entry.pod.clone();
         change(&mut pod);
         pod.metadata.resource_version = Some(version.to_string());
         let new = Seen { pod: &pod, containers: &snapshot.containers };
         self.events.observe(entry.seen(), new);
-        entry.pod = Arc::new(pod);
+        entry.pod = pod;
         entry.snapshot = Arc::new(snapshot);
-        self.tell(ChangeKind::Modified, Arc::clone(&entry.pod), version);
+        self.tell(ChangeKind::Modified, entry, version);
     }
 
     /// Sets the time by which the pod is to be gone. A second request may only bring it forward.
@@ -118,8 +125,8 @@ impl Table {
         let mut contents = self.contents();
         let version = contents.next_version();
         let entry = contents.pods.get_mut(key).ok_or_else(|| key.not_found::<Pod>())?;
-        let mut pod = Pod::clone(&entry.pod);
-        let own = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
+        let mut pod = entry.pod.clone();
+        let own = entry.spec.termination_grace_period_seconds;
         let seconds = grace_seconds.map_or_else(|| own.unwrap_or(30), i64::from);
         let earlier = pod.metadata.deletion_grace_period_seconds.is_some_and(|old| old <= seconds);
         if !earlier {
@@ -129,34 +136,43 @@ impl Table {
         }
         pod.metadata.resource_version = Some(version.to_string());
         self.events.observe(entry.seen(), Seen { pod: &pod, ..entry.seen() });
-        entry.pod = Arc::new(pod);
-        let pod = Arc::clone(&entry.pod);
-        self.tell(ChangeKind::Modified, Arc::clone(&pod), version);
-        Ok(pod)
+        entry.pod = pod;
+        self.tell(ChangeKind::Modified, entry, version);
+        Ok(entry.whole())
     }
 
     pub(super) fn remove(&self, key: &Key) {
         let mut contents = self.contents();
         let version = contents.next_version();
-        let Some(entry) = contents.pods.remove(key) else { return };
-        let mut pod = Pod::clone(&entry.pod);
-        pod.metadata.resource_version = Some(version.to_string());
-        self.tell(ChangeKind::Deleted, Arc::new(pod), version);
+        let Some(mut entry) = contents.pods.remove(key) else { return };
+        entry.pod.metadata.resource_version = Some(version.to_string());
+        self.tell(ChangeKind::Deleted, &entry, version);
     }
 
     pub(super) fn pod(&self, key: &Key) -> Result<Arc<Pod>, Error> {
         let contents = self.contents();
-        contents
-            .pods
-            .get(key)
-            .map(|entry| Arc::clone(&entry.pod))
-            .ok_or_else(|| key.not_found::<Pod>())
+        contents.pods.get(key).map(Entry::whole).ok_or_else(|| key.not_found::<Pod>())
     }
 
     pub(super) fn pods(&self, namespace: Option<&str>) -> (Vec<Arc<Pod>>, u64) {
         let contents = self.contents();
-        let pods = listed(&contents.pods, namespace).map(|entry| Arc::clone(&entry.pod)).collect();
+        let pods = listed(&contents.pods, namespace).map(Entry::whole).collect();
         (pods, contents.version)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.contents().pods.is_empty()
+    }
+
+    pub(super) fn metadata(&self, key: &Key) -> Option<ObjectMeta> {
+        self.contents().pods.get(key).map(|entry| entry.pod.metadata.clone())
+    }
+
+    /// What the pods are, and what they are made of.
+    pub(super) fn specs(&self, namespace: Option<&str>) -> Vec<(Arc<PodSnapshot>, Arc<PodSpec>)> {
+        let contents = self.contents();
+        let both = |entry: &Entry| (Arc::clone(&entry.snapshot), Arc::clone(&entry.spec));
+        listed(&contents.pods, namespace).map(both).collect()
     }
 
     pub(super) fn commands(&self, key: &Key) -> Result<Commands, Error> {
@@ -209,6 +225,11 @@ impl Table {
 }
 
 impl Entry {
+    /// The pod as others know it.
+    fn whole(&self) -> Arc<Pod> {
+        Arc::new(Pod { spec: Some(PodSpec::clone(&self.spec)), ..self.pod.clone() })
+    }
+
     fn seen(&self) -> Seen<'_> {
         Seen { pod: &self.pod, containers: &self.snapshot.containers }
     }

@@ -24,7 +24,7 @@ impl Worker {
     /// Waits until the pod has its place; the grace period if it is to be deleted before.
     pub(super) async fn admit(
         &mut self,
-        commands: &mut mpsc::Receiver<Command>,
+        commands: &mut mpsc::Receiver<Box<Command>>,
     ) -> Option<Duration> {
         let ask = Ask::of(&self.about.key, &self.about.spec);
         let mut ticket = self.shared.admission.ask(ask);
@@ -39,7 +39,7 @@ impl Worker {
             }
             tokio::select! {
                 () = ticket.changed() => {}
-                command = commands.recv() => match command {
+                command = commands.recv() => match command.map(|command| *command) {
                     Some(Command::Delete { grace_seconds }) => break Some(self.grace(grace_seconds)),
                     Some(Command::Exec { container, reply, .. }) => {
                         reply.send(Err(container::not_running(&container))).ok();

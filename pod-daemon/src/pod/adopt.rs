@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::{api::core::v1::PodSpec, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 
 use super::{
     Happening, Key, Worker, chain,
@@ -43,9 +43,14 @@ impl Adopted {
 
 impl Worker {
     /// A worker for a pod that an earlier daemon has left. Blocks; must be called within the runtime.
-    pub fn adopt(shared: &Arc<Shared>, key: Key, uid: String, pod: Pod) -> (Self, Adopted) {
-        let deletion = pod.metadata.deletion_timestamp.as_ref().map(|time| time.0);
-        let mut worker = Self::new(Arc::clone(shared), key, uid, pod);
+    pub fn adopt(
+        shared: &Arc<Shared>,
+        key: Key,
+        metadata: &ObjectMeta,
+        spec: Arc<PodSpec>,
+    ) -> (Self, Adopted) {
+        let deletion = metadata.deletion_timestamp.as_ref().map(|time| time.0);
+        let mut worker = Self::new(Arc::clone(shared), key, metadata, spec);
         worker.deletion = deletion;
         let directory = sandbox::directory(shared, &worker.about);
         let record = Record::read(&directory).and_then(|record| match record {

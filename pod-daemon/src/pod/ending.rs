@@ -41,7 +41,7 @@ impl Worker {
     pub(super) async fn stop_containers(
         &mut self,
         grace: Duration,
-        commands: &mut mpsc::Receiver<Command>,
+        commands: &mut mpsc::Receiver<Box<Command>>,
     ) {
         self.stop.cancel();
         for container in &mut self.containers {
@@ -55,7 +55,7 @@ impl Worker {
                     killing = true;
                     self.kill_containers().await;
                 }
-                Some(command) = commands.recv() => match command {
+                Some(command) = commands.recv() => match *command {
                     Command::Delete { grace_seconds } => {
                         deadline = deadline.min(tokio::time::Instant::now() + self.grace(grace_seconds));
                     }

@@ -25,7 +25,7 @@ pub fn record(json: &[u8]) {
     let about = Arc::new(About {
         key: Key::new("default", "web"),
         uid: String::new(),
-        spec: PodSpec { containers: vec![Default::default()], ..PodSpec::default() },
+        spec: PodSpec { containers: vec![Default::default()], ..PodSpec::default() }.into(),
         created: Timestamp::UNIX_EPOCH,
     });
     for record in record.containers {

@@ -14,16 +14,16 @@ use super::{
 /// Reasons of runs that began.
 const RAN: [&str; 4] = ["Completed", "Error", "OOMKilled", "Unknown"];
 
-/// A pod at one instant.
+/// A pod at one instant; its spec is not looked at.
 #[derive(Clone, Copy, Debug)]
 pub(in super::super) struct Seen<'a> {
     pub(in super::super) pod: &'a Pod,
     pub(in super::super) containers: &'a [ContainerSnapshot],
 }
 
-/// What has happened, in the order in which it did.
-pub(in super::super) fn between(old: Seen<'_>, new: Seen<'_>) -> Vec<Draft> {
-    let mut drafts: Vec<_> = scheduled(old.pod, new.pod).into_iter().collect();
+/// What has happened on `node`, in the order in which it did.
+pub(in super::super) fn between(node: &str, old: Seen<'_>, new: Seen<'_>) -> Vec<Draft> {
+    let mut drafts: Vec<_> = scheduled(node, old.pod, new.pod).into_iter().collect();
     if let (None, Some((reason, message))) = (disruption(old.pod), disruption(new.pod)) {
         drafts.push(Draft::new(None, Warning, reason, message));
     }
@@ -47,7 +47,7 @@ pub(in super::super) fn between(old: Seen<'_>, new: Seen<'_>) -> Vec<Draft> {
     drafts
 }
 
-fn scheduled(old: &Pod, new: &Pod) -> Option<Draft> {
+fn scheduled(node: &str, old: &Pod, new: &Pod) -> Option<Draft> {
     let (before, now) = (placed(old), placed(new)?);
     if before == Some(now) {
         return None;
@@ -55,10 +55,8 @@ fn scheduled(old: &Pod, new: &Pod) -> Option<Draft> {
     let draft = match now {
         Ok(()) => {
             let metadata = &new.metadata;
-            let node = new.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
             let [namespace, name] = [&metadata.namespace, &metadata.name]
                 .map(|name| name.as_deref().unwrap_or_default());
-            let node = node.unwrap_or_default();
             let message = format!("Successfully assigned {namespace}/{name} to {node}");
             Draft::new(None, Normal, "Scheduled", message)
         }

@@ -17,8 +17,7 @@ fn at(seconds: i64) -> Timestamp {
 
 fn pod(status: Value) -> Pod {
     let metadata = json!({"name": "web", "namespace": "shop", "uid": "u1"});
-    let spec = json!({"nodeName": "here", "containers": []});
-    serde_json::from_value(json!({"metadata": metadata, "spec": spec, "status": status})).unwrap()
+    serde_json::from_value(json!({"metadata": metadata, "status": status})).unwrap()
 }
 
 fn container(state: State) -> ContainerSnapshot {
@@ -72,13 +71,13 @@ fn lines(drafts: Vec<Draft>) -> Vec<String> {
 
 fn of_pods(old: &Pod, new: &Pod) -> Vec<String> {
     let seen = |pod| Seen { pod, containers: &[] };
-    lines(between(seen(old), seen(new)))
+    lines(between("here", seen(old), seen(new)))
 }
 
 fn of_containers(old: &ContainerSnapshot, new: &ContainerSnapshot) -> Vec<String> {
     let pod = pod(json!({}));
     let seen = |container| Seen { pod: &pod, containers: std::slice::from_ref(container) };
-    lines(between(seen(old), seen(new)))
+    lines(between("here", seen(old), seen(new)))
 }
 
 fn placed(status: &str, message: Option<&str>) -> Pod {
@@ -108,14 +107,17 @@ fn what_ends_a_pod_is_told_with_the_containers_that_are_stopped() {
     let containers = [container(running(1)), container(waiting("ContainerCreating", ""))];
     let seen = |pod| Seen { pod, containers: &containers };
     let killing = "Normal Killing [app]: Stopping container app";
-    assert_eq!(lines(between(seen(&whole), seen(&deleted))), [killing]);
+    assert_eq!(lines(between("here", seen(&whole), seen(&deleted))), [killing]);
     assert_eq!(
-        lines(between(seen(&whole), seen(&evicted))),
+        lines(between("here", seen(&whole), seen(&evicted))),
         ["Warning Evicted: too much", killing]
     );
-    assert_eq!(lines(between(seen(&evicted), seen(&deleted))), [""; 0]);
+    assert_eq!(lines(between("here", seen(&evicted), seen(&deleted))), [""; 0]);
     // Whoever pushes a pod out deletes it, and the worker may learn why only then.
-    assert_eq!(lines(between(seen(&deleted), seen(&evicted))), ["Warning Evicted: too much"]);
+    assert_eq!(
+        lines(between("here", seen(&deleted), seen(&evicted))),
+        ["Warning Evicted: too much"]
+    );
 
     // An end that was to be is no failure.
     let ended = ContainerSnapshot {
@@ -123,7 +125,7 @@ fn what_ends_a_pod_is_told_with_the_containers_that_are_stopped() {
         ..container(State::Terminated(exit(143, "Error", "", 5)))
     };
     let ended = Seen { pod: &deleted, containers: std::slice::from_ref(&ended) };
-    assert_eq!(lines(between(seen(&deleted), ended)), [""; 0]);
+    assert_eq!(lines(between("here", seen(&deleted), ended)), [""; 0]);
 }
 
 #[test]
@@ -226,6 +228,7 @@ fn what_all_containers_wait_for_is_told_once() {
     for reason in ["FailedCreatePodSandBox", "FailedMount"] {
         let waits = both(waiting(reason, "no room"));
         let told = between(
+            "here",
             Seen { pod: &pod, containers: &created },
             Seen { pod: &pod, containers: &waits },
         );
