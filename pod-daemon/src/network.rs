@@ -242,7 +242,7 @@ impl Network {
 }
 
 /// The host's end of a pod's veth pair, named after the pod's uid.
-fn host_interface(uid: &str) -> String {
+pub(crate) fn host_interface(uid: &str) -> String {
     let digits: String = uid.chars().filter(char::is_ascii_hexdigit).take(11).collect();
     format!("veth{digits}")
 }

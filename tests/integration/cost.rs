@@ -3,12 +3,7 @@
 
 use std::{fs, fs::File, os::unix::fs::FileExt as _, thread};
 
-use pod_tests::{
-    Daemon, Metrics,
-    manifest::{mounts, pod},
-    seconds, skip,
-};
-use serde_json::json;
+use pod_tests::{Daemon, Metrics, manifest::reader, seconds, skip};
 
 /// Reads that the test itself makes.
 const READS: u32 = 20_000;
@@ -63,12 +58,7 @@ fn the_file_probes_are_compared_with_a_minimal_program() {
     }
     tell("outside pods", &before, &daemon.metrics());
 
-    let reader = pod("reader").volume("data", "emptyDir", json!({})).container_with(
-        "app",
-        "write /data/file 4096 , time-reads /data/file 1000000000 4096",
-        mounts(&[("data", "/data")]),
-    );
-    daemon.run(reader);
+    daemon.run(reader("reader"));
     daemon.wait_ready("reader");
     let before = daemon.metrics();
     thread::sleep(seconds(2));

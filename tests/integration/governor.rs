@@ -7,10 +7,9 @@ use std::{
 
 use pod_tests::{
     Daemon, Metrics, eventually,
-    manifest::{mounts, pod},
+    manifest::{pod, reader},
     seconds, skip,
 };
-use serde_json::json;
 
 const RUNQUEUE: [(&str, &str); 1] = [("probe", "runqueue")];
 const PROGRAM: [(&str, &str); 1] = [("program", "runqueue")];
@@ -146,12 +145,7 @@ fn is_measuring(daemon: &Daemon) -> bool {
 #[test]
 fn the_cost_of_the_probes_is_estimated_from_samples() {
     let daemon = Daemon::start(&["--probe-runqueue=on", "--probe-budget=100"]);
-    let reader = pod("reader").volume("data", "emptyDir", json!({})).container_with(
-        "app",
-        "write /data/file 4096 , time-reads /data/file 1000000000 4096",
-        mounts(&[("data", "/data")]),
-    );
-    daemon.run(reader);
+    daemon.run(reader("reader"));
     daemon.wait_ready("reader");
     let programs = ["file_read", "file_syscall"];
     let estimate = |metrics: &Metrics| -> f64 {

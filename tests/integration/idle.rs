@@ -1,6 +1,6 @@
 //! An idle container's cgroup is not all read at each scrape, and nobody sees a difference.
 
-use std::{fs, path::Path, thread, time::Duration};
+use std::{fs, net::UdpSocket, path::Path, thread, time::Duration};
 
 use pod_tests::{Daemon, Metrics, eventually, manifest::pod, seconds};
 
@@ -72,6 +72,14 @@ fn agree(daemon: &Daemon, cgroup: &Path, when: &str) {
     assert!(scrapes < 8, "{when}: after {scrapes} scrapes");
 }
 
+/// Scrapes until idle pods are known for it.
+fn rest(daemon: &Daemon) {
+    for _ in 0..SCRAPES {
+        drop(daemon.metrics());
+        thread::sleep(INTERVAL);
+    }
+}
+
 #[test]
 fn what_an_idle_container_has_is_what_its_cgroup_says() {
     let daemon = Daemon::start(&[]);
@@ -79,12 +87,7 @@ fn what_an_idle_container_has_is_what_its_cgroup_says() {
     daemon.wait_ready("idle");
     let idle = daemon.pod("idle");
     let cgroup = daemon.cgroup(&idle, "app");
-    let rest = || {
-        for _ in 0..SCRAPES {
-            drop(daemon.metrics());
-            thread::sleep(INTERVAL);
-        }
-    };
+    let rest = || rest(&daemon);
 
     rest();
     agree(&daemon, &cgroup, "an idle container");
@@ -103,5 +106,30 @@ fn what_an_idle_container_has_is_what_its_cgroup_says() {
         eventually("the memory is given back", seconds(10), || (charged() != before).then_some(()));
     }
     agree(&daemon, &cgroup, "after somebody else's work");
+    daemon.stop();
+}
+
+#[test]
+fn what_comes_to_an_idle_pod_is_seen_at_the_next_scrape() {
+    const DATAGRAMS: u16 = 10;
+    let daemon = Daemon::start(&[]);
+    daemon.run(pod("idle").container("app", "pause"));
+    daemon.wait_ready("idle");
+    let address = daemon.pod("idle")["status"]["podIP"].as_str().unwrap().to_owned();
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    // There is no socket that it would be counted for.
+    let unheard = || {
+        let labels = [("pod", "idle"), ("direction", "receive")];
+        daemon.metrics().one("podscope_reconcile_difference_network_packets", &labels)
+    };
+    // The first one is asked for the pod's hardware address.
+    socket.send_to(b"x", (address.as_str(), 9)).unwrap();
+    rest(&daemon);
+    let before = unheard();
+    for _ in 0..DATAGRAMS {
+        socket.send_to(b"x", (address.as_str(), 9)).unwrap();
+    }
+    let after = unheard();
+    assert!(after >= before + f64::from(DATAGRAMS), "{before} {after}");
     daemon.stop();
 }

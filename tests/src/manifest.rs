@@ -17,6 +17,16 @@ pub fn pod(name: &str) -> Pod {
     }))
 }
 
+/// A pod whose container `app` reads 4 KiB of a file on its volume `data` again and again.
+#[must_use]
+pub fn reader(name: &str) -> Pod {
+    pod(name).volume("data", "emptyDir", json!({})).container_with(
+        "app",
+        "write /data/file 4096 , time-reads /data/file 1000000000 4096",
+        mounts(&[("data", "/data")]),
+    )
+}
+
 impl Pod {
     /// Sets a field of the spec.
     #[must_use]

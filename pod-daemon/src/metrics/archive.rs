@@ -40,7 +40,7 @@ use super::{
     base::Base,
     bound::Bound,
     family::{Family, Part},
-    netns::Netns,
+    netns::{Netns, Outside},
     reading::{self, Reading},
     sheet::{self, Sheet},
 };
@@ -261,7 +261,7 @@ impl Archive {
 impl Keeper for Archive {
     fn look(&self, about: &PodSnapshot) {
         let mut pod = reading::Pod::new(Arc::new(about.clone()));
-        pod.read_netns();
+        pod.read_netns(&Outside::read());
         if let Some(netns) = pod.netns {
             self.state().netns.insert(about.uid.clone(), netns);
         }

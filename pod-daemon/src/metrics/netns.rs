@@ -1,10 +1,13 @@
 //! What the kernel counts for a pod's network namespace, from /proc/PID/net of its infra program.
 
-use std::path::Path;
+use std::{collections::HashMap, fs, path::Path};
 
 use rustix::fs::CWD;
 
-use super::family::{Domain, Family, Label, Source::Pod};
+use super::{
+    family::{Domain, Family, Label, Source::Pod},
+    reconcile::Traffic,
+};
 use crate::cgroup::{file::Reader, pids};
 
 /// Numbers of one network namespace.
@@ -19,11 +22,20 @@ pub(super) struct Netns {
     udp_send_buffer_errors: u64,
 }
 
+/// What the node's own interfaces passed, as the kernel writes it, by name. One reading tells of all pods
+/// with which of them packets were exchanged.
+pub(super) struct Outside(HashMap<String, String>);
+
 /// What one look at a network namespace has found.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Look {
     pid: u32,
+    /// What its other end on the node had passed before.
+    outside: Option<String>,
     /// What its devices passed, as the kernel writes it.
-    pub(super) dev: Vec<u8>,
+    dev: Vec<u8>,
+    /// The same as numbers, if they can be read.
+    pub(super) traffic: Option<Traffic>,
     pub(super) netns: Netns,
     /// How many looks before this one found the same there.
     unchanged: u32,
@@ -40,7 +52,8 @@ pub(super) const DOMAIN: Domain = Domain {
     text: "What the kernel counts for the network namespace that the containers of a pod share. \
            Absent while the pod has none of its own: with `hostNetwork`, and when its infra program \
            does not run. While no packet passes there, they are read anew once in a while (in the \
-           16th scrape at the latest). They begin anew if the pod gets another sandbox: \
+           16th scrape at the latest); so is what passes on its loopback while no thread of its \
+           containers runs. They begin anew if the pod gets another sandbox: \
            totals have what its last one came to, and `__other__` has none of them.",
     families: &[
         Family::counter(
@@ -119,26 +132,58 @@ impl Netns {
     }
 }
 
+impl Outside {
+    pub(super) fn read() -> Self {
+        let text = fs::read_to_string("/proc/net/dev").unwrap_or_default();
+        let lines = text.lines().filter_map(|line| line.rsplit_once(':'));
+        Self(lines.map(|(name, numbers)| (name.trim().to_owned(), numbers.to_owned())).collect())
+    }
+
+    pub(super) fn of(&self, interface: &str) -> Option<&str> {
+        self.0.get(interface).map(String::as_str)
+    }
+}
+
 impl Look {
     /// Looks at the namespace of the first process of `cgroup`, given what the last look has found;
-    /// `None` if there is no process.
-    pub(super) fn take(cgroup: &Path, last: Option<Self>) -> Option<Self> {
+    /// `None` if there is no process. If the pod `is_idle`, nothing passes within it, and what passes to
+    /// others the node's end of its interface has seen, `outside`: if it has not, the last look will do.
+    pub(super) fn take(
+        cgroup: &Path,
+        outside: Option<&str>,
+        is_idle: bool,
+        last: Option<Self>,
+    ) -> Option<Self> {
+        let last = match last {
+            Some(last) if is_idle && outside.is_some() && last.outside.as_deref() == outside => {
+                let unchanged = last.unchanged + 1;
+                if !is_due(unchanged, last.pid) {
+                    return Some(Self { unchanged, ..last });
+                }
+                Some(last)
+            }
+            last => last,
+        };
         with_files(cgroup, |pid, file| {
             // First: what is counted meanwhile makes a difference the next time.
             let dev = file("dev");
             let last = last.filter(|last| last.pid == pid && last.dev == dev && !dev.is_empty());
             let unchanged = last.as_ref().map_or(0, |last| last.unchanged + 1);
-            // Almost nothing is counted where no packet passes, and what is, is that soon after one.
-            // To read it costs as much as all else that is read of a pod, so an idle one's is read
-            // seldom, and not of all pods at once.
-            let is_due = unchanged < 2 || unchanged.wrapping_add(pid) % LOOKS == 0;
+            let traffic = (!dev.is_empty()).then(|| Traffic::parse(&dev));
             let netns = match last {
-                Some(last) if !is_due => last.netns,
+                Some(last) if !is_due(unchanged, pid) => last.netns,
                 _ => Netns::parse(&file("netstat"), &file("snmp")),
             };
-            Self { pid, dev, netns, unchanged }
+            Self { pid, outside: outside.map(str::to_owned), dev, traffic, netns, unchanged }
         })
     }
+}
+
+/// Whether everything is to be read. Almost nothing is counted where no packet passes, and what is, is
+/// that soon after one. To read it costs as much as all else that is read of a pod, so an idle one's is
+/// read seldom, and not of all pods at once.
+fn is_due(unchanged: u32, pid: u32) -> bool {
+    unchanged < 2 || unchanged.wrapping_add(pid).is_multiple_of(LOOKS)
 }
 
 /// The file /proc/PID/net/dev, as the first process of `cgroup` sees it; `None` if there is no process.
@@ -216,9 +261,54 @@ mod tests {
         assert_eq!(netns, expected);
     }
 
+    /// The look at this process, as the first of a cgroup, after so many at which nothing had changed.
+    fn looked(cgroup: &Path, unchanged: u32) -> Look {
+        fs::write(cgroup.join("cgroup.procs"), format!("{}\n", std::process::id())).unwrap();
+        let look = Look::take(cgroup, Some(" 1 2"), true, None).unwrap();
+        assert!(!look.dev.is_empty());
+        Look { unchanged, ..look }
+    }
+
+    #[test]
+    fn an_idle_namespace_is_left_alone_while_nothing_passes_to_it() {
+        let cgroup = tempfile::tempdir().unwrap();
+        let pid = std::process::id();
+        // The next look is not one that reads everything.
+        let unchanged = (2..).find(|looks| !is_due(looks + 1, pid)).unwrap();
+        let last = looked(cgroup.path(), unchanged);
+        // Whoever looks sees that nobody is there.
+        fs::write(cgroup.path().join("cgroup.procs"), "").unwrap();
+        let take = |outside, is_idle, last: &Look| {
+            Look::take(cgroup.path(), outside, is_idle, Some(last.clone()))
+        };
+
+        let spared = Look { unchanged: unchanged + 1, ..last.clone() };
+        assert_eq!(take(Some(" 1 2"), true, &last), Some(spared));
+        assert_eq!(take(Some(" 1 3"), true, &last), None, "a packet passed");
+        assert_eq!(take(Some(" 1 2"), false, &last), None, "it may talk to itself");
+        assert_eq!(take(None, true, &last), None, "its interface is gone");
+    }
+
+    #[test]
+    fn an_idle_namespace_is_looked_at_now_and_then() {
+        let cgroup = tempfile::tempdir().unwrap();
+        let mut last = looked(cgroup.path(), 0);
+        fs::write(cgroup.path().join("cgroup.procs"), "").unwrap();
+        let due = (2..2 + LOOKS).find(|looks| is_due(*looks, last.pid)).unwrap();
+        last.unchanged = due - 1;
+        assert_eq!(Look::take(cgroup.path(), Some(" 1 2"), true, Some(last)), None);
+    }
+
+    #[test]
+    fn the_nodes_interfaces_are_known_by_name() {
+        let outside = Outside::read();
+        assert!(outside.of("lo").is_some_and(|numbers| numbers.split_whitespace().count() == 16));
+        assert_eq!(outside.of("none"), None);
+    }
+
     #[test]
     fn nobody_has_no_numbers() {
-        assert!(Look::take(Path::new("/nonexistent"), None).is_none());
+        assert!(Look::take(Path::new("/nonexistent"), None, true, None).is_none());
         assert_eq!(Netns::parse(b"", b"\xff"), Netns::default());
     }
 }

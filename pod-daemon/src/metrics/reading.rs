@@ -27,14 +27,15 @@ use super::{
     family::{CONTAINER_LABELS, Family, POD_LABELS},
     file::Files,
     looks::{Look, Looks},
-    netns::{self, Netns},
+    netns::{self, Netns, Outside},
     other::Other,
     own::Own,
-    reconcile::{self, Traffic},
+    reconcile::Traffic,
 };
 use crate::{
     cgroup::stats::{self, Stats},
     image::Totals,
+    network::host_interface,
     node::{ContainerSnapshot, DiskUsage, Occupancy, PodSnapshot},
     pod::{Adopted, INFRA},
     probes::{Drops, Governed, MapFill, Origin, ProbeStatus, Probes, ProgramCost},
@@ -116,6 +117,8 @@ pub(super) struct Pod {
     pub(super) netns: Option<Netns>,
     /// What the last look at it has found, and then this one.
     pub(super) look: Look,
+    /// Whether no thread of its containers has run since the last look.
+    pub(super) is_idle: bool,
     /// Connections that it was refused, having as many as it may.
     pub(super) refused_connections: u64,
     /// How large its volumes are, by name; those whose file system has answered.
@@ -200,8 +203,11 @@ impl Reading {
             pod
         });
         let mut pods: Vec<Pod> = pods.collect();
+        for_each(&mut pods, |pod| pod.read(probes));
+        // Behind the counters: what passes meanwhile is the kernel's.
+        let outside = Outside::read();
         for_each(&mut pods, |pod| {
-            pod.read(probes);
+            pod.read_netns(&outside);
             pod.netns = pod.netns.or_else(|| archive.last_netns(&pod.about.uid));
         });
         drop(reading);
@@ -273,6 +279,7 @@ impl Pod {
             unenforced: Vec::new(),
             netns: None,
             look: Look::default(),
+            is_idle: false,
             refused_connections: 0,
             volumes: Vec::new(),
             probe_seconds: None,
@@ -287,19 +294,21 @@ impl Pod {
         let last = mem::take(&mut self.look.cgroups);
         self.containers.reserve_exact(self.about.containers.len());
         self.look.cgroups.reserve_exact(self.about.containers.len());
+        self.is_idle = true;
         for about in About::each(&self.about) {
             let disk = self.disk.remove(&about.name);
             let cgroup = about.cgroup.as_deref().map(|cgroup| {
                 let last = last.get(about.index).and_then(Option::as_ref);
-                stats::Last::read(cgroup, last, about.slot, Instant::now())
+                let read = stats::Last::read(cgroup, last, about.slot, Instant::now());
+                let cpu = last.and_then(|last| last.stats.cpu);
+                self.is_idle &= cpu.is_some() && cpu == read.stats.cpu;
+                read
             });
             let stats = cgroup.map_or_else(Stats::default, |cgroup| cgroup.stats);
             let container = Container::read(about, probes, stats);
             self.containers.push(Container { disk, ..container });
             self.look.cgroups.push(cgroup);
         }
-        // Behind the counters: what passes meanwhile is the kernel's.
-        self.read_netns();
     }
 
     /// Everybody who is named.
@@ -308,16 +317,18 @@ impl Pod {
     }
 
     /// Reads what the kernel counts for the pod's network namespace, if its infra process is there.
-    pub(super) fn read_netns(&mut self) {
+    pub(super) fn read_netns(&mut self, outside: &Outside) {
         if self.about.host_network {
             return;
         }
         let containers = self.about.containers.iter();
         let mut cgroups = containers.filter_map(|container| container.cgroup.as_deref()?.parent());
         let Some(cgroup) = cgroups.next() else { return };
-        self.look.netns = netns::Look::take(&cgroup.join(INFRA), self.look.netns.take());
+        let outside = outside.of(&host_interface(&self.about.uid));
+        let last = self.look.netns.take();
+        self.look.netns = netns::Look::take(&cgroup.join(INFRA), outside, self.is_idle, last);
         let Some(look) = &self.look.netns else { return };
-        self.traffic = (!look.dev.is_empty()).then(|| reconcile::traffic(&look.dev));
+        self.traffic = look.traffic;
         self.netns = Some(look.netns);
     }
 }

@@ -123,26 +123,29 @@ pub(super) struct Traffic {
     pub(super) packets: [u64; 2],
 }
 
-/// Sums the lines after the two of the heading: a name, eight numbers of what was received, and eight
-/// of what was sent.
-pub(super) fn traffic(dev: &[u8]) -> Traffic {
-    let text = str::from_utf8(dev).unwrap_or_default();
-    let mut traffic = Traffic::default();
-    for line in text.lines().skip(2) {
-        let Some((name, numbers)) = line.rsplit_once(':') else { continue };
-        let header = if name.trim() == "lo" { 0 } else { HEADER };
-        let numbers: Vec<u64> =
-            numbers.split_ascii_whitespace().map_while(|number| number.parse().ok()).collect();
-        for direction in Direction::ALL {
-            let at = direction as usize;
-            let Some([bytes, packets]) = numbers.get(8 * at..).and_then(<[_]>::first_chunk) else {
-                continue;
-            };
-            traffic.packets[at] += packets;
-            traffic.bytes[at] += bytes.saturating_sub(header * packets);
+impl Traffic {
+    /// Sums the lines of /proc/PID/net/dev after the two of the heading: a name, eight numbers of what was
+    /// received, and eight of what was sent.
+    pub(super) fn parse(dev: &[u8]) -> Self {
+        let text = str::from_utf8(dev).unwrap_or_default();
+        let mut traffic = Self::default();
+        for line in text.lines().skip(2) {
+            let Some((name, numbers)) = line.rsplit_once(':') else { continue };
+            let header = if name.trim() == "lo" { 0 } else { HEADER };
+            let mut numbers = numbers.split_ascii_whitespace().map(|number| number.parse().ok());
+            for direction in Direction::ALL {
+                let at = direction as usize;
+                let (Some(Some(bytes)), Some(Some(packets))) = (numbers.next(), numbers.next())
+                else {
+                    break;
+                };
+                let _others = numbers.nth(5);
+                traffic.packets[at] += packets;
+                traffic.bytes[at] += u64::saturating_sub(bytes, header * packets);
+            }
         }
+        traffic
     }
-    traffic
 }
 
 fn differences(pod: &reading::Pod, sheet: &mut Sheet<'_>, of: fn(Traffic) -> [u64; 2]) {
@@ -170,7 +173,7 @@ mod tests {
         let text = "Inter-| Receive\n face |bytes\n\
                     lo: 1000 10 0 0 0 0 0 0 1000 10 0 0 0 0 0 0\n  \
                     eth0: 540 10 0 0 0 0 0 0 2280 20 0 0 0 0 0 0\n";
-        let traffic = traffic(text.as_bytes());
+        let traffic = Traffic::parse(text.as_bytes());
         assert_eq!(traffic, Traffic { bytes: [1400, 3000], packets: [20, 30] });
     }
 }

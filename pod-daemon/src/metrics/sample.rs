@@ -160,6 +160,7 @@ pub(super) fn pod(index: usize) -> Pod {
         unenforced,
         netns,
         look: Look::default(),
+        is_idle: false,
         refused_connections: 0,
         volumes,
         probe_seconds: Some(0.25),
