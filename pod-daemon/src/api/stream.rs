@@ -45,6 +45,8 @@ pub(super) async fn events<N: Operations>(
         kinds: kinds(&params)?,
     };
     let follow = params.flag("follow")?;
+    // What has happened by now is part of the past.
+    api.node.chronicle().settle().await;
     let subscription = api.node.chronicle().subscribe(&filter);
     if let Some(pod) = &filter.pod
         && subscription.past.is_empty()
