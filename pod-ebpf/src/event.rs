@@ -11,7 +11,7 @@ pub const EVENT_BYTES: u32 = 512 << 10;
 /// Bytes of the ring of what is told of a pod on request only, so that it takes nobody else's room.
 pub const TRACE_BYTES: u32 = 256 << 10;
 
-/// With more than this in a ring its reader is woken at once; else it waits for more.
+/// With more than this in a ring its reader is woken; else it looks by itself.
 pub const WAKE_BYTES: u32 = 64 << 10;
 
 /// Bytes of arguments or of a path that are told.

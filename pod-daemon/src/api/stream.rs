@@ -82,6 +82,8 @@ pub(super) async fn trace<N: Operations>(
     let kinds = kinds.into_iter().chain([(net, &["connect", "accept", "connect_failure"][..])]);
     let kinds = kinds.filter(|(wanted, _)| *wanted).flat_map(|(_, kinds)| kinds);
     let chronicle = api.node.chronicle();
+    // What has happened by now is no part of the trace.
+    chronicle.settle().await;
     // First the ears, then what they are to hear.
     let (told, traced) = (chronicle.subscribe(&Filter::default()).future, chronicle.traced());
     let detail = Detail { files: file, connections: net };

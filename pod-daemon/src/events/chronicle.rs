@@ -235,6 +235,16 @@ impl Chronicle {
         }
     }
 
+    /// Whether anybody is told of events as they come.
+    pub(super) fn is_heard(&self) -> bool {
+        self.told.receiver_count() > 0
+    }
+
+    /// Whether anybody is told of traced pods.
+    pub(super) fn is_tracing(&self) -> bool {
+        self.traced.receiver_count() > 0
+    }
+
     /// What is told of traced pods from now on.
     #[must_use]
     pub fn traced(&self) -> broadcast::Receiver<Told> {

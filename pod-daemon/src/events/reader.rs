@@ -13,6 +13,12 @@ use crate::{
     probes::{self, EventReader, Probes, Record},
 };
 
+/// How long events may wait before somebody looks, while anybody is told of them.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// And while nobody is. Who begins to listen asks for what there is, or is told of it so late once.
+const QUIET: Duration = Duration::from_millis(500);
+
 /// How often losses are looked for.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -25,12 +31,15 @@ pub(crate) fn start(node: &Node) -> Result<(), probes::Error> {
     let (events, traces) = (probes.events()?, probes.traces()?);
     let own = Arc::clone(chronicle);
     let requests = chronicle.requests();
-    tokio::spawn(read(events, Arc::clone(chronicle), requests, move |uid, event| {
+    let pause = |is_heard| if is_heard { PAUSE } else { QUIET };
+    let pauses = move |chronicle: &Chronicle| pause(chronicle.is_heard());
+    tokio::spawn(read(events, Arc::clone(chronicle), requests, pauses, move |uid, event| {
         own.tell(uid, event);
     }));
     let own = Arc::clone(chronicle);
     let nobody = mpsc::unbounded_channel().1;
-    tokio::spawn(read(traces, Arc::clone(chronicle), nobody, move |_, event| {
+    let pauses = move |chronicle: &Chronicle| pause(chronicle.is_tracing());
+    tokio::spawn(read(traces, Arc::clone(chronicle), nobody, pauses, move |_, event| {
         own.tell_traced(event);
     }));
     tokio::spawn(look_for_losses(Arc::clone(probes), Arc::clone(chronicle)));
@@ -38,16 +47,18 @@ pub(crate) fn start(node: &Node) -> Result<(), probes::Error> {
     Ok(())
 }
 
-/// Reads a ring for good. Who asks is answered when all is passed on that was told before.
+/// Reads a ring for good, with pauses of this length. Who asks is answered when all is passed on that
+/// was told before.
 async fn read(
     mut ring: EventReader,
     chronicle: Arc<Chronicle>,
     mut requests: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
+    pause: impl Fn(&Chronicle) -> Duration + Send + 'static,
     tell: impl Fn(&str, Event) + Send + 'static,
 ) {
     loop {
         let asked = tokio::select! {
-            result = ring.wait() => match result {
+            result = ring.wait(pause(&chronicle)) => match result {
                 Ok(()) => None,
                 Err(error) => {
                     tracing::error!(%error, "events are not told any more");

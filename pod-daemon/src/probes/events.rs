@@ -21,9 +21,6 @@ use super::{Data, Error, Probes, open, plan, sys};
 /// As many are taken from a ring at a time.
 const MOST: usize = 256;
 
-/// How long an event waits for others, so that a reader is woken once for all of them.
-const PAUSE: Duration = Duration::from_millis(50);
-
 /// One event as the probes wrote it.
 #[derive(Clone, Debug)]
 pub struct Record {
@@ -78,12 +75,13 @@ impl Probes {
 }
 
 impl EventReader {
-    /// Waits until it is worth looking: there is an event, and much has come together since, or a while
-    /// has passed. All has to be taken then: only an event after all that was taken wakes again.
-    pub async fn wait(&mut self) -> io::Result<()> {
-        self.ring.readable_mut().await?.clear_ready();
-        if let Ok(much) = timeout(PAUSE, self.ring.readable_mut()).await {
-            much?.clear_ready();
+    /// Waits until it is worth looking: much has come together, or `pause` has passed. A look costs no
+    /// system call.
+    pub async fn wait(&mut self, pause: Duration) -> io::Result<()> {
+        match timeout(pause, self.ring.readable_mut()).await {
+            // Before reading: what comes later wakes again.
+            Ok(ready) => ready?.clear_ready(),
+            Err(_elapsed) => {}
         }
         Ok(())
     }

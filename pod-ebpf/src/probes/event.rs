@@ -5,7 +5,7 @@
 //! does not belong to a pod costs a look-up, and who is not watched one more.
 
 use aya_ebpf::{
-    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP},
+    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
     helpers::generated::{
         bpf_get_current_pid_tgid, bpf_get_current_uid_gid, bpf_ktime_get_boot_ns,
         bpf_probe_read_user,
@@ -52,15 +52,14 @@ pub(crate) fn begin(slot: u32, kind: Kind) -> Option<Event> {
     Some(Event::new(kind, watch.owner, unsafe { bpf_ktime_get_boot_ns() }))
 }
 
-/// Whether the reader is woken at once, since much has come together. Else the kernel wakes it by the
-/// first event after all that it has read. It then waits a while for more to come together: an interrupt
-/// for each event would cost several times what the event does.
+/// Whether the reader is woken: not before much has come together. It looks by itself now and then, and
+/// an interrupt for each event would cost several times what the event does.
 #[inline(always)]
 pub(crate) fn wake(ring: &RingBuf) -> u64 {
     if ring.query(u64::from(BPF_RB_AVAIL_DATA)) > u64::from(WAKE_BYTES) {
         u64::from(BPF_RB_FORCE_WAKEUP)
     } else {
-        0
+        u64::from(BPF_RB_NO_WAKEUP)
     }
 }
 
