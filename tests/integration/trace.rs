@@ -190,10 +190,11 @@ fn short_pods_are_each_told_once() {
             |event: &Value| event["pod"].as_str().is_none_or(|pod| pod.starts_with("short-"));
         listener.heard().into_iter().filter(is_ours).collect()
     };
-    eventually("all exits are told", seconds(10), || {
+    eventually("all exits are told, or skipped by the kernel", seconds(10), || {
         let heard = heard();
         let told = of_kind(&heard, "exit").count() as u64;
-        (told + lost(&heard, "exit") + lost(&heard, "slow_reader") >= count).then_some(())
+        let told = told + lost(&heard, "exit") + lost(&heard, "slow_reader");
+        (told >= count || daemon.metrics().missed().is_some()).then_some(())
     });
     let heard = heard();
     let after = daemon.metrics();
