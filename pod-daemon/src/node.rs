@@ -186,7 +186,7 @@ impl Node {
             // Somebody else has deleted it meanwhile.
             std::fs::remove_dir_all(self.directory(&stored)).ok();
         }
-        Ok(Pod::clone(&stored))
+        Ok(Arc::unwrap_or_clone(stored))
     }
 
     /// Where a pod's files are.

@@ -234,10 +234,10 @@ impl Probes {
     /// is attached once per node.
     pub fn open(settings: &Settings<'_>) -> Result<Self, Error> {
         let Installation { pins, id, status, origin, record } = install::take_over(settings)?;
+        let programs = pins.programs(&id);
         if settings.log != LogLevel::Off {
-            forward_log(&pins.object(&id).join("programs/exec"))?;
+            forward_log(&programs.join("exec"))?;
         }
-        let programs = pins.object(&id).join("programs");
         let meter = Meter::open(&programs, settings.timing).map_err(|source| Error::Pin {
             action: "open a program below",
             path: programs,
@@ -386,7 +386,7 @@ impl Probes {
         cgroup: &Cgroup,
     ) -> Result<bool, Error> {
         let failed = |source| Error::Attach { program, source };
-        let loaded = match sys::get(&self.pins.object(&self.id).join("programs").join(program)) {
+        let loaded = match sys::get(&self.pins.programs(&self.id).join(program)) {
             Ok(loaded) => loaded,
             // It is off, as the status says.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),

@@ -194,7 +194,8 @@ fn short_pods_are_each_told_once() {
         let heard = heard();
         let told = of_kind(&heard, "exit").count() as u64;
         let told = told + lost(&heard, "exit") + lost(&heard, "slow_reader");
-        (told >= count || daemon.metrics().missed().is_some()).then_some(())
+        let missed = || daemon.metrics().missed_by(&["event_exit"]);
+        (told >= count || missed().is_some()).then_some(())
     });
     let heard = heard();
     let after = daemon.metrics();

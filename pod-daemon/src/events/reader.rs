@@ -31,15 +31,14 @@ pub(crate) fn start(node: &Node) -> Result<(), probes::Error> {
     let (events, traces) = (probes.events()?, probes.traces()?);
     let own = Arc::clone(chronicle);
     let requests = chronicle.requests();
-    let pause = |is_heard| if is_heard { PAUSE } else { QUIET };
-    let pauses = move |chronicle: &Chronicle| pause(chronicle.is_heard());
-    tokio::spawn(read(events, Arc::clone(chronicle), requests, pauses, move |uid, event| {
+    let is_heard = Chronicle::is_heard;
+    tokio::spawn(read(events, Arc::clone(chronicle), requests, is_heard, move |uid, event| {
         own.tell(uid, event);
     }));
     let own = Arc::clone(chronicle);
     let nobody = mpsc::unbounded_channel().1;
-    let pauses = move |chronicle: &Chronicle| pause(chronicle.is_tracing());
-    tokio::spawn(read(traces, Arc::clone(chronicle), nobody, pauses, move |_, event| {
+    let is_heard = Chronicle::is_tracing;
+    tokio::spawn(read(traces, Arc::clone(chronicle), nobody, is_heard, move |_, event| {
         own.tell_traced(event);
     }));
     tokio::spawn(look_for_losses(Arc::clone(probes), Arc::clone(chronicle)));
@@ -47,18 +46,19 @@ pub(crate) fn start(node: &Node) -> Result<(), probes::Error> {
     Ok(())
 }
 
-/// Reads a ring for good, with pauses of this length. Who asks is answered when all is passed on that
-/// was told before.
+/// Reads a ring for good, seldom unless it `is_heard`. Who asks is answered when all is passed on that was
+/// told before.
 async fn read(
     mut ring: EventReader,
     chronicle: Arc<Chronicle>,
     mut requests: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
-    pause: impl Fn(&Chronicle) -> Duration + Send + 'static,
+    is_heard: fn(&Chronicle) -> bool,
     tell: impl Fn(&str, Event) + Send + 'static,
 ) {
     loop {
+        let pause = if is_heard(&chronicle) { PAUSE } else { QUIET };
         let asked = tokio::select! {
-            result = ring.wait(pause(&chronicle)) => match result {
+            result = ring.wait(pause) => match result {
                 Ok(()) => None,
                 Err(error) => {
                     tracing::error!(%error, "events are not told any more");

@@ -24,6 +24,7 @@ pub(super) struct Netns {
 
 /// What the node's own interfaces passed, as the kernel writes it, by name. One reading tells of all pods
 /// with which of them packets were exchanged.
+#[derive(Default)]
 pub(super) struct Outside(HashMap<String, String>);
 
 /// What one look at a network namespace has found.
@@ -135,8 +136,8 @@ impl Netns {
 impl Outside {
     pub(super) fn read() -> Self {
         let text = fs::read_to_string("/proc/net/dev").unwrap_or_default();
-        let lines = text.lines().filter_map(|line| line.rsplit_once(':'));
-        Self(lines.map(|(name, numbers)| (name.trim().to_owned(), numbers.to_owned())).collect())
+        let owned = |(name, numbers): (&str, &str)| (name.to_owned(), numbers.to_owned());
+        Self(interfaces(&text).map(owned).collect())
     }
 
     pub(super) fn of(&self, interface: &str) -> Option<&str> {
@@ -154,13 +155,13 @@ impl Look {
         is_idle: bool,
         last: Option<Self>,
     ) -> Option<Self> {
+        let will_do = |last: &Self| {
+            let is_same = outside.is_some() && last.outside.as_deref() == outside;
+            is_idle && is_same && !is_due(last.unchanged + 1, last.pid)
+        };
         let last = match last {
-            Some(last) if is_idle && outside.is_some() && last.outside.as_deref() == outside => {
-                let unchanged = last.unchanged + 1;
-                if !is_due(unchanged, last.pid) {
-                    return Some(Self { unchanged, ..last });
-                }
-                Some(last)
+            Some(last) if will_do(&last) => {
+                return Some(Self { unchanged: last.unchanged + 1, ..last });
             }
             last => last,
         };
@@ -184,6 +185,13 @@ impl Look {
 /// read seldom, and not of all pods at once.
 fn is_due(unchanged: u32, pid: u32) -> bool {
     unchanged < 2 || unchanged.wrapping_add(pid).is_multiple_of(LOOKS)
+}
+
+/// The lines of /proc/PID/net/dev: a name, eight numbers of what was received, and eight of what was sent.
+pub(super) fn interfaces(dev: &str) -> impl Iterator<Item = (&str, &str)> {
+    // Those of the heading have no colon.
+    let lines = dev.lines().filter_map(|line| line.rsplit_once(':'));
+    lines.map(|(name, numbers)| (name.trim(), numbers))
 }
 
 /// The file /proc/PID/net/dev, as the first process of `cgroup` sees it; `None` if there is no process.

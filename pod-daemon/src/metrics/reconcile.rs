@@ -7,7 +7,7 @@ use super::{
     family::{Domain, Family, Source::Pod},
     file::OPERATIONS,
     net::DIRECTION,
-    reading,
+    netns, reading,
     resource::OPERATION,
     sheet::Sheet,
 };
@@ -124,14 +124,12 @@ pub(super) struct Traffic {
 }
 
 impl Traffic {
-    /// Sums the lines of /proc/PID/net/dev after the two of the heading: a name, eight numbers of what was
-    /// received, and eight of what was sent.
+    /// Sums the lines of /proc/PID/net/dev.
     pub(super) fn parse(dev: &[u8]) -> Self {
         let text = str::from_utf8(dev).unwrap_or_default();
         let mut traffic = Self::default();
-        for line in text.lines().skip(2) {
-            let Some((name, numbers)) = line.rsplit_once(':') else { continue };
-            let header = if name.trim() == "lo" { 0 } else { HEADER };
+        for (name, numbers) in netns::interfaces(text) {
+            let header = if name == "lo" { 0 } else { HEADER };
             let mut numbers = numbers.split_ascii_whitespace().map(|number| number.parse().ok());
             for direction in Direction::ALL {
                 let at = direction as usize;

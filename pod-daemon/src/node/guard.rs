@@ -120,7 +120,7 @@ struct Measurement {
 /// All pods; those that are over, or `evicted`, without their limits.
 fn written(shared: &Shared, evicted: &HashSet<String>) -> Vec<Written> {
     let written = |(pod, spec): (Arc<PodSnapshot>, Arc<PodSpec>)| {
-        let (key, uid) = (Key::new(&pod.namespace, &pod.name), pod.uid.clone());
+        let (key, uid) = (pod.key(), pod.uid.clone());
         let files = shared.pod_directory(&uid);
         let logs = pod::logs::directory(&shared.settings.log_dir, &key, &uid);
         let stays = matches!(pod.phase, "Succeeded" | "Failed") || evicted.contains(&uid);

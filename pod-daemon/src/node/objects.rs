@@ -65,8 +65,7 @@ impl Node {
             let volumes = spec.volumes.iter().flatten();
             let mut shown = volumes.map(|volume| (&volume.config_map, &volume.secret));
             if shown.any(|(map, secret)| map.is_some() || secret.is_some())
-                && let Ok(commands) =
-                    self.shared.table.commands(&Key::new(&pod.namespace, &pod.name))
+                && let Ok(commands) = self.shared.table.commands(&pod.key())
             {
                 // A worker whose queue is full looks again soon enough: it is being deleted, or its
                 // pod has many commands to run, each of which is taken up at once.

@@ -90,7 +90,7 @@ impl Refused {
                 if refused > self.forks.get(cgroup).copied().unwrap_or(told) {
                     let name = container.name.clone();
                     met.push(Met {
-                        pod: Key::new(&pod.namespace, &pod.name),
+                        pod: pod.key(),
                         reason: "PidsLimit",
                         message: format!(
                             "Container {name} met its limit of {limit} processes and threads; forks \
@@ -115,7 +115,7 @@ impl Refused {
         let more = |uid: &str| all.get(uid) > self.connections.get(uid);
         let pods = node.table.snapshots().into_iter().filter(|pod| more(&pod.uid));
         let met = pods.map(|pod| Met {
-            pod: Key::new(&pod.namespace, &pod.name),
+            pod: pod.key(),
             container: None,
             reason: "ConnectionsLimit",
             message: format!(

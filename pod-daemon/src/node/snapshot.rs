@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::cgroup::Limits;
+use crate::{cgroup::Limits, pod::Key};
 
 /// One pod.
 #[derive(Clone, Debug)]
@@ -40,6 +40,14 @@ pub struct PodSnapshot {
     pub volume_count: usize,
     /// Its containers, in the manifest's order.
     pub containers: Vec<ContainerSnapshot>,
+}
+
+impl PodSnapshot {
+    /// Its name and namespace.
+    #[must_use]
+    pub fn key(&self) -> Key {
+        Key::new(&self.namespace, &self.name)
+    }
 }
 
 /// One container.

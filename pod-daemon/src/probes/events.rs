@@ -68,7 +68,7 @@ impl Probes {
 
     /// Attaches what tells of opened files.
     pub fn attach_trace(&self) -> Result<TraceLink, Error> {
-        let path = self.pins.object(&self.id).join("programs").join(plan::TRACE_OPEN);
+        let path = self.pins.programs(&self.id).join(plan::TRACE_OPEN);
         let link = sys::get(&path).and_then(|program| sys::attach_tracepoint(program.as_fd()));
         link.map(|link| TraceLink { _link: link }).map_err(Error::Trace)
     }

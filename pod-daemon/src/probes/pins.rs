@@ -23,6 +23,9 @@ const MAGIC: rustix::fs::FsWord = 0xcafe_4a11;
 /// The bpf filesystem that distributions mount.
 const USUAL: &str = "/sys/fs/bpf";
 
+/// Folder of an object's programs.
+const PROGRAMS: &str = "programs";
+
 /// Prefix of the folders of objects.
 const OBJECT: &str = "object-";
 
@@ -65,11 +68,16 @@ impl Pins {
         self.root.join(format!("{OBJECT}{id}"))
     }
 
+    /// Where its programs are.
+    pub(super) fn programs(&self, id: &str) -> PathBuf {
+        self.object(id).join(PROGRAMS)
+    }
+
     /// Makes empty folders for the object `id`.
     pub(super) fn make_object(&self, id: &str) -> Result<(), Error> {
         let folder = self.object(id);
         remove(&folder);
-        for name in ["programs", "links"] {
+        for name in [PROGRAMS, "links"] {
             let path = folder.join(name);
             fs::create_dir_all(&path).map_err(failed_to("make", &path))?;
         }

@@ -156,7 +156,7 @@ impl Attachment<'_> {
 
     /// Keeps every program that was loaded.
     pub(super) fn pin_programs(&self) -> Result<(), Error> {
-        let folder = self.pins.object(self.id).join("programs");
+        let folder = self.pins.programs(self.id);
         for (name, program) in self.ebpf.programs() {
             let Ok(program) = program.fd() else { continue };
             let path = folder.join(name);

@@ -64,10 +64,10 @@ impl Stats {
     /// The same with what the kernel may have changed, unless the cgroup's tasks have run.
     fn while_idle(&self, files: &mut Files) -> Option<Self> {
         let (cpu, throttling) = files.cpu();
-        // A controller that is not there does not come.
-        let is_charged_the_same =
-            |files: &mut Files| self.memory.is_none() || files.memory_current() == self.charged();
-        let is_idle = cpu.is_some() && cpu == self.cpu && is_charged_the_same(files);
+        let is_idle = cpu.is_some()
+            && cpu == self.cpu
+            // A controller that is not there does not come.
+            && (self.memory.is_none() || files.memory_current() == self.charged());
         is_idle.then(|| Self { throttling, io: self.io.and_then(|_| files.io()), ..*self })
     }
 
