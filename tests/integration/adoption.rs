@@ -1,6 +1,6 @@
 //! Daemons that are killed, and the pods that outlive them.
 
-use std::{fs, thread, time::Duration};
+use std::{fs, io::Read as _, net::TcpStream, thread, time::Duration};
 
 use jiff::Timestamp;
 use nix::sys::signal::{Signal, kill};
@@ -244,6 +244,60 @@ fn other_probes_go_on_with_the_same_counters() {
     assert_eq!(run.code, 0, "{run:?}");
     assert_eq!(daemon.metrics().one("podscope_exec_total", &labels), before + 1.0);
     daemon.stop();
+}
+
+#[test]
+fn counters_of_another_layout_are_given_up() {
+    let mut daemon = Daemon::start(&[]);
+    daemon.run(pod("kept").container("app", "fork 5 , print ready , greet 8080 welcome"));
+    daemon.wait_logged("kept", "", "listening");
+    let pid = daemon.pid_of(&daemon.pod("kept"), "app");
+    daemon.kill();
+    // As if an earlier version had made them.
+    let pins = daemon.folder().join("bpf");
+    let found = || -> Vec<String> {
+        let entries = fs::read_dir(&pins).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    for name in found() {
+        if let Some((kind @ ("maps" | "object"), _)) = name.split_once('-') {
+            fs::rename(pins.join(&name), pins.join(format!("{kind}-0"))).unwrap();
+        }
+    }
+    assert!(found().contains(&"maps-0".to_owned()), "{:?}", found());
+    daemon.restart();
+
+    let metrics = daemon.metrics();
+    assert_eq!(metrics.one("podscope_probe_object_info", &[("origin", "replaced")]), 1.0);
+    assert!(found().iter().all(|name| !name.ends_with("-0")), "{:?}", found());
+    let kept = daemon.pod("kept");
+    assert_eq!(daemon.pid_of(&kept, "app"), pid);
+    // Everything is counted from zero, and everything is counted.
+    let labels = [("pod", "kept"), ("container", "app")];
+    let count = |name| daemon.metrics().sum(name, &labels);
+    let counters = [
+        "podscope_exec_total",
+        "podscope_forks_total",
+        "podscope_tcp_accepts_total",
+        "podscope_network_bytes_total",
+    ];
+    assert_eq!(counters.map(count), [0.0; 4]);
+    let run = daemon.podctl(&["exec", "kept", "--", "/bin/workload", "fork", "2"]);
+    assert_eq!(run.code, 0, "{run:?}");
+    let address = kept["status"]["podIP"].as_str().unwrap();
+    assert_eq!(welcome(address), "welcome");
+    let [execs, forks, accepts, bytes] = counters.map(count);
+    assert_eq!((execs, forks, accepts), (1.0, 2.0, 1.0));
+    assert!(bytes > 200.0, "{bytes}");
+    daemon.stop();
+}
+
+/// What is told at port 8080 of a pod.
+fn welcome(address: &str) -> String {
+    let mut answer = String::new();
+    let mut stream = TcpStream::connect((address, 8080)).unwrap();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }
 
 #[test]

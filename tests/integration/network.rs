@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use pod_tests::{Daemon, eventually, manifest::pod, met_limit, seconds};
+use pod_tests::{Daemon, eventually, manifest::pod, met_limit, policy::forbid_connects, seconds};
 
 #[test]
 fn a_pod_is_reached_by_its_address() {
@@ -104,5 +104,30 @@ fn a_pod_does_not_take_all_connections_of_the_node() {
         let shown = daemon.podctl(&["describe", "pod", name]).stdout;
         assert_eq!(shown.contains("The pod has 100 connections"), told, "{shown}");
     }
+    daemon.stop();
+}
+
+/// The kernel lets the program have a say before TCP hears of the attempt.
+#[test]
+fn a_connect_that_another_program_forbids_is_denied() {
+    let daemon = Daemon::start(&[]);
+    let steps = "wait-for /go , attempt blocking 127.0.0.1:7 3 , attempt nonblocking 127.0.0.1:7 2 , \
+                 attempt udp 127.0.0.1:7 1 , attempt blocking [::1]:7 1 , print done , pause";
+    daemon.run(pod("fenced").container("app", steps));
+    let fenced = daemon.wait_ready("fenced");
+    let process = daemon.pid_of(&fenced, "app");
+    forbid_connects(&daemon.cgroup(&fenced, "app"));
+    fs::write(format!("/proc/{process}/root/go"), "").unwrap();
+    let log = daemon.wait_logged("fenced", "", "done");
+    assert!(log.contains("attempt blocking: Err(EPERM)"), "{log}");
+
+    let connects = |result| {
+        let labels = [("pod", "fenced"), ("result", result)];
+        daemon.metrics().one("podscope_tcp_connects_total", &labels)
+    };
+    assert_eq!((connects("denied"), connects("refused")), (5.0, 1.0), "{log}");
+    let path = "/apis/podscope.dev/v1/namespaces/default/pods/fenced/events?kind=connect_failure";
+    let told = daemon.api("GET", path, None).body;
+    assert_eq!(told.matches("\"EPERM\"").count(), 5, "{told}");
     daemon.stop();
 }

@@ -10,6 +10,7 @@ pub mod http;
 pub mod manifest;
 pub mod metrics;
 pub mod netns;
+pub mod policy;
 pub mod program;
 pub mod state;
 
