@@ -354,10 +354,11 @@ impl Node {
         self.shared.table.snapshots()
     }
 
-    /// What containers have on the disk, as far as it was measured, by pod's uid and name.
+    /// What a pod's containers have on the disk, by their names; `None` before it was measured.
     #[must_use]
-    pub fn disk_usage(&self) -> HashMap<String, HashMap<String, DiskUsage>> {
-        self.shared.disk_usage.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn disk_usage(&self, uid: &str) -> Option<Arc<HashMap<String, DiskUsage>>> {
+        let known = self.shared.disk_usage.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(uid).cloned()
     }
 
     /// What the node has, and what of it pods have.

@@ -349,11 +349,12 @@ impl Probes {
         volumes: &[String],
         mounts: Vec<u32>,
     ) -> ContainerProbe {
+        let volumes = volumes.iter().map(|volume| volume.as_str().into()).zip(claim.cells);
         ContainerProbe {
             counters: Arc::clone(&self.counters),
             cgroup_id: cgroup.id(),
             slot: claim.slot,
-            volumes: volumes.iter().cloned().zip(claim.cells).collect(),
+            volumes: volumes.chain([("other".into(), claim.slot)]).collect(),
             mounts: Mutex::new(mounts),
             network: Mutex::default(),
         }

@@ -7,13 +7,12 @@ mod details;
 mod files;
 mod last;
 
-use std::path::Path;
-
 use self::files::Files;
 pub use self::{
     details::{Details, Settings, details},
     last::Last,
 };
+use super::{Cgroup, file::Reader};
 
 /// Everything that the kernel accounts for one cgroup, as far as its controllers are enabled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -141,24 +140,24 @@ pub struct Pressure {
 
 /// Reads what the kernel accounts for the tasks of `cgroup`.
 #[must_use]
-pub fn pids(cgroup: &Path) -> Option<Pids> {
-    Files::open(cgroup)?.pids()
+pub fn pids(cgroup: &Cgroup) -> Option<Pids> {
+    Files::of(cgroup, &mut Reader::new()).pids()
 }
 
 /// Reads the CPU time of `cgroup`.
 #[must_use]
-pub fn cpu(cgroup: &Path) -> Option<Cpu> {
-    Files::open(cgroup)?.cpu().0
+pub fn cpu(cgroup: &Cgroup) -> Option<Cpu> {
+    Files::of(cgroup, &mut Reader::new()).cpu().0
 }
 
-/// Reads what the kernel accounts for `cgroup`; nothing of one that does not exist.
+/// Reads what the kernel accounts for `cgroup`; nothing of one that has been removed.
 #[must_use]
-pub fn read(cgroup: &Path) -> Stats {
-    Files::open(cgroup).map(|mut files| whole(&mut files, cgroup)).unwrap_or_default()
+pub fn read(cgroup: &Cgroup) -> Stats {
+    whole(&mut Files::of(cgroup, &mut Reader::new()))
 }
 
 /// What stands in the cgroup's own files.
-fn accounted(files: &mut Files) -> Stats {
+fn accounted(files: &mut Files<'_>) -> Stats {
     let (cpu, throttling) = files.cpu();
     Stats {
         cpu,
@@ -174,10 +173,10 @@ fn accounted(files: &mut Files) -> Stats {
 }
 
 /// All of [`Stats`].
-fn whole(files: &mut Files, cgroup: &Path) -> Stats {
+fn whole(files: &mut Files<'_>) -> Stats {
     let mut stats = accounted(files);
     if stats.memory.is_none() {
-        stats.resident = files.resident(cgroup);
+        stats.resident = files.resident();
     }
     stats
 }

@@ -45,6 +45,7 @@ use super::{
     sheet::{self, Sheet},
 };
 use crate::{
+    cgroup::file::Reader,
     node::{Keeper, PodSnapshot},
     probes::{ProbeStatus, Probes},
 };
@@ -262,7 +263,7 @@ impl Keeper for Archive {
     fn look(&self, about: &PodSnapshot) {
         let mut pod = reading::Pod::new(Arc::new(about.clone()));
         // Nothing is known of it that could do instead.
-        pod.read_netns(&Outside::default());
+        pod.read_netns(&Outside::default(), &mut Reader::new());
         if let Some(netns) = pod.netns {
             self.state().netns.insert(about.uid.clone(), netns);
         }
@@ -282,7 +283,7 @@ impl Keeper for Archive {
             pod.refused_connections = refused_connections;
             pod.deleted = Some(Timestamp::now());
             pod.netns = netns;
-            pod.read(&self.probes);
+            pod.read(&self.probes, &mut Reader::new());
             let pod = Held::of(&pod, &self.probes.status());
             if let Err(error) = self.files.hold(&pod) {
                 tracing::error!(uid = pod.uid, %error, "what the pod did will not outlive this daemon");

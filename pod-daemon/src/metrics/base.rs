@@ -38,7 +38,10 @@ impl Written {
     /// Writes labels whose values are names of Kubernetes' objects, which have no character that would
     /// have to be escaped.
     pub(super) fn names(labels: &[&str], values: &[&str]) -> Self {
-        let mut written = Self { text: String::new(), values: Vec::with_capacity(values.len()) };
+        // With `=`, quotes and a comma.
+        let length = labels.iter().chain(values).map(|text| text.len() + 2).sum();
+        let text = String::with_capacity(length);
+        let mut written = Self { text, values: Vec::with_capacity(values.len()) };
         for (label, value) in labels.iter().zip(values) {
             debug_assert!(!value.contains(['\\', '\n', '"']), "{value}");
             let text = &mut written.text;

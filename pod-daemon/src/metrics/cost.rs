@@ -5,7 +5,10 @@
 //! program's runs since the scrape before, or the last one known. It is added up from scrape to
 //! scrape, since a mean over all time would let a counter fall.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    mem,
+};
 
 use pod_ebpf::{Direction, file::Operation};
 
@@ -147,12 +150,10 @@ type Counts<T = u64> = [T; HOOKS.len()];
 pub(super) struct Ledger {
     /// Runs and seconds of each program, then.
     programs: HashMap<String, (u64, f64)>,
-    /// By pod and container.
-    counts: HashMap<(String, String), Counts>,
     /// Seconds that a run for each reason took last.
     prices: Counts<f64>,
-    /// By pod.
-    seconds: HashMap<String, f64>,
+    /// By the pod's uid.
+    accounts: HashMap<String, Account>,
     attributed: Attributed,
     /// Seconds that the programs ran and that are not attributed; below zero where samples have seen
     /// less than was counted.
@@ -160,41 +161,43 @@ pub(super) struct Ledger {
     is_open: bool,
 }
 
+/// What was attributed to one pod.
+#[derive(Default)]
+struct Account {
+    seconds: f64,
+    /// How often each of its containers had given each reason.
+    counts: Vec<Counts>,
+}
+
 impl Ledger {
     /// Attributes what has come since the last scrape, and enters the sums into `reading`.
     pub(super) fn enter(&mut self, reading: &mut Reading) {
         let spent = self.spent(&reading.costs);
-        let began = reading.own.start_seconds;
-        let mut counts = HashMap::new();
-        let mut new: Vec<Vec<Counts>> = Vec::with_capacity(reading.pods.len());
-        for pod in &reading.pods {
-            let of_pod = pod.containers.iter().map(|container| {
-                let key = (pod.about.uid.clone(), container.about.name.clone());
-                let current: Counts = std::array::from_fn(|hook| (HOOKS[hook].runs)(container));
-                let before = self.counts.get(&key).copied();
-                counts.insert(key, current);
-                since(current, before.unwrap_or_else(|| first(pod, began, current)))
-            });
-            new.push(of_pod.collect());
-        }
-        self.counts = counts;
-
         for (price, hook) in self.prices.iter_mut().zip(HOOKS) {
             *price = spent.price(hook.programs).unwrap_or(*price);
         }
-        let prices = self.prices;
+        let began = reading.own.start_seconds;
         let mut attributed = 0.0;
-        for (pod, counts) in reading.pods.iter_mut().zip(new) {
-            let counts = counts.iter().flat_map(|counts| counts.iter().zip(prices));
-            let more: f64 = counts.map(|(runs, price)| *runs as f64 * price).sum();
+        for pod in &mut reading.pods {
+            let uid = &pod.about.uid;
+            let mut account = self.accounts.remove(uid).unwrap_or_default();
+            let counts = pod.containers.iter().map(counts).collect();
+            let before = mem::replace(&mut account.counts, counts);
+            let mut more = 0.0;
+            for (index, current) in account.counts.iter().enumerate() {
+                let before = before.get(index).copied();
+                let before = before.unwrap_or_else(|| first(pod, began, *current));
+                let runs = since(*current, before).into_iter().zip(self.prices);
+                more += runs.map(|(runs, price)| runs as f64 * price).sum::<f64>();
+            }
             attributed += more;
             if pod.is_other {
                 self.attributed.other += more;
-                continue;
+            } else {
+                account.seconds += more;
+                pod.probe_seconds = Some(account.seconds);
             }
-            let sum = self.seconds.entry(pod.about.uid.clone()).or_default();
-            *sum += more;
-            pod.probe_seconds = Some(*sum);
+            self.accounts.insert(uid.clone(), account);
         }
         self.forget(&reading.pods);
         self.open += spent.all - attributed;
@@ -221,10 +224,10 @@ impl Ledger {
 
     fn forget(&mut self, pods: &[Pod]) {
         let living: HashSet<&str> = pods.iter().map(|pod| &*pod.about.uid).collect();
-        self.seconds.retain(|uid, seconds| {
+        self.accounts.retain(|uid, account| {
             let lives = living.contains(uid.as_str());
             if !lives {
-                self.attributed.deleted += *seconds;
+                self.attributed.deleted += account.seconds;
             }
             lives
         });
@@ -247,6 +250,11 @@ impl Spent {
         }
         (sum.0 > 0).then(|| sum.1 / sum.0 as f64)
     }
+}
+
+/// How often a container has given each reason.
+fn counts(container: &Container) -> Counts {
+    std::array::from_fn(|hook| (HOOKS[hook].runs)(container))
 }
 
 /// What a container that is seen for the first time had counted before: nothing, unless it is older

@@ -61,6 +61,8 @@ pub(super) enum Kind {
 pub(super) struct Label {
     pub(super) name: &'static str,
     pub(super) values: Values,
+    /// Whether no value has a character that a text would have to escape.
+    pub(super) is_plain: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -253,14 +255,19 @@ impl Kind {
 
 impl Label {
     pub(super) const fn each(name: &'static str, values: &'static [&'static str]) -> Self {
-        Self { name, values: Values::Each(values) }
+        Self { name, values: Values::Each(values), is_plain: true }
     }
 
     pub(super) const fn one_of(name: &'static str, values: &'static [&'static str]) -> Self {
-        Self { name, values: Values::OneOf(values) }
+        Self { name, values: Values::OneOf(values), is_plain: true }
     }
 
     pub(super) const fn free(name: &'static str, description: &'static str) -> Self {
-        Self { name, values: Values::Free(description) }
+        Self { name, values: Values::Free(description), is_plain: false }
+    }
+
+    /// One whose values are names of Kubernetes' objects.
+    pub(super) const fn named(name: &'static str, description: &'static str) -> Self {
+        Self { is_plain: true, ..Self::free(name, description) }
     }
 }

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::probes::Probes;
 
-const VOLUME: Label = Label::free(
+const VOLUME: Label = Label::named(
     "volume",
     "name of the volume in the pod's manifest; `rootfs` for the container's own filesystem, \
      `other` for mounts that it was not given, such as /proc, and for what cannot be told: a failed \

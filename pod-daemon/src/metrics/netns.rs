@@ -151,6 +151,7 @@ impl Look {
     /// others the node's end of its interface has seen, `outside`: if it has not, the last look will do.
     pub(super) fn take(
         cgroup: &Path,
+        reader: &mut Reader,
         outside: Option<&str>,
         is_idle: bool,
         last: Option<Self>,
@@ -165,7 +166,7 @@ impl Look {
             }
             last => last,
         };
-        with_files(cgroup, |pid, file| {
+        with_files(cgroup, reader, |pid, file| {
             // First: what is counted meanwhile makes a difference the next time.
             let dev = file("dev");
             let last = last.filter(|last| last.pid == pid && last.dev == dev && !dev.is_empty());
@@ -196,27 +197,27 @@ pub(super) fn interfaces(dev: &str) -> impl Iterator<Item = (&str, &str)> {
 
 /// The file /proc/PID/net/dev, as the first process of `cgroup` sees it; `None` if there is no process.
 pub(super) fn devices(cgroup: &Path) -> Option<Vec<u8>> {
-    with_files(cgroup, |_, file| file("dev"))
+    with_files(cgroup, &mut Reader::new(), |_, file| file("dev"))
 }
 
 /// Lets `read` have files of /proc/PID/net, as the first process of `cgroup` sees them; one that is not
 /// there is empty. `None` if there is no process.
 fn with_files<T>(
     cgroup: &Path,
+    reader: &mut Reader,
     read: impl FnOnce(u32, &mut dyn FnMut(&str) -> Vec<u8>) -> T,
 ) -> Option<T> {
-    let mut reader = Reader::new();
     let procs = cgroup.join("cgroup.procs");
     let first = |reader: &mut Reader| -> Option<u32> {
         pids(reader.text(CWD, &procs)?).next()?.as_raw().try_into().ok()
     };
-    let pid = first(&mut reader)?;
+    let pid = first(reader)?;
     let found = read(pid, &mut |name| {
         let bytes = reader.bytes(CWD, format!("/proc/{pid}/net/{name}"));
         bytes.map(<[u8]>::to_vec).unwrap_or_default()
     });
     // Whose pid it was when the files were opened is not known before it is still the same.
-    (first(&mut reader) == Some(pid)).then_some(found)
+    (first(reader) == Some(pid)).then_some(found)
 }
 
 /// Two lines that begin with the same word: names, and their values.
@@ -269,10 +270,19 @@ mod tests {
         assert_eq!(netns, expected);
     }
 
+    fn take(
+        cgroup: &Path,
+        outside: Option<&str>,
+        is_idle: bool,
+        last: Option<Look>,
+    ) -> Option<Look> {
+        Look::take(cgroup, &mut Reader::new(), outside, is_idle, last)
+    }
+
     /// The look at this process, as the first of a cgroup, after so many at which nothing had changed.
     fn looked(cgroup: &Path, unchanged: u32) -> Look {
         fs::write(cgroup.join("cgroup.procs"), format!("{}\n", std::process::id())).unwrap();
-        let look = Look::take(cgroup, Some(" 1 2"), true, None).unwrap();
+        let look = take(cgroup, Some(" 1 2"), true, None).unwrap();
         assert!(!look.dev.is_empty());
         Look { unchanged, ..look }
     }
@@ -287,7 +297,7 @@ mod tests {
         // Whoever looks sees that nobody is there.
         fs::write(cgroup.path().join("cgroup.procs"), "").unwrap();
         let take = |outside, is_idle, last: &Look| {
-            Look::take(cgroup.path(), outside, is_idle, Some(last.clone()))
+            take(cgroup.path(), outside, is_idle, Some(last.clone()))
         };
 
         let spared = Look { unchanged: unchanged + 1, ..last.clone() };
@@ -304,7 +314,7 @@ mod tests {
         fs::write(cgroup.path().join("cgroup.procs"), "").unwrap();
         let due = (2..2 + LOOKS).find(|looks| is_due(*looks, last.pid)).unwrap();
         last.unchanged = due - 1;
-        assert_eq!(Look::take(cgroup.path(), Some(" 1 2"), true, Some(last)), None);
+        assert_eq!(take(cgroup.path(), Some(" 1 2"), true, Some(last)), None);
     }
 
     #[test]
@@ -316,7 +326,7 @@ mod tests {
 
     #[test]
     fn nobody_has_no_numbers() {
-        assert!(Look::take(Path::new("/nonexistent"), None, true, None).is_none());
+        assert!(take(Path::new("/nonexistent"), None, true, None).is_none());
         assert_eq!(Netns::parse(b"", b"\xff"), Netns::default());
     }
 }

@@ -33,7 +33,10 @@ use super::{
     reconcile::Traffic,
 };
 use crate::{
-    cgroup::stats::{self, Stats},
+    cgroup::{
+        file::Reader,
+        stats::{self, Stats},
+    },
     image::Totals,
     network::host_interface,
     node::{ContainerSnapshot, DiskUsage, Occupancy, PodSnapshot},
@@ -126,7 +129,7 @@ pub(super) struct Pod {
     /// Run time of the probes that is its doing.
     pub(super) probe_seconds: Option<f64>,
     /// What its containers have on the disk, by name; those that were measured.
-    pub(super) disk: HashMap<String, DiskUsage>,
+    pub(super) disk: Arc<HashMap<String, DiskUsage>>,
     /// When its last process was dead and it was read for the last time.
     pub(super) deleted: Option<Timestamp>,
     /// What the devices of its network passed.
@@ -152,7 +155,7 @@ pub(super) struct Container {
     pub(super) drops: Drops,
     pub(super) runqueue: RunQueueStats,
     /// By name of the volume.
-    pub(super) files: Vec<(String, Files)>,
+    pub(super) files: Vec<(Arc<str>, Files)>,
     pub(super) cgroup: Stats,
     /// What it has on the disk, once that was measured.
     pub(super) disk: Option<DiskUsage>,
@@ -188,7 +191,6 @@ impl Reading {
             unenforced.entry((namespace, pod)).or_default().push(controller);
         }
         let mut refused = node.network().refused_connections();
-        let mut disk = node.disk_usage();
         let mut last = looks.last();
         let reading = archive.reading();
         let View { living, held, completed, early, others } = archive.view(|| node.snapshot());
@@ -198,16 +200,16 @@ impl Reading {
             pod.is_other = is_other;
             pod.look = last.remove(&pod.about.uid).unwrap_or_default();
             pod.refused_connections = refused.remove(&pod.about.uid).unwrap_or(0);
-            pod.disk = disk.remove(&pod.about.uid).unwrap_or_default();
+            pod.disk = node.disk_usage(&pod.about.uid).unwrap_or_default();
             pod.unenforced = unenforced.remove(&key).unwrap_or_default();
             pod
         });
         let mut pods: Vec<Pod> = pods.collect();
-        for_each(&mut pods, |pod| pod.read(probes));
+        for_each(&mut pods, |reader, pod| pod.read(probes, reader));
         // Behind the counters: what passes meanwhile is the kernel's.
         let outside = Outside::read();
-        for_each(&mut pods, |pod| {
-            pod.read_netns(&outside);
+        for_each(&mut pods, |reader, pod| {
+            pod.read_netns(&outside, reader);
             pod.netns = pod.netns.or_else(|| archive.last_netns(&pod.about.uid));
         });
         drop(reading);
@@ -283,23 +285,23 @@ impl Pod {
             refused_connections: 0,
             volumes: Vec::new(),
             probe_seconds: None,
-            disk: HashMap::new(),
+            disk: Arc::default(),
             deleted: None,
             traffic: None,
         }
     }
 
     /// Reads what was counted.
-    pub(super) fn read(&mut self, probes: &Probes) {
+    pub(super) fn read(&mut self, probes: &Probes, reader: &mut Reader) {
         let last = mem::take(&mut self.look.cgroups);
         self.containers.reserve_exact(self.about.containers.len());
         self.look.cgroups.reserve_exact(self.about.containers.len());
         self.is_idle = true;
         for about in About::each(&self.about) {
-            let disk = self.disk.remove(&about.name);
+            let disk = self.disk.get(&about.name).copied();
             let cgroup = about.cgroup.as_deref().map(|cgroup| {
                 let last = last.get(about.index).and_then(Option::as_ref);
-                let read = stats::Last::read(cgroup, last, about.slot, Instant::now());
+                let read = stats::Last::read(cgroup, reader, last, about.slot, Instant::now());
                 let cpu = last.and_then(|last| last.stats.cpu);
                 self.is_idle &= cpu.is_some() && cpu == read.stats.cpu;
                 read
@@ -317,16 +319,18 @@ impl Pod {
     }
 
     /// Reads what the kernel counts for the pod's network namespace, if its infra process is there.
-    pub(super) fn read_netns(&mut self, outside: &Outside) {
+    pub(super) fn read_netns(&mut self, outside: &Outside, reader: &mut Reader) {
         if self.about.host_network {
             return;
         }
         let containers = self.about.containers.iter();
-        let mut cgroups = containers.filter_map(|container| container.cgroup.as_deref()?.parent());
+        let mut cgroups =
+            containers.filter_map(|container| container.cgroup.as_deref()?.path().parent());
         let Some(cgroup) = cgroups.next() else { return };
         let outside = outside.of(&host_interface(&self.about.uid));
         let last = self.look.netns.take();
-        self.look.netns = netns::Look::take(&cgroup.join(INFRA), outside, self.is_idle, last);
+        let cgroup = cgroup.join(INFRA);
+        self.look.netns = netns::Look::take(&cgroup, reader, outside, self.is_idle, last);
         let Some(look) = &self.look.netns else { return };
         self.traffic = look.traffic;
         self.netns = Some(look.netns);
@@ -356,8 +360,8 @@ impl Deref for About {
 
 impl Container {
     fn read(about: About, probes: &Probes, cgroup: Stats) -> Self {
-        let mut files: Vec<(String, Files)> = Vec::with_capacity(about.volumes.len());
-        for (volume, cell) in &about.volumes {
+        let mut files: Vec<(Arc<str>, Files)> = Vec::with_capacity(about.volumes.len());
+        for (volume, cell) in &*about.volumes {
             // Cell 0 is everybody else's.
             let stats =
                 if *cell == NO_SLOT { Files::default() } else { Files::read(probes, *cell) };
@@ -365,7 +369,7 @@ impl Container {
             // the same labels would make Prometheus refuse the whole scrape.
             match files.iter_mut().find(|(name, _)| name == volume) {
                 Some((_, sum)) => sum.add(stats),
-                None => files.push((volume.clone(), stats)),
+                None => files.push((Arc::clone(volume), stats)),
             }
         }
         // A container has series from its birth on, and no slot before it is first started.
@@ -422,12 +426,15 @@ impl Container {
 }
 
 /// Reads something for each of `pods`, on several threads if there are many.
-pub(super) fn for_each<T: Send>(pods: &mut [T], read: impl Fn(&mut T) + Sync) {
+pub(super) fn for_each<T: Send>(pods: &mut [T], read: impl Fn(&mut Reader, &mut T) + Sync) {
     let threads = thread::available_parallelism().map_or(1, NonZero::get).min(MAX_THREADS);
     let share = pods.len().div_ceil(threads).max(PODS_PER_THREAD);
     thread::scope(|scope| {
         for pods in pods.chunks_mut(share) {
-            scope.spawn(|| pods.iter_mut().for_each(&read));
+            scope.spawn(|| {
+                let mut reader = Reader::new();
+                pods.iter_mut().for_each(|pod| read(&mut reader, pod));
+            });
         }
     });
 }

@@ -1,11 +1,6 @@
 //! A node with pods that have every metric, for tests.
 
-use std::{
-    cell::Cell,
-    collections::{BTreeMap, HashMap},
-    path::PathBuf,
-    sync::Arc,
-};
+use std::{cell::Cell, collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use pod_ebpf::{
@@ -164,7 +159,7 @@ pub(super) fn pod(index: usize) -> Pod {
         refused_connections: 0,
         volumes,
         probe_seconds: Some(0.25),
-        disk: HashMap::new(),
+        disk: Arc::default(),
         deleted: None,
         traffic: Some(reconcile::Traffic { bytes: [7200, 20_002], packets: [72, 201] }),
     }
@@ -204,8 +199,8 @@ fn container(name: &str, state: State, last_exit: Option<Exit>) -> ContainerSnap
         last_exit,
         restarts: 3,
         slot: 1,
-        cgroup: Some(PathBuf::from("/nonexistent")),
-        volumes: Vec::new(),
+        cgroup: None,
+        volumes: Arc::default(),
         volume_count: 3,
         limits,
         requests: limits,
@@ -238,7 +233,7 @@ fn counted(about: About) -> Container {
     runqueue.latency.buckets[8] = 1;
     let mut requests = BlockOperation { bytes: 4096, errors: 1, ..BlockOperation::ZERO };
     requests.latency.buckets[5] = 1;
-    let files = ["rootfs", "data", "other"].map(|volume| (volume.to_owned(), files()));
+    let files = ["rootfs", "data", "other"].map(|volume| (volume.into(), files()));
     Container {
         labels: about.labels(),
         about,

@@ -6,7 +6,7 @@ use super::{
     sheet::Sheet,
 };
 
-const VOLUME: Label = Label::free(
+const VOLUME: Label = Label::named(
     "volume",
     "name of the volume in the pod's manifest; `rootfs` for what the containers write elsewhere",
 );

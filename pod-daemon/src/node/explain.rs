@@ -162,7 +162,11 @@ fn count(probes: &Probes, container: &ContainerSnapshot, report: &mut ContainerR
     report.connects = results.map(|(result, count)| (result.label().to_owned(), count)).collect();
     let volumes = container.volumes.iter().map(|(name, cell)| {
         let bytes = probes.file_bytes(*cell);
-        VolumeReport { name: name.clone(), read_bytes: bytes.read(), written_bytes: bytes.written }
+        VolumeReport {
+            name: name.to_string(),
+            read_bytes: bytes.read(),
+            written_bytes: bytes.written,
+        }
     });
     report.volumes = volumes.collect();
 }
@@ -224,7 +228,7 @@ fn last_lines(directory: &Path, run: u32) -> Vec<String> {
 /// The TCP sockets of the pod's network namespace, which all its processes see.
 fn connections(pod: &PodSnapshot) -> Option<Connections> {
     let cgroups = pod.containers.iter().filter_map(|container| container.cgroup.as_deref());
-    let pid = cgroups.flat_map(cgroup::processes).next()?;
+    let pid = cgroups.flat_map(|cgroup| cgroup::processes(cgroup.path())).next()?;
     let tables = ["tcp", "tcp6"]
         .map(|table| fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default());
     Some(count_sockets(tables.iter().flat_map(|table| table.lines())))

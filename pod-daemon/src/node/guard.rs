@@ -84,7 +84,7 @@ async fn watch_disk(shared: Weak<Shared>) {
                 evict(&node, &pod.key, message).await;
                 evicted.insert(pod.uid.clone());
             }
-            usage.insert(pod.uid, pod.usage);
+            usage.insert(pod.uid, Arc::new(pod.usage));
         }
         {
             let mut known = node.disk_usage.lock().unwrap_or_else(PoisonError::into_inner);

@@ -3,7 +3,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    path::PathBuf,
     sync::{Arc, Weak},
     time::{Duration, Instant},
 };
@@ -31,8 +30,8 @@ const LONGEST: Duration = Duration::from_secs(30);
 struct Refused {
     /// When this daemon began: an earlier one has told what it saw.
     began: Timestamp,
-    /// Forks, by the container's cgroup.
-    forks: HashMap<PathBuf, u64>,
+    /// Forks, by the id of the container's cgroup.
+    forks: HashMap<u64, u64>,
     /// Connections, by the pod's uid.
     connections: BTreeMap<String, u64>,
 }
@@ -87,7 +86,7 @@ impl Refused {
                 };
                 let Some(stats::Pids { refused, .. }) = stats::pids(cgroup) else { continue };
                 let told = if pod.created < self.began { refused } else { 0 };
-                if refused > self.forks.get(cgroup).copied().unwrap_or(told) {
+                if refused > self.forks.get(&cgroup.id()).copied().unwrap_or(told) {
                     let name = container.name.clone();
                     met.push(Met {
                         pod: pod.key(),
@@ -99,7 +98,7 @@ impl Refused {
                         container: Some(name),
                     });
                 }
-                all.insert(cgroup.clone(), refused);
+                all.insert(cgroup.id(), refused);
             }
         }
         self.forks = all;

@@ -1,12 +1,15 @@
 //! What pods use at the moment: two readings of the cgroup files and a division.
 
-use std::{collections::HashMap, path::Path, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
 use pod_ebpf::Direction;
 use tokio::time::{Instant, sleep};
 
 use super::{ContainerSnapshot, ContainerUsage, Node, PodUsage};
-use crate::{cgroup::stats, probes::Probes};
+use crate::{
+    cgroup::{Cgroup, stats},
+    probes::Probes,
+};
 
 /// Time between the two readings.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -47,7 +50,7 @@ pub(super) async fn usage(node: &Node, namespace: Option<&str>) -> Vec<PodUsage>
 fn of_container(probes: &Probes, container: &ContainerSnapshot, cpu_cores: f64) -> ContainerUsage {
     let net = probes.net(container.slot);
     let (mut read_bytes, mut written_bytes) = (0, 0);
-    for (_, cell) in &container.volumes {
+    for (_, cell) in &*container.volumes {
         let bytes = probes.file_bytes(*cell);
         read_bytes += bytes.read();
         written_bytes += bytes.written;
@@ -64,12 +67,12 @@ fn of_container(probes: &Probes, container: &ContainerSnapshot, cpu_cores: f64) 
     }
 }
 
-fn cpu_us(cgroup: &Path) -> Option<u64> {
+fn cpu_us(cgroup: &Cgroup) -> Option<u64> {
     stats::cpu(cgroup).map(|cpu| cpu.usage_us)
 }
 
 /// The working set; without the memory controller, the processes' resident memory.
-fn memory_bytes(cgroup: &Path) -> Option<u64> {
+fn memory_bytes(cgroup: &Cgroup) -> Option<u64> {
     let stats = stats::read(cgroup);
     match stats.memory {
         Some(memory) => memory.working_set.or(Some(memory.current)),

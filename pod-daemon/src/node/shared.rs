@@ -59,7 +59,7 @@ pub struct Shared {
     keeper: Arc<dyn Keeper>,
     pub(super) adopted: Mutex<BTreeMap<Adopted, u64>>,
     /// What pods' containers have on the disk, as it was last measured, by the pods' uids.
-    pub(super) disk_usage: Mutex<HashMap<String, HashMap<String, DiskUsage>>>,
+    pub(super) disk_usage: Mutex<HashMap<String, Arc<HashMap<String, DiskUsage>>>>,
 }
 
 /// What the node's owner decides.

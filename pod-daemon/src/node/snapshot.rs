@@ -1,11 +1,14 @@
 //! What the node runs at one instant, as metrics and `top` need it.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{cgroup::Limits, pod::Key};
+use crate::{
+    cgroup::{Cgroup, Limits},
+    pod::Key,
+};
 
 /// One pod.
 #[derive(Clone, Debug)]
@@ -70,9 +73,10 @@ pub struct ContainerSnapshot {
     /// Slot of its counters; 0 if it has none yet.
     pub slot: u32,
     /// Its cgroup.
-    pub cgroup: Option<PathBuf>,
-    /// Volumes and the cells of their counters, `rootfs` first and `other` last.
-    pub volumes: Vec<(String, u32)>,
+    pub cgroup: Option<Arc<Cgroup>>,
+    /// Volumes and the cells of their counters, `rootfs` first and `other` last; none before they have
+    /// cells.
+    pub volumes: Arc<[(Arc<str>, u32)]>,
     /// How many these are when they have cells.
     pub volume_count: usize,
     /// What it may use.

@@ -364,7 +364,7 @@ impl Container {
             last_exit: self.last_exit.clone(),
             restarts: self.restarts,
             slot: place.map_or(pod_ebpf::NO_SLOT, |place| place.probe.slot()),
-            cgroup: place.map(|place| place.cgroup.path().to_path_buf()),
+            cgroup: place.map(|place| Arc::clone(&place.cgroup)),
             volumes: place.map(|place| place.probe.volumes()).unwrap_or_default(),
             volume_count: ground::volume_count(self.spec()),
             limits: place

@@ -37,7 +37,7 @@ pub(super) struct Ground {
 
 /// One container's cgroup and counters.
 pub(super) struct Place {
-    pub(super) cgroup: Cgroup,
+    pub(super) cgroup: Arc<Cgroup>,
     pub(super) probe: ContainerProbe,
     pub(super) limits: Limits,
     pub(super) requests: Limits,
@@ -94,7 +94,7 @@ impl Ground {
             fault::at("container probes")?;
             let probe = shared.probes.add_container(name, &cgroup, &volumes)?;
             introduce(shared, about, container, &probe);
-            places.push(Place { cgroup, probe, limits, requests });
+            places.push(Place { cgroup: Arc::new(cgroup), probe, limits, requests });
         }
         Ok((pod, infra))
     }
@@ -120,7 +120,7 @@ impl Ground {
             let name = (&*about.uid, &*container.name);
             let probe = shared.probes.adopt_container(name, &cgroup, &volumes, claim)?;
             introduce(shared, about, container, &probe);
-            places.push(Place { cgroup, probe, limits, requests });
+            places.push(Place { cgroup: Arc::new(cgroup), probe, limits, requests });
         }
         let (limits, uid) = (resources::of_pod(&about.spec), about.uid.clone());
         Ok(Self { shared: Arc::clone(shared), pod, limits, infra, places, uid })

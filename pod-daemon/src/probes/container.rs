@@ -12,8 +12,8 @@ pub struct ContainerProbe {
     pub(super) counters: Arc<Counters>,
     pub(super) cgroup_id: u64,
     pub(super) slot: u32,
-    /// Volume names and cells, `rootfs` first.
-    pub(super) volumes: Vec<(String, u32)>,
+    /// See [`Self::volumes`].
+    pub(super) volumes: Arc<[(Arc<str>, u32)]>,
     pub(super) mounts: Mutex<Vec<u32>>,
     /// The network namespace that is counted here.
     pub(super) network: Mutex<Option<u32>>,
@@ -44,16 +44,20 @@ impl ContainerProbe {
     /// Volumes and the cells of their counters: those given at the start, then `other` for
     /// everything that is read or written elsewhere.
     #[must_use]
-    pub fn volumes(&self) -> Vec<(String, u32)> {
-        let mut volumes = self.volumes.clone();
-        volumes.push(("other".to_owned(), self.slot));
-        volumes
+    pub fn volumes(&self) -> Arc<[(Arc<str>, u32)]> {
+        Arc::clone(&self.volumes)
+    }
+
+    /// The cells that are the container's own: that of `other` goes with the slot.
+    fn cells(&self) -> Vec<u32> {
+        let cells = self.volumes.iter().map(|(_, cell)| *cell);
+        cells.filter(|cell| *cell != self.slot).collect()
     }
 
     /// What a later daemon needs to take the counters over.
     #[must_use]
     pub fn claim(&self) -> Claim {
-        Claim { slot: self.slot, cells: self.volumes.iter().map(|(_, cell)| *cell).collect() }
+        Claim { slot: self.slot, cells: self.cells() }
     }
 
     /// Announces run `number`, whose first process is the next one that is started.
@@ -84,8 +88,7 @@ impl ContainerProbe {
         let mounts = self.mounts.get_mut().unwrap_or_else(PoisonError::into_inner);
         self.counters.remove_mounts(self.slot, mounts);
         self.set_network(None).ok();
-        let cells: Vec<u32> = self.volumes.iter().map(|(_, cell)| *cell).collect();
-        self.counters.release(self.cgroup_id, self.slot, &cells);
+        self.counters.release(self.cgroup_id, self.slot, &self.cells());
     }
 
     /// Counts here what is dropped in the network namespace with this inode, in place of the last one.

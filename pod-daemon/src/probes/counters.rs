@@ -1,5 +1,6 @@
 //! The maps: which slots and cells are taken, and what the probes counted in them.
 
+mod per_cpu;
 mod slowest;
 mod watch;
 
@@ -11,10 +12,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
 };
 
-use aya::{
-    maps::{Array, CgroupStorageKey, HashMap, MapError, PerCpuArray, PerCpuValues},
-    util::nr_cpus,
-};
+use aya::maps::{Array, CgroupStorageKey, HashMap, MapError};
 use pod_ebpf::{
     AttachmentSlot, MAX_SLOTS, NO_SLOT,
     block::BlockStats,
@@ -35,6 +33,7 @@ use pod_ebpf::{
 )]
 type AttachmentSlots = aya::maps::CgroupStorage<Data, AttachmentSlot>;
 
+use self::per_cpu::PerCpu;
 use super::{
     Data, Error, MapFill,
     addresses::Addresses,
@@ -79,7 +78,6 @@ pub struct Counters {
     values: RwLock<Values>,
     addresses: Mutex<Addresses>,
     lost: Array<Data, u64>,
-    cpus: usize,
 }
 
 /// What the probes write.
@@ -87,10 +85,10 @@ struct Values {
     process: Array<Data, ProcessStats>,
     runs: Array<Data, Run>,
     victims: Array<Data, Victim>,
-    net: PerCpuArray<Data, NetStats>,
+    net: PerCpu<NetStats>,
     dns: Array<Data, DnsStats>,
     tcp: Array<Data, TcpStats>,
-    files: PerCpuArray<Data, FileBytes>,
+    files: PerCpu<FileBytes>,
     file_operations: Array<Data, FileOperations>,
     block: Array<Data, BlockStats>,
     drops: Array<Data, DropStats>,
@@ -121,7 +119,6 @@ impl Counters {
     /// Opens the maps that are pinned in `folder`, which may hold what an earlier daemon's pods
     /// have counted.
     pub(super) fn open(folder: &Path) -> Result<Self, Error> {
-        let cpus = nr_cpus().map_err(|(_file, error)| Error::Cpus(error))?.get() as usize;
         let slots: HashMap<Data, u64, u32> = open(folder, "SLOTS", aya::maps::Map::HashMap)?;
         let volumes: HashMap<Data, u32, Volume> = open(folder, "VOLUMES", aya::maps::Map::HashMap)?;
         let unclaimed: HashSet<u64> = slots.keys().filter_map(Result::ok).collect();
@@ -152,10 +149,10 @@ impl Counters {
                 process: open(folder, "PROCESS", aya::maps::Map::Array)?,
                 runs: open(folder, "RUNS", aya::maps::Map::Array)?,
                 victims: open(folder, "VICTIMS", aya::maps::Map::Array)?,
-                net: open(folder, "NET", aya::maps::Map::PerCpuArray)?,
+                net: PerCpu::open(folder, "NET")?,
                 dns: open(folder, "DNS", aya::maps::Map::Array)?,
                 tcp: open(folder, "TCP", aya::maps::Map::Array)?,
-                files: open(folder, "FILES", aya::maps::Map::PerCpuArray)?,
+                files: PerCpu::open(folder, "FILES")?,
                 file_operations: open(folder, "FILE_OPS", aya::maps::Map::Array)?,
                 block: open(folder, "BLOCK", aya::maps::Map::Array)?,
                 drops: open(folder, "DROPS", aya::maps::Map::Array)?,
@@ -164,7 +161,6 @@ impl Counters {
             }),
             addresses: Mutex::new(Addresses::open(folder)?),
             lost: open(folder, "LOST", aya::maps::Map::Array)?,
-            cpus,
         })
     }
 
@@ -343,11 +339,10 @@ impl Counters {
         values.tcp.set(slot, &TcpStats::ZERO, 0)?;
         values.block.set(slot, &BlockStats::ZERO, 0)?;
         values.drops.set(slot, &DropStats::ZERO, 0)?;
-        values.net.set(slot, PerCpuValues::try_from(vec![NetStats::ZERO; self.cpus])?, 0)?;
+        values.net.clear(slot)?;
         values.slowest.clear(slot, cells)?;
         for cell in cells.iter().chain([&slot]) {
-            let zero = PerCpuValues::try_from(vec![FileBytes::ZERO; self.cpus])?;
-            values.files.set(*cell, zero, 0)?;
+            values.files.clear(*cell)?;
             values.file_operations.set(*cell, &FileOperations::ZERO, 0)?;
         }
         Ok(())
@@ -393,7 +388,7 @@ impl Counters {
     /// The traffic of a slot, all CPUs together.
     #[must_use]
     pub fn net(&self, slot: u32) -> NetStats {
-        total(&self.values().net, slot)
+        self.values().net.total(slot)
     }
 
     /// What a slot's container asked of name servers.
@@ -417,7 +412,7 @@ impl Counters {
     /// What was read and written on a cell, all CPUs together.
     #[must_use]
     pub fn file_bytes(&self, cell: u32) -> FileBytes {
-        total(&self.values().files, cell)
+        self.values().files.total(cell)
     }
 
     /// The file operations of a cell.
@@ -458,15 +453,6 @@ impl Counters {
             MapFill { map: "FILES", entries: cells, capacity: u64::from(MAX_VOLUMES) },
         ]
     }
-}
-
-/// The value of a cell, all CPUs together.
-fn total<T: pod_ebpf::Counters>(map: &PerCpuArray<Data, T>, cell: u32) -> T {
-    let mut sum = T::zero();
-    if let Ok(values) = map.get(&cell, 0) {
-        values.iter().for_each(|value| sum.add(value));
-    }
-    sum
 }
 
 /// What tells a pod from others in the probes, made of its uid.

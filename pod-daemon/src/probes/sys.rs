@@ -1,5 +1,5 @@
 //! The `bpf` system calls that aya does not offer: links of cgroups that can be pinned and moved to
-//! another program.
+//! another program; and a look at a map that takes no memory of its own.
 
 use std::{
     ffi::CString,
@@ -12,6 +12,7 @@ use std::{
 };
 
 /// Commands of `bpf(2)`.
+const MAP_LOOKUP_ELEM: i32 = 1;
 const OBJ_PIN: i32 = 6;
 const OBJ_GET: i32 = 7;
 const OBJ_GET_INFO_BY_FD: i32 = 15;
@@ -130,6 +131,38 @@ pub(super) fn update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Resul
     let attributes: Link = [number(link), number(program), 0, 0];
     // SAFETY: no pointers are passed.
     unsafe { bpf(LINK_UPDATE, &attributes) }.map(drop)
+}
+
+/// The members of `union bpf_attr` that `BPF_MAP_LOOKUP_ELEM` uses.
+#[repr(C)]
+struct Element {
+    map: u32,
+    unused: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// Reads what each CPU has at `index` of an array.
+///
+/// # Safety
+/// Values of the map must be as long as `T`, a multiple of 8 bytes, and any bytes a `T`; `values` must
+/// have room for as many as there may be CPUs.
+pub(super) unsafe fn look_up<T>(
+    map: BorrowedFd<'_>,
+    index: u32,
+    values: &mut [T],
+) -> io::Result<()> {
+    let attributes = Element {
+        map: number(map),
+        unused: 0,
+        key: std::ptr::from_ref(&index).expose_provenance() as u64,
+        value: values.as_mut_ptr().expose_provenance() as u64,
+        flags: 0,
+    };
+    // SAFETY: the key outlives the call, and by the caller's contract the kernel writes no more than
+    // there is room for.
+    unsafe { bpf(MAP_LOOKUP_ELEM, &attributes) }.map(drop)
 }
 
 fn number(descriptor: BorrowedFd<'_>) -> u32 {

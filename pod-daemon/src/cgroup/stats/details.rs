@@ -1,8 +1,7 @@
 //! How a cgroup is set up, and its block devices one by one: what few readers ask for.
 
-use std::path::Path;
-
 use super::{Files, Io, Stats, accounted};
+use crate::cgroup::{Cgroup, file::Reader};
 
 /// All that there is to know about a cgroup from its files.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,19 +35,19 @@ pub struct Settings {
     pub pids_max: Option<u64>,
 }
 
-/// Reads everything about `cgroup`; `None` if it does not exist.
+/// Reads everything about `cgroup`.
 #[must_use]
-pub fn details(cgroup: &Path) -> Option<Details> {
-    let mut files = Files::open(cgroup)?;
-    Some(Details {
+pub fn details(cgroup: &Cgroup, reader: &mut Reader) -> Details {
+    let mut files = Files::of(cgroup, reader);
+    Details {
         stats: accounted(&mut files),
         settings: settings(&mut files),
         devices: files.text("io.stat").map(devices).unwrap_or_default(),
-        processes: files.processes(cgroup),
-    })
+        processes: files.processes(),
+    }
 }
 
-fn settings(files: &mut Files) -> Settings {
+fn settings(files: &mut Files<'_>) -> Settings {
     let (cpu_quota_us, cpu_period_us) =
         match files.text("cpu.max").and_then(|text| text.trim_ascii().split_once(' ')) {
             Some((quota, period)) => (limit(quota), limit(period)),
@@ -115,6 +114,11 @@ mod tests {
         directory
     }
 
+    fn read(directory: &tempfile::TempDir) -> Details {
+        let cgroup = Cgroup::open(directory.path().to_path_buf()).unwrap();
+        details(&cgroup, &mut Reader::new())
+    }
+
     #[test]
     fn devices_are_told_apart() {
         let directory = cgroup(&[(
@@ -122,7 +126,7 @@ mod tests {
             "8:0 rbytes=10 wbytes=20 rios=1 wios=2 dbytes=0 dios=0\n8:16 7:0 rbytes=5 wbytes=0 rios=1 wios=0\n",
         )]);
 
-        let devices = details(directory.path()).unwrap().devices;
+        let devices = read(&directory).devices;
 
         let io = |read_bytes, written_bytes, reads, writes| Io {
             read_bytes,
@@ -144,17 +148,12 @@ mod tests {
             ("cgroup.procs", "1\n2\n"),
         ]);
 
-        let Details { settings, processes, stats, .. } = details(directory.path()).unwrap();
+        let Details { settings, processes, stats, .. } = read(&directory);
 
         assert_eq!((settings.cpu_quota_us, settings.cpu_period_us), (Some(50_000), Some(100_000)));
         assert_eq!(settings.cpu_weight, Some(79));
         assert_eq!((settings.memory_max, settings.memory_min), (Some(0), Some(0)));
         assert_eq!((settings.memory_swap_max, settings.pids_max), (None, None));
         assert_eq!((processes, stats), (Some(2), Stats::default()));
-    }
-
-    #[test]
-    fn a_cgroup_that_is_gone_has_no_details() {
-        assert_eq!(details(Path::new("/nonexistent/cgroup")), None);
     }
 }

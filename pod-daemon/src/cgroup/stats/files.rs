@@ -1,31 +1,26 @@
 //! The files of one cgroup, and how to read them.
 //!
-//! A scrape reads a dozen files for each of hundreds of cgroups, so the cgroup's path is resolved
-//! once and one buffer serves all of its files.
-
-use std::path::Path;
+//! A scrape reads a dozen files for each of hundreds of cgroups, so no path is resolved, and one
+//! buffer serves all of them.
 
 use nix::unistd::Pid;
 use rustix::{
-    fd::OwnedFd,
-    fs::{CWD, Mode, OFlags, fstat, open},
+    fs::{CWD, fstat},
     param::page_size,
 };
 
 use super::{Cpu, Io, Memory, Pids, Pressure, Throttling};
-use crate::cgroup::{file::Reader, pids, processes};
+use crate::cgroup::{Cgroup, file::Reader, pids, processes};
 
-/// An open cgroup.
-pub(super) struct Files {
-    directory: OwnedFd,
-    reader: Reader,
+/// A cgroup, and what reads its files.
+pub(super) struct Files<'a> {
+    cgroup: &'a Cgroup,
+    reader: &'a mut Reader,
 }
 
-impl Files {
-    pub(super) fn open(cgroup: &Path) -> Option<Self> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = open(cgroup, flags, Mode::empty()).ok()?;
-        Some(Self { directory, reader: Reader::new() })
+impl<'a> Files<'a> {
+    pub(super) fn of(cgroup: &'a Cgroup, reader: &'a mut Reader) -> Self {
+        Self { cgroup, reader }
     }
 
     /// CPU time, which is always there, and throttling.
@@ -70,12 +65,12 @@ impl Files {
         Some(memory)
     }
 
-    /// Resident memory of the processes of this cgroup, whose path is `cgroup`, and of those below.
-    pub(super) fn resident(&mut self, cgroup: &Path) -> Option<u64> {
+    /// Resident memory of the processes of this cgroup and of those below.
+    pub(super) fn resident(&mut self) -> Option<u64> {
         let pids: Vec<Pid> = if self.is_leaf() {
             pids(self.text("cgroup.procs")?).collect()
         } else {
-            processes(cgroup)
+            processes(self.cgroup.path())
         };
         let pages: u64 = pids.into_iter().filter_map(|pid| self.resident_pages(pid)).sum();
         Some(pages * page_size() as u64)
@@ -87,12 +82,12 @@ impl Files {
         statm.split(' ').nth(1)?.parse().ok()
     }
 
-    /// Number of processes of this cgroup, whose path is `cgroup`, and of those below.
-    pub(super) fn processes(&mut self, cgroup: &Path) -> Option<u64> {
+    /// Number of processes of this cgroup and of those below.
+    pub(super) fn processes(&mut self) -> Option<u64> {
         let count = if self.is_leaf() {
             self.text("cgroup.procs")?.lines().count()
         } else {
-            processes(cgroup).len()
+            processes(self.cgroup.path()).len()
         };
         u64::try_from(count).ok()
     }
@@ -100,8 +95,9 @@ impl Files {
     /// Whether there is no cgroup in this one.
     fn is_leaf(&self) -> bool {
         // Two names for the directory itself and one for each directory in it: hardly a container
-        // makes cgroups of its own, and listing a cgroup costs as much as all else that is read.
-        fstat(&self.directory).is_ok_and(|stat| stat.st_nlink == 2)
+        // makes cgroups of its own, and listing a cgroup costs as much as all else that is read. One that
+        // was removed has none left.
+        fstat(self.cgroup).is_ok_and(|stat| stat.st_nlink <= 2)
     }
 
     pub(super) fn pids(&mut self) -> Option<Pids> {
@@ -121,7 +117,7 @@ impl Files {
     }
 
     pub(super) fn text(&mut self, name: &str) -> Option<&str> {
-        self.reader.text(&self.directory, name)
+        self.reader.text(self.cgroup, name)
     }
 
     fn number(&mut self, name: &str) -> Option<u64> {
@@ -195,6 +191,10 @@ mod tests {
         directory
     }
 
+    fn open(directory: &tempfile::TempDir) -> Cgroup {
+        Cgroup::open(directory.path().to_path_buf()).unwrap()
+    }
+
     #[test]
     fn a_cgroup_without_controllers_has_cpu_time_and_pressure() {
         let directory = cgroup(&[
@@ -203,7 +203,7 @@ mod tests {
             ("io.pressure", "some avg10=0.00 total=7\nfull avg10=0.00 total=5\n"),
         ]);
 
-        let stats = read(directory.path());
+        let stats = read(&open(&directory));
 
         assert_eq!(
             stats,
@@ -237,7 +237,7 @@ mod tests {
             ),
         ]);
 
-        let stats = read(directory.path());
+        let stats = read(&open(&directory));
 
         let throttling = Throttling { periods: 9, throttled_periods: 4, throttled_us: 77 };
         assert_eq!(stats.throttling, Some(throttling));
@@ -260,7 +260,7 @@ mod tests {
         assert!(devices.len() > 8192);
         let directory = cgroup(&[("io.stat", &devices)]);
 
-        let io = read(directory.path()).io;
+        let io = read(&open(&directory)).io;
 
         assert_eq!(io, Some(Io { read_bytes: 200, written_bytes: 400, reads: 600, writes: 800 }));
     }
@@ -269,17 +269,20 @@ mod tests {
     fn without_the_memory_controller_processes_are_summed_wherever_they_are() {
         let me = format!("{}\n", std::process::id());
         let directory = cgroup(&[("cgroup.procs", &me)]);
-        let one = read(directory.path()).resident.unwrap();
+        let one = read(&open(&directory)).resident.unwrap();
         assert!(one > 100_000, "{one}");
 
         fs::create_dir(directory.path().join("nested")).unwrap();
         fs::write(directory.path().join("nested/cgroup.procs"), &me).unwrap();
-        let both = read(directory.path()).resident.unwrap();
+        let both = read(&open(&directory)).resident.unwrap();
         assert!(both > one + one / 2, "{both}");
     }
 
     #[test]
     fn a_cgroup_that_is_gone_has_nothing() {
-        assert_eq!(read(Path::new("/nonexistent/cgroup")), Stats::default());
+        let directory = cgroup(&[("cpu.stat", "usage_usec 3\n")]);
+        let cgroup = open(&directory);
+        drop(directory);
+        assert_eq!(read(&cgroup), Stats::default());
     }
 }

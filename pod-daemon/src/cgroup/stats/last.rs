@@ -1,11 +1,9 @@
 //! Reading a cgroup again and again.
 
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use super::{Files, Stats, whole};
+use crate::cgroup::{Cgroup, file::Reader};
 
 /// After so many readings of a cgroup in which nothing happened everything is read anew.
 const READINGS: u32 = 16;
@@ -38,18 +36,22 @@ impl Last {
     /// that are used, which are read each time; that it moved memory from one kind to another and
     /// charged as much as it gave back is not, for as many readings as there are turns.
     #[must_use]
-    pub fn read(cgroup: &Path, last: Option<&Self>, turn: u32, now: Instant) -> Self {
+    pub fn read(
+        cgroup: &Cgroup,
+        reader: &mut Reader,
+        last: Option<&Self>,
+        turn: u32,
+        now: Instant,
+    ) -> Self {
         let readings = last.map_or(0, |last| last.readings.wrapping_add(1));
-        let Some(mut files) = Files::open(cgroup) else {
-            return Self { stats: Stats::default(), since: now, whole: now, readings };
-        };
+        let mut files = Files::of(cgroup, reader);
         let is_due = readings.wrapping_add(turn).is_multiple_of(READINGS);
         if let Some(last) = last.filter(|last| last.is_settled() && !is_due)
             && let Some(stats) = last.stats.while_idle(&mut files)
         {
             return Self { stats, readings, ..*last };
         }
-        let stats = whole(&mut files, cgroup);
+        let stats = whole(&mut files);
         let last = last.filter(|last| last.stats.is_idle_until(&stats));
         Self { stats, since: last.map_or(now, |last| last.since), whole: now, readings }
     }
@@ -62,7 +64,7 @@ impl Last {
 
 impl Stats {
     /// The same with what the kernel may have changed, unless the cgroup's tasks have run.
-    fn while_idle(&self, files: &mut Files) -> Option<Self> {
+    fn while_idle(&self, files: &mut Files<'_>) -> Option<Self> {
         let (cpu, throttling) = files.cpu();
         let is_idle = cpu.is_some()
             && cpu == self.cpu
@@ -95,11 +97,16 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     /// A cgroup whose files say what they are told to.
-    struct Cgroup(tempfile::TempDir);
+    struct Told {
+        directory: tempfile::TempDir,
+        cgroup: Cgroup,
+    }
 
-    impl Cgroup {
+    impl Told {
         fn new() -> Self {
-            let cgroup = Self(tempfile::tempdir().unwrap());
+            let directory = tempfile::tempdir().unwrap();
+            let cgroup = Cgroup::open(directory.path().to_path_buf()).unwrap();
+            let cgroup = Self { directory, cgroup };
             cgroup.write("cpu.stat", "usage_usec 30\n");
             cgroup.write("io.pressure", "some total=7\nfull total=5\n");
             cgroup.write("memory.current", "8192\n");
@@ -109,16 +116,20 @@ mod tests {
         }
 
         fn write(&self, name: &str, text: &str) {
-            fs::write(self.0.path().join(name), text).unwrap();
+            fs::write(self.directory.path().join(name), text).unwrap();
         }
 
         fn read(&self, last: &Last, later: Duration) -> Last {
-            Last::read(self.0.path(), Some(last), 0, last.whole + later)
+            self.read_at(Some(last), last.whole + later)
+        }
+
+        fn read_at(&self, last: Option<&Last>, now: Instant) -> Last {
+            Last::read(&self.cgroup, &mut Reader::new(), last, 0, now)
         }
 
         /// Once nothing has happened for long enough.
         fn idle(&self) -> Last {
-            let first = Last::read(self.0.path(), None, 0, Instant::now());
+            let first = self.read_at(None, Instant::now());
             self.read(&first, SETTLED)
         }
     }
@@ -129,7 +140,7 @@ mod tests {
 
     #[test]
     fn what_only_tasks_change_is_not_read_while_they_do_nothing() {
-        let cgroup = Cgroup::new();
+        let cgroup = Told::new();
         let idle = cgroup.idle();
         cgroup.write("memory.stat", "anon 1\n");
         cgroup.write("io.stat", "8:0 rbytes=10 wbytes=2 rios=3 wios=4\n");
@@ -144,7 +155,7 @@ mod tests {
     #[test]
     fn everything_is_read_when_tasks_have_run_or_memory_has_changed() {
         for (name, text) in [("cpu.stat", "usage_usec 31\n"), ("memory.current", "8191\n")] {
-            let cgroup = Cgroup::new();
+            let cgroup = Told::new();
             let idle = cgroup.idle();
             cgroup.write("memory.stat", "anon 1\n");
             cgroup.write(name, text);
@@ -155,7 +166,7 @@ mod tests {
 
     #[test]
     fn tasks_that_wait_are_read_each_time() {
-        let cgroup = Cgroup::new();
+        let cgroup = Told::new();
         let mut last = cgroup.idle();
         // Somebody has run, and waits since.
         cgroup.write("cpu.stat", "usage_usec 31\n");
@@ -169,7 +180,7 @@ mod tests {
 
     #[test]
     fn what_the_kernel_has_not_counted_yet_is_read_again() {
-        let cgroup = Cgroup::new();
+        let cgroup = Told::new();
         let idle = cgroup.idle();
         cgroup.write("memory.current", "4096\n");
         let taken = cgroup.read(&idle, SECOND);
@@ -183,7 +194,7 @@ mod tests {
 
     #[test]
     fn once_in_a_while_everything_is_read() {
-        let cgroup = Cgroup::new();
+        let cgroup = Told::new();
         let mut last = cgroup.idle();
         cgroup.write("memory.stat", "anon 1\n");
         let readings = (1..).find(|_| {
@@ -195,9 +206,9 @@ mod tests {
 
     #[test]
     fn a_cgroup_that_is_gone_has_nothing_any_more() {
-        let cgroup = Cgroup::new();
+        let cgroup = Told::new();
         let idle = cgroup.idle();
-        fs::remove_dir_all(cgroup.0.path()).unwrap();
+        fs::remove_dir_all(cgroup.directory.path()).unwrap();
         assert_eq!(cgroup.read(&idle, SECOND).stats, Stats::default());
     }
 }

@@ -1,7 +1,5 @@
 //! All numbers of one scrape of /metrics/cadvisor.
 
-use std::path::Path;
-
 use jiff::Timestamp;
 
 use super::{
@@ -10,7 +8,8 @@ use super::{
 };
 use crate::{
     cgroup::{
-        Hierarchy,
+        self, Hierarchy,
+        file::Reader,
         stats::{self, Details},
     },
     metrics::reading::for_each,
@@ -55,7 +54,7 @@ impl Reading {
         let cgroups = node.cgroups();
         let snapshots = node.snapshot().into_iter();
         let mut pods: Vec<_> = snapshots.map(|about| (about, Vec::new())).collect();
-        for_each(&mut pods, |(about, found)| *found = read(about, cgroups));
+        for_each(&mut pods, |reader, (about, found)| *found = read(about, cgroups, reader));
         Self { machine, pods: pods.into_iter().map(|(_, found)| found).collect() }
     }
 
@@ -75,39 +74,42 @@ impl Reading {
 }
 
 /// The cgroups of a pod: its own, that of its infra program, and those of the containers.
-fn read(pod: &PodSnapshot, cgroups: &Hierarchy) -> Vec<Cgroup> {
+fn read(pod: &PodSnapshot, cgroups: &Hierarchy, reader: &mut Reader) -> Vec<Cgroup> {
     let own = cgroups.root().join(&pod.uid);
-    let infra = own.join(INFRA);
+    let infra = cgroup::Cgroup::open(own.join(INFRA));
+    let own = cgroup::Cgroup::open(own);
     let now = Timestamp::now();
     let started = pod.started.unwrap_or(pod.created);
-    let cgroup = |path: &Path, container: &str, image: &str, name: &str| {
-        let id = cgroups.name_of(path);
+    let mut cgroup = |cgroup: &cgroup::Cgroup, container: &str, image: &str, name: &str| {
+        let id = cgroups.name_of(cgroup.path());
         let labels = [container, &*id, image, name, &*pod.namespace, &*pod.name];
-        Some(Cgroup {
+        Cgroup {
             labels: labels.map(str::to_owned),
-            details: stats::details(path)?,
+            details: stats::details(cgroup, reader),
             is_container: !container.is_empty(),
             started,
             seen: now,
             interfaces: Vec::new(),
-        })
+        }
     };
     let mut found = Vec::with_capacity(2 + pod.containers.len());
-    found.extend(cgroup(&own, "", "", ""));
-    found.extend(cgroup(&infra, "", INFRA_IMAGE, &pod.uid).map(|mut found| {
+    // They are not there before the pod is set up.
+    found.extend(own.ok().map(|own| cgroup(&own, "", "", "")));
+    found.extend(infra.ok().map(|infra| {
+        let mut found = cgroup(&infra, "", INFRA_IMAGE, &pod.uid);
         if !pod.host_network {
-            found.interfaces = interface::of_cgroup(&infra);
+            found.interfaces = interface::of_cgroup(infra.path());
         }
         found
     }));
     for container in &pod.containers {
-        let ContainerSnapshot { name, image, container_id, cgroup: path, .. } = container;
+        let ContainerSnapshot { name, image, container_id, cgroup: own, .. } = container;
         let id = container_id.strip_prefix(SCHEME).unwrap_or(container_id);
         // Before its first run, a container is nothing that cAdvisor would know of.
-        let (Some(path), Some((started, seen))) = (path, lifetime(container, now)) else {
+        let (Some(own), Some((started, seen))) = (own, lifetime(container, now)) else {
             continue;
         };
-        found.extend(cgroup(path, name, image, id).map(|found| Cgroup { started, seen, ..found }));
+        found.push(Cgroup { started, seen, ..cgroup(own, name, image, id) });
     }
     found
 }

@@ -22,6 +22,11 @@ pub(in crate::metrics) struct Text<'a> {
     is_open: bool,
     /// Those of a histogram, as they are written.
     bounds: Vec<String>,
+    /// What stands before the value of each label of the family that is being written, beside those that
+    /// its source implies.
+    names: Vec<String>,
+    /// Labels of the histogram that is being written.
+    labels: Vec<u8>,
 }
 
 impl<'a> Text<'a> {
@@ -37,7 +42,7 @@ impl<'a> Text<'a> {
 
     fn with(page: Page<'a>, is_open: bool) -> Self {
         let bounds = cumulative(&Latency::ZERO).map(|(bound, _)| written_bound(bound, is_open));
-        Self { page, is_open, bounds: bounds.collect() }
+        Self { page, is_open, bounds: bounds.collect(), names: Vec::new(), labels: Vec::new() }
     }
 
     /// That was the last family; says whether everything was wanted.
@@ -63,14 +68,15 @@ impl<'a> Text<'a> {
         let Value::Latency(latency) = series.value else { return };
         let out = self.page.bytes();
         // The labels are the same on each line.
-        let mut labels = Vec::with_capacity(128);
-        write_labels(&mut labels, shape, series);
+        self.labels.clear();
+        write_labels(&mut self.labels, &self.names, shape, series);
+        let labels = &self.labels;
         let mut exemplar = series.exemplar.filter(|_| self.is_open);
         let mut total = 0;
         for (written, (bound, count)) in self.bounds.iter().zip(cumulative(latency)) {
             out.extend_from_slice(shape.name.as_bytes());
             out.extend_from_slice(b"_bucket{");
-            out.extend_from_slice(&labels);
+            out.extend_from_slice(labels);
             out.extend_from_slice(if labels.is_empty() { b"le=\"" } else { b",le=\"" });
             out.extend_from_slice(written.as_bytes());
             out.extend_from_slice(b"\"} ");
@@ -87,7 +93,7 @@ impl<'a> Text<'a> {
         {
             out.extend_from_slice(shape.name.as_bytes());
             out.extend_from_slice(suffix.as_bytes());
-            braced(out, &labels);
+            braced(out, labels);
             write_value(out, value);
             out.push(b'\n');
         }
@@ -110,6 +116,11 @@ impl Sink for Text<'_> {
             push_all(out, &["\n# TYPE ", name, " ", kind]);
         }
         out.push(b'\n');
+        let is_first = |index: usize| index + shape.implied.len() == 0;
+        let comma = |index| if is_first(index) { "" } else { "," };
+        let labels = shape.labels.iter().enumerate();
+        let names = labels.map(|(index, label)| format!("{}{}=\"", comma(index), label.name));
+        self.names = names.collect();
     }
 
     fn series(&mut self, shape: &Shape<'_>, series: &Series<'_>) {
@@ -121,7 +132,7 @@ impl Sink for Text<'_> {
             out.extend_from_slice(shape.name.as_bytes());
             if shape.implied.len() + shape.labels.len() > 0 {
                 out.push(b'{');
-                write_labels(out, shape, series);
+                write_labels(out, &self.names, shape, series);
                 out.push(b'}');
             }
             out.push(b' ');
@@ -148,29 +159,29 @@ fn written_bound(bound: f64, is_open: bool) -> String {
     }
 }
 
-fn write_labels(out: &mut Vec<u8>, shape: &Shape<'_>, series: &Series<'_>) {
-    let mut before = "";
+fn write_labels(out: &mut Vec<u8>, names: &[String], shape: &Shape<'_>, series: &Series<'_>) {
     match series.base {
         Base::Written(written) => push_all(out, &[written.text()]),
         Base::Values(values) => {
+            let mut comma = "";
             for (name, value) in shape.implied.iter().zip(values) {
-                write_label(out, &mut before, name, value);
+                push_all(out, &[comma, name, "=\""]);
+                escape(out, value, true);
+                out.push(b'"');
+                comma = ",";
             }
         }
     }
-    if !shape.implied.is_empty() {
-        before = ",";
+    for ((label, name), value) in shape.labels.iter().zip(names).zip(series.own) {
+        out.extend_from_slice(name.as_bytes());
+        if label.is_plain {
+            debug_assert!(!value.contains(['\\', '\n', '"']), "{value}");
+            out.extend_from_slice(value.as_bytes());
+        } else {
+            escape(out, value, true);
+        }
+        out.push(b'"');
     }
-    for (label, value) in shape.labels.iter().zip(series.own) {
-        write_label(out, &mut before, label.name, value);
-    }
-}
-
-fn write_label(out: &mut Vec<u8>, before: &mut &'static str, name: &str, value: &str) {
-    push_all(out, &[*before, name, "=\""]);
-    escape(out, value, true);
-    out.push(b'"');
-    *before = ",";
 }
 
 fn braced(out: &mut Vec<u8>, labels: &[u8]) {

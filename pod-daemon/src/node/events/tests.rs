@@ -31,7 +31,7 @@ fn container(state: State) -> ContainerSnapshot {
         restarts: 0,
         slot: 0,
         cgroup: None,
-        volumes: Vec::new(),
+        volumes: Arc::default(),
         volume_count: 2,
         limits: Limits::default(),
         requests: Limits::default(),
