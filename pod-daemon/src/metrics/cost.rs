@@ -5,10 +5,7 @@
 //! program's runs since the scrape before, or the last one known. It is added up from scrape to
 //! scrape, since a mean over all time would let a counter fall.
 
-use std::{
-    collections::{HashMap, HashSet},
-    mem,
-};
+use std::{collections::HashMap, mem};
 
 use pod_ebpf::{Direction, file::Operation};
 
@@ -178,9 +175,11 @@ impl Ledger {
         }
         let began = reading.own.start_seconds;
         let mut attributed = 0.0;
+        let mut last = mem::take(&mut self.accounts);
         for pod in &mut reading.pods {
-            let uid = &pod.about.uid;
-            let mut account = self.accounts.remove(uid).unwrap_or_default();
+            let known = last.remove_entry(&pod.about.uid);
+            let (uid, mut account) =
+                known.unwrap_or_else(|| (pod.about.uid.clone(), Account::default()));
             let counts = pod.containers.iter().map(counts).collect();
             let before = mem::replace(&mut account.counts, counts);
             let mut more = 0.0;
@@ -197,9 +196,10 @@ impl Ledger {
                 account.seconds += more;
                 pod.probe_seconds = Some(account.seconds);
             }
-            self.accounts.insert(uid.clone(), account);
+            self.accounts.insert(uid, account);
         }
-        self.forget(&reading.pods);
+        // Their pods are gone.
+        self.attributed.deleted += last.values().map(|account| account.seconds).sum::<f64>();
         self.open += spent.all - attributed;
         self.attributed.rest += self.open.max(0.0);
         self.open = self.open.min(0.0);
@@ -220,17 +220,6 @@ impl Ledger {
         }
         self.is_open = true;
         spent
-    }
-
-    fn forget(&mut self, pods: &[Pod]) {
-        let living: HashSet<&str> = pods.iter().map(|pod| &*pod.about.uid).collect();
-        self.accounts.retain(|uid, account| {
-            let lives = living.contains(uid.as_str());
-            if !lives {
-                self.attributed.deleted += account.seconds;
-            }
-            lives
-        });
     }
 }
 
