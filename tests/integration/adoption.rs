@@ -1,6 +1,6 @@
 //! Daemons that are killed, and the pods that outlive them.
 
-use std::{fs, io::Read as _, net::TcpStream, thread, time::Duration};
+use std::{fs, thread, time::Duration};
 
 use jiff::Timestamp;
 use nix::sys::signal::{Signal, kill};
@@ -10,6 +10,8 @@ use pod_tests::{
     seconds, state,
 };
 use serde_json::{Value, json};
+
+use crate::hostports::fetch;
 
 fn status(pod: &Value) -> &Value {
     &pod["status"]["containerStatuses"][0]
@@ -285,19 +287,11 @@ fn counters_of_another_layout_are_given_up() {
     let run = daemon.podctl(&["exec", "kept", "--", "/bin/workload", "fork", "2"]);
     assert_eq!(run.code, 0, "{run:?}");
     let address = kept["status"]["podIP"].as_str().unwrap();
-    assert_eq!(welcome(address), "welcome");
+    assert_eq!(fetch(&format!("{address}:8080")).as_deref(), Some("welcome"));
     let [execs, forks, accepts, bytes] = counters.map(count);
     assert_eq!((execs, forks, accepts), (1.0, 2.0, 1.0));
     assert!(bytes > 200.0, "{bytes}");
     daemon.stop();
-}
-
-/// What is told at port 8080 of a pod.
-fn welcome(address: &str) -> String {
-    let mut answer = String::new();
-    let mut stream = TcpStream::connect((address, 8080)).unwrap();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
 }
 
 #[test]

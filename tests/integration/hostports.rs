@@ -20,7 +20,7 @@ fn ports(list: Value) -> Value {
 }
 
 /// What is told by whoever listens there, if anybody does.
-fn fetch(address: &str) -> Option<String> {
+pub(crate) fn fetch(address: &str) -> Option<String> {
     let address = address.parse().unwrap();
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();

@@ -1,5 +1,7 @@
 //! How a cgroup is set up, and its block devices one by one: what few readers ask for.
 
+use std::path::Path;
+
 use super::{Files, Io, Stats, accounted};
 use crate::cgroup::{Cgroup, file::Reader};
 
@@ -35,16 +37,17 @@ pub struct Settings {
     pub pids_max: Option<u64>,
 }
 
-/// Reads everything about `cgroup`.
+/// Reads everything about `cgroup`; `None` if it does not exist.
 #[must_use]
-pub fn details(cgroup: &Cgroup, reader: &mut Reader) -> Details {
-    let mut files = Files::of(cgroup, reader);
-    Details {
+pub fn details(cgroup: &Path, reader: &mut Reader) -> Option<Details> {
+    let cgroup = Cgroup::open(cgroup.to_path_buf()).ok()?;
+    let mut files = Files::of(&cgroup, reader);
+    Some(Details {
         stats: accounted(&mut files),
         settings: settings(&mut files),
         devices: files.text("io.stat").map(devices).unwrap_or_default(),
         processes: files.processes(),
-    }
+    })
 }
 
 fn settings(files: &mut Files<'_>) -> Settings {
@@ -114,11 +117,6 @@ mod tests {
         directory
     }
 
-    fn read(directory: &tempfile::TempDir) -> Details {
-        let cgroup = Cgroup::open(directory.path().to_path_buf()).unwrap();
-        details(&cgroup, &mut Reader::new())
-    }
-
     #[test]
     fn devices_are_told_apart() {
         let directory = cgroup(&[(
@@ -126,7 +124,7 @@ mod tests {
             "8:0 rbytes=10 wbytes=20 rios=1 wios=2 dbytes=0 dios=0\n8:16 7:0 rbytes=5 wbytes=0 rios=1 wios=0\n",
         )]);
 
-        let devices = read(&directory).devices;
+        let devices = details(directory.path(), &mut Reader::new()).unwrap().devices;
 
         let io = |read_bytes, written_bytes, reads, writes| Io {
             read_bytes,
@@ -148,12 +146,18 @@ mod tests {
             ("cgroup.procs", "1\n2\n"),
         ]);
 
-        let Details { settings, processes, stats, .. } = read(&directory);
+        let Details { settings, processes, stats, .. } =
+            details(directory.path(), &mut Reader::new()).unwrap();
 
         assert_eq!((settings.cpu_quota_us, settings.cpu_period_us), (Some(50_000), Some(100_000)));
         assert_eq!(settings.cpu_weight, Some(79));
         assert_eq!((settings.memory_max, settings.memory_min), (Some(0), Some(0)));
         assert_eq!((settings.memory_swap_max, settings.pids_max), (None, None));
         assert_eq!((processes, stats), (Some(2), Stats::default()));
+    }
+
+    #[test]
+    fn a_cgroup_that_is_gone_has_no_details() {
+        assert_eq!(details(Path::new("/nonexistent/cgroup"), &mut Reader::new()), None);
     }
 }

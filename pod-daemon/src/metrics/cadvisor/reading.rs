@@ -1,5 +1,7 @@
 //! All numbers of one scrape of /metrics/cadvisor.
 
+use std::path::Path;
+
 use jiff::Timestamp;
 
 use super::{
@@ -8,7 +10,7 @@ use super::{
 };
 use crate::{
     cgroup::{
-        self, Hierarchy,
+        Hierarchy,
         file::Reader,
         stats::{self, Details},
     },
@@ -76,40 +78,38 @@ impl Reading {
 /// The cgroups of a pod: its own, that of its infra program, and those of the containers.
 fn read(pod: &PodSnapshot, cgroups: &Hierarchy, reader: &mut Reader) -> Vec<Cgroup> {
     let own = cgroups.root().join(&pod.uid);
-    let infra = cgroup::Cgroup::open(own.join(INFRA));
-    let own = cgroup::Cgroup::open(own);
+    let infra = own.join(INFRA);
     let now = Timestamp::now();
     let started = pod.started.unwrap_or(pod.created);
-    let mut cgroup = |cgroup: &cgroup::Cgroup, container: &str, image: &str, name: &str| {
-        let id = cgroups.name_of(cgroup.path());
+    let mut cgroup = |path: &Path, container: &str, image: &str, name: &str| {
+        let id = cgroups.name_of(path);
         let labels = [container, &*id, image, name, &*pod.namespace, &*pod.name];
-        Cgroup {
+        Some(Cgroup {
             labels: labels.map(str::to_owned),
-            details: stats::details(cgroup, reader),
+            details: stats::details(path, reader)?,
             is_container: !container.is_empty(),
             started,
             seen: now,
             interfaces: Vec::new(),
-        }
+        })
     };
     let mut found = Vec::with_capacity(2 + pod.containers.len());
-    // They are not there before the pod is set up.
-    found.extend(own.ok().map(|own| cgroup(&own, "", "", "")));
-    found.extend(infra.ok().map(|infra| {
-        let mut found = cgroup(&infra, "", INFRA_IMAGE, &pod.uid);
+    found.extend(cgroup(&own, "", "", ""));
+    found.extend(cgroup(&infra, "", INFRA_IMAGE, &pod.uid).map(|mut found| {
         if !pod.host_network {
-            found.interfaces = interface::of_cgroup(infra.path());
+            found.interfaces = interface::of_cgroup(&infra);
         }
         found
     }));
     for container in &pod.containers {
-        let ContainerSnapshot { name, image, container_id, cgroup: own, .. } = container;
+        let ContainerSnapshot { name, image, container_id, cgroup: path, .. } = container;
         let id = container_id.strip_prefix(SCHEME).unwrap_or(container_id);
         // Before its first run, a container is nothing that cAdvisor would know of.
-        let (Some(own), Some((started, seen))) = (own, lifetime(container, now)) else {
+        let (Some(path), Some((started, seen))) = (path, lifetime(container, now)) else {
             continue;
         };
-        found.push(Cgroup { started, seen, ..cgroup(own, name, image, id) });
+        let path = path.path();
+        found.extend(cgroup(path, name, image, id).map(|found| Cgroup { started, seen, ..found }));
     }
     found
 }

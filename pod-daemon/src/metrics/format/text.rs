@@ -116,8 +116,7 @@ impl Sink for Text<'_> {
             push_all(out, &["\n# TYPE ", name, " ", kind]);
         }
         out.push(b'\n');
-        let is_first = |index: usize| index + shape.implied.len() == 0;
-        let comma = |index| if is_first(index) { "" } else { "," };
+        let comma = |index| if index + shape.implied.len() == 0 { "" } else { "," };
         let labels = shape.labels.iter().enumerate();
         let names = labels.map(|(index, label)| format!("{}{}=\"", comma(index), label.name));
         self.names = names.collect();
