@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -249,31 +250,48 @@ fn exemplars_are_of_one_piece_while_many_write_them() {
     let procs = daemon.cgroup(&daemon.pod("busy"), "app").join("cgroup.procs");
     let labels = [("volume", "data"), ("operation", "read")];
     let name = "podscope_file_operation_duration_seconds";
-    let (mut pids, mut seen) = (BTreeSet::new(), Vec::<Exemplar>::new());
+    let mut seen = Vec::<Exemplar>::new();
     let read = ["exec", "busy", "--", "/bin/workload", "time-reads", "/data/file", count, "1"];
-    thread::scope(|scope| {
+    let is_over = AtomicBool::new(false);
+    let pids = thread::scope(|scope| {
+        // Beside the scrapes: while one takes long, somebody may come and go.
+        let pids = scope.spawn(|| {
+            let mut pids = BTreeSet::new();
+            while !is_over.load(Ordering::Relaxed) {
+                pids.extend(state::pids(&procs));
+                thread::sleep(Duration::from_millis(10));
+            }
+            pids
+        });
         let readers: Vec<_> = (0..READERS).map(|_| scope.spawn(|| daemon.podctl(&read))).collect();
         while !readers.iter().all(|reader| reader.is_finished()) {
-            pids.extend(state::pids(&procs));
             seen.extend(Exemplar::find(&daemon, name, &labels));
-            pids.extend(state::pids(&procs));
         }
+        // A process that does not say in time what it is part of is asked again by the next scrape.
+        seen.push(eventually("the trace is known", seconds(10), || {
+            Exemplar::find(&daemon, name, &labels).filter(|exemplar| exemplar.trace().is_some())
+        }));
+        is_over.store(true, Ordering::Relaxed);
         readers.into_iter().for_each(|reader| drop(reader.join().unwrap().success()));
+        pids.join().unwrap()
     });
     println!("{} scrapes, {} processes", seen.len(), pids.len());
     assert!(pids.len() > READERS && seen.len() > 1, "{seen:?}");
     for exemplar in &seen {
         exemplar.check(0.0, began);
         assert!(pids.contains(&exemplar.pid()), "{exemplar:?}, {pids:?}");
-        assert_eq!(exemplar.trace(), Some((TRACE, SPAN)));
+        assert!(exemplar.trace().is_none_or(|trace| trace == (TRACE, SPAN)), "{exemplar:?}");
     }
+    // A task that is preempted within the probe goes on with what it saw, however late that is.
+    let is_preempted = daemon.metrics().missed().is_some();
     for pair in seen.windows(2) {
         let [before, after] = pair else { unreachable!() };
-        assert!(after.time >= before.time, "{before:?}, {after:?}");
         // But for who comes at the same instant on another CPU, only what is slower takes the place.
+        let is_later = after.time >= before.time;
         let is_old = after.time - before.time > 59.0;
         let is_close = after.time - before.time < 0.01;
-        assert!(is_old || is_close || after.value >= before.value, "{before:?}, {after:?}");
+        let is_slowest = is_later && (is_old || is_close || after.value >= before.value);
+        assert!(is_slowest || is_preempted, "{before:?}, {after:?}");
     }
     seen.dedup_by_key(|exemplar| (exemplar.value.to_bits(), exemplar.time.to_bits()));
     let slowest: Vec<_> = seen.iter().map(|exemplar| (exemplar.value, exemplar.time)).collect();

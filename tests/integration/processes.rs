@@ -1,6 +1,10 @@
 //! What processes do beside being started and ending: execs that fail, and waiting for a CPU.
 
-use std::{collections::BTreeMap, fs};
+use std::{
+    collections::BTreeMap,
+    fs, thread,
+    time::{Duration, Instant},
+};
 
 use pod_tests::{
     Daemon, Metrics, eventually, in_vm,
@@ -140,8 +144,9 @@ fn settled(daemon: &Daemon, name: &str) -> BTreeMap<String, f64> {
         let (by, sum) = waited(&daemon.metrics(), name);
         let after = scheduled(daemon, name);
         println!("{name}: kernel {before:.9} s, counted {sum:.9} s, {by:.6?}");
-        assert!((by.values().sum::<f64>() - sum).abs() < 1e-6, "{by:?} are not {sum}");
-        (before == after && (sum - before).abs() < 1e-6).then_some(by)
+        // Read while a wait is being counted, they may be apart.
+        let is_whole = (by.values().sum::<f64>() - sum).abs() < 1e-6;
+        (before == after && is_whole && (sum - before).abs() < 1e-6).then_some(by)
     })
 }
 
@@ -174,14 +179,18 @@ fn waits_for_a_throttled_container_are_its_own_doing() {
     }
     let Some(daemon) = start_with_runqueue() else { return };
     let limits = json!({"resources": {"limits": {"cpu": "200m"}}});
+    let began = Instant::now();
     daemon.run(pod("held").container_with("app", "burn 1 3000 , pause", limits));
+    // Asking meanwhile would keep the CPU busy, and all that waits then waits for the node.
+    thread::sleep(Duration::from_secs(4));
     let by = settled(&daemon, "held");
     let throttled = daemon.metrics().one("podscope_cpu_throttled_seconds_total", &app("held"));
     // Told, not compared: on Linux 6.12 the kernel's own account was a fifth of what the limit took.
     println!("throttled for {throttled} s, waited {by:?}");
     let own = by["own_throttle"];
-    // A fifth of a CPU for three seconds leaves 2.4 s to wait; emulation is not so punctual.
-    assert!((1.0..4.5).contains(&own), "{by:?}");
+    // A fifth of a CPU for three seconds leaves 2.4 s to wait; emulation is not so punctual, and stops
+    // now and then, though not its clock.
+    assert!((1.0..began.elapsed().as_secs_f64()).contains(&own), "{by:?}");
     assert!(by.values().all(|seconds| *seconds <= own), "{by:?}");
     daemon.stop();
 }

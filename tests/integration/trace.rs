@@ -172,6 +172,10 @@ fn short_pods_are_each_told_once() {
     }
     let count = if in_vm() { 20 } else { 100 };
     let listener = Listener::start(&daemon, &["events", "-f", "-o", "json"]);
+    daemon.run(pod("heard").container("app", "pause"));
+    eventually("somebody listens", seconds(10), || {
+        listener.heard().iter().any(|event| event["pod"] == "heard").then_some(())
+    });
     let before = daemon.metrics();
     for batch in 0..count / 10 {
         let names: Vec<String> = (0..10).map(|at| format!("short-{batch}-{at}")).collect();
@@ -462,5 +466,26 @@ fn a_trace_tells_of_one_pod_and_leaves_nothing_attached() {
     let before = open_runs(&daemon);
     thread::sleep(Duration::from_millis(100));
     assert_eq!(open_runs(&daemon), before);
+    daemon.stop();
+}
+
+#[test]
+fn a_trace_begins_with_what_happens_then() {
+    let daemon = Daemon::start(&[]);
+    if let Some(reason) = is_off(&daemon, "trace_open") {
+        skip(&reason);
+        return daemon.stop();
+    }
+    daemon.run(pod("restless").container("app", "look /nowhere , sleep-ms 1 , repeat"));
+    daemon.wait_ready("restless");
+    // Of the trace before there is something that nobody has read yet.
+    for _ in 0..5 {
+        let began = Timestamp::now();
+        let path = format!("{BASE}/namespaces/default/pods/restless/trace?file=true&seconds=1");
+        let told = lines(&daemon.api("GET", &path, None).body);
+        let first = of_kind(&told, "open").next().expect("a trace tells of opens");
+        let first: Timestamp = first["time"].as_str().unwrap().parse().unwrap();
+        assert!(first + Duration::from_millis(5) > began, "{first} is before {began}");
+    }
     daemon.stop();
 }

@@ -1,7 +1,7 @@
 //! What tests said: read from libtest's output, added up, and shown as one table.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 
@@ -13,6 +13,9 @@ const SKIP: &str = "SKIP ";
 /// How a test says how a probe is attached here: `PROBE <probe> <mode> <reason>`.
 const PROBE: &str = "PROBE ";
 
+/// Lines and characters that are kept of what a failed test said last.
+const LAST_WORDS: (usize, usize) = (12, 400);
+
 /// Reads libtest's output line by line.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
@@ -23,12 +26,16 @@ pub(crate) struct Tally {
     /// Tests that libtest left out; it counts them as neither.
     ignored: BTreeMap<String, String>,
     failures: BTreeSet<String>,
+    /// What failed tests said last.
+    words: BTreeMap<String, VecDeque<String>>,
     probes: Vec<Probe>,
     /// Test binaries that began and have not yet said how it went.
     unfinished: usize,
     /// The test that began last.
     current: String,
     in_failures: bool,
+    /// The failed test of which libtest shows the output.
+    speaker: Option<String>,
 }
 
 /// How one runner did: the unit tests, this host, one kernel.
@@ -41,6 +48,8 @@ pub(crate) struct Report {
     pub(crate) skipped: BTreeMap<String, String>,
     /// Tests, and what else went wrong.
     pub(crate) failures: Vec<String>,
+    /// The last lines that failed tests wrote, by test.
+    pub(crate) words: BTreeMap<String, Vec<String>>,
     /// How the probes are attached there, if a test has said so.
     pub(crate) probes: Vec<Probe>,
     pub(crate) took: Duration,
@@ -64,11 +73,15 @@ impl Tally {
         } else if let Some(counts) = line.strip_prefix("test result: ") {
             self.unfinished = self.unfinished.saturating_sub(1);
             self.in_failures = false;
+            self.speaker = None;
             self.passed += count(counts, "passed");
             self.failed += count(counts, "failed");
         } else if line == "failures:" {
             // libtest prints this twice: before what the tests said, and before their names.
             self.in_failures = true;
+            self.speaker = None;
+        } else if let Some(name) = self.in_failures.then(|| speaker(line)).flatten() {
+            self.speaker = Some(name.to_owned());
         } else if let Some((name, rest)) = test_line(line) {
             name.clone_into(&mut self.current);
             if let Some(reason) = rest.strip_prefix("ignored") {
@@ -85,6 +98,22 @@ impl Tally {
             self.failures.insert(line.trim_start().to_owned());
         } else {
             self.read_skip(line);
+            self.listen(line);
+        }
+    }
+
+    /// Keeps a line of the failed test whose output is being shown: what it said last, and why it
+    /// failed, but not where that was in the stack.
+    fn listen(&mut self, line: &str) {
+        let Some(name) = &self.speaker else { return };
+        if line == "stack backtrace:" {
+            self.speaker = None;
+        } else if !line.trim().is_empty() {
+            let words = self.words.entry(name.clone()).or_default();
+            if words.len() == LAST_WORDS.0 {
+                words.pop_front();
+            }
+            words.push_back(line.chars().take(LAST_WORDS.1).collect());
         }
     }
 
@@ -119,8 +148,9 @@ impl Tally {
             failures.push(problem);
         }
         self.skipped.append(&mut self.ignored);
-        let Self { failed, skipped, probes, .. } = self;
-        Report { runner, passed, failed, skipped, failures, probes, took }
+        let Self { failed, skipped, words, probes, .. } = self;
+        let words = words.into_iter().map(|(test, lines)| (test, lines.into())).collect();
+        Report { runner, passed, failed, skipped, failures, words, probes, took }
     }
 }
 
@@ -158,6 +188,13 @@ pub(crate) fn print(first_column: &str, reports: &[Report]) -> Result<(), Told> 
         report.skipped.iter().map(|(name, reason)| format!("{name}: {reason}")).collect()
     });
     print_merged("failed", reports, |report| report.failures.clone());
+    // Here again, since a log is read from its end, and often no more of it is kept.
+    for report in reports {
+        for (test, lines) in &report.words {
+            println!("\n  {test} on {} said last:", report.runner);
+            lines.iter().for_each(|line| println!("    {line}"));
+        }
+    }
 
     let passed: usize = reports.iter().map(|report| report.passed).sum();
     let failed: usize = reports.iter().map(|report| report.failed).sum();
@@ -190,6 +227,11 @@ fn print_merged(title: &str, reports: &[Report], lines: impl Fn(&Report) -> Vec<
 fn test_line(line: &str) -> Option<(&str, &str)> {
     let (name, rest) = line.strip_prefix("test ")?.split_once(" ...")?;
     (!name.contains(char::is_whitespace)).then(|| (name, rest.trim_start()))
+}
+
+/// The test whose output follows: `---- NAME stdout ----`.
+fn speaker(line: &str) -> Option<&str> {
+    line.strip_prefix("---- ")?.strip_suffix(" stdout ----")
 }
 
 /// Whether a line is one of libtest's list of failures.
@@ -231,6 +273,24 @@ mod tests {
         assert_eq!(report.failures, ["two"]);
         let skipped: Vec<_> = report.skipped.iter().map(|(n, r)| format!("{n}: {r}")).collect();
         assert_eq!(skipped, ["five: slow", "four: no fentry: EPERM", "three: no nft"]);
+    }
+
+    #[test]
+    fn what_failed_tests_said_last_is_kept() {
+        let noise: String = (0..20).map(|at| format!("line {at}\n")).collect();
+        let report = read(&format!(
+            "running 2 tests\ntest one ... ok\ntest two ... FAILED\n\nsuccesses:\n\n\
+             ---- one stdout ----\nall is well\n\nfailures:\n\n---- two stdout ----\n{noise}\n\
+             thread 'two' panicked at tests/two.rs:1:2:\n1 is not {}\nstack backtrace:\n   0: somewhere\nthe daemon's log:\n\nfailures:\n    two\n\n\
+             test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out\n",
+            "2".repeat(500),
+        ));
+
+        assert_eq!(report.words.keys().collect::<Vec<_>>(), ["two"]);
+        let words = &report.words["two"];
+        assert_eq!((words.len(), &*words[0]), (LAST_WORDS.0, "line 10"));
+        assert_eq!(words[10], "thread 'two' panicked at tests/two.rs:1:2:");
+        assert_eq!(words[11].len(), LAST_WORDS.1);
     }
 
     #[test]

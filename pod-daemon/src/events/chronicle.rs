@@ -2,10 +2,11 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{Event, What};
@@ -92,8 +93,8 @@ pub struct Chronicle {
     contents: Mutex<Contents>,
     told: broadcast::Sender<Told>,
     traced: broadcast::Sender<Told>,
-    /// To the reader, once there is one.
-    reader: OnceLock<mpsc::UnboundedSender<oneshot::Sender<()>>>,
+    /// To the readers of the kernel's rings, once there are some.
+    readers: Mutex<Vec<mpsc::UnboundedSender<oneshot::Sender<()>>>>,
 }
 
 #[derive(Debug, Default)]
@@ -132,7 +133,7 @@ impl Default for Chronicle {
             contents: Mutex::default(),
             told: broadcast::channel(BACKLOG).0,
             traced: broadcast::channel(BACKLOG).0,
-            reader: OnceLock::new(),
+            readers: Mutex::default(),
         }
     }
 }
@@ -218,21 +219,27 @@ impl Chronicle {
         Subscription { past, future: self.told.subscribe() }
     }
 
-    /// What the reader is asked; for the first one that wants to know.
+    /// What a reader is asked from now on.
     pub(super) fn requests(&self) -> mpsc::UnboundedReceiver<oneshot::Sender<()>> {
         let (sender, requests) = mpsc::unbounded_channel();
-        self.reader.set(sender).ok();
+        self.readers().push(sender);
         requests
+    }
+
+    /// Never held across an await.
+    fn readers(&self) -> MutexGuard<'_, Vec<mpsc::UnboundedSender<oneshot::Sender<()>>>> {
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until all is told that the kernel has told so far.
     pub async fn settle(&self) {
-        let (asked, answer) = oneshot::channel();
-        let Some(reader) = self.reader.get() else { return };
-        if reader.send(asked).is_ok() {
-            // A story with a gap is better than none.
-            tokio::time::timeout(PATIENCE, answer).await.ok();
-        }
+        let ask = |reader: &mpsc::UnboundedSender<_>| {
+            let (asked, answer) = oneshot::channel();
+            reader.send(asked).ok().map(|()| answer)
+        };
+        let answers: Vec<_> = self.readers().iter().filter_map(ask).collect();
+        // A story with a gap is better than none.
+        tokio::time::timeout(PATIENCE, join_all(answers)).await.ok();
     }
 
     /// Whether anybody is told of events as they come.

@@ -36,9 +36,9 @@ pub(crate) fn start(node: &Node) -> Result<(), probes::Error> {
         own.tell(uid, event);
     }));
     let own = Arc::clone(chronicle);
-    let nobody = mpsc::unbounded_channel().1;
+    let requests = chronicle.requests();
     let is_heard = Chronicle::is_tracing;
-    tokio::spawn(read(traces, Arc::clone(chronicle), nobody, is_heard, move |_, event| {
+    tokio::spawn(read(traces, Arc::clone(chronicle), requests, is_heard, move |_, event| {
         own.tell_traced(event);
     }));
     tokio::spawn(look_for_losses(Arc::clone(probes), Arc::clone(chronicle)));

@@ -304,9 +304,12 @@ fn burn(count: usize, time: Duration) -> anyhow::Result<()> {
             if writer.write_all(&[1]).is_err() {
                 process::abort();
             }
-            // Whoever adds up what this process waited for a CPU does so when it gets one again.
+            // Whoever adds up what this process waited for a CPU does so when it gets one again; and
+            // may need ever so long to compare that with what somebody else has added up.
+            let mut pause = Duration::from_millis(500);
             loop {
-                thread::sleep(Duration::from_secs(1));
+                thread::sleep(pause);
+                pause *= 2;
             }
         })?;
     }
