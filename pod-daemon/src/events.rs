@@ -12,7 +12,6 @@ mod reader;
 mod report;
 mod trace;
 
-pub(crate) use self::reader::start;
 pub use self::{
     advice::{Advice, Nearest},
     archive::Archive,
@@ -21,3 +20,4 @@ pub use self::{
     report::{Connections, ContainerReport, Report, Usage, VolumeReport},
     trace::{Detail, Trace, Traces},
 };
+pub(crate) use self::{event::booted, reader::start};

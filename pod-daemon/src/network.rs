@@ -29,7 +29,7 @@ use crate::fault;
 const DEFAULT_BRIDGE: &str = "podscope0";
 
 /// The interface of every pod.
-const POD_INTERFACE: &str = "eth0";
+pub(crate) const POD_INTERFACE: &str = "eth0";
 
 /// The pods' network on this node.
 #[derive(Debug)]

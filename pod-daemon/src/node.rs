@@ -280,8 +280,11 @@ impl Node {
         let key = Key::new(namespace, name);
         let pod = self.shared.table.mark_deleted(&key, grace_seconds)?;
         self.shared.admission.leaving(&key);
-        // A pod that is on its way out must not come back after a power cut.
-        self.write_pod(&pod, record::rewrite_pod).await?;
+        // A pod that is on its way out must not come back after a power cut; but what keeps it from being
+        // noted may be a disk that the pod has filled, and no reason to let it go on.
+        if let Err(error) = self.write_pod(&pod, record::rewrite_pod).await {
+            tracing::warn!(pod = %key, %error, "the pod is deleted; after a power cut it would come back");
+        }
         self.send(&key, pod::Command::Delete { grace_seconds }).await?;
         Ok(pod)
     }

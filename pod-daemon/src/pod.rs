@@ -104,6 +104,8 @@ pub struct Worker {
     sandbox: Option<Arc<Sandbox>>,
     containers: Vec<Container>,
     started: Option<Timestamp>,
+    /// Since when all that its containers do is counted.
+    counted_from: Option<Timestamp>,
     /// By when it is to be gone, if an earlier daemon was asked to delete it.
     deletion: Option<Timestamp>,
     happenings: (mpsc::UnboundedSender<Happening>, mpsc::UnboundedReceiver<Happening>),
@@ -154,6 +156,7 @@ impl Worker {
             sandbox: None,
             containers,
             started: None,
+            counted_from: None,
             deletion: None,
             happenings: mpsc::unbounded_channel(),
             stop: CancellationToken::new(),
@@ -167,6 +170,7 @@ impl Worker {
 
     /// Lives the pod's life. Returns when the pod is gone.
     pub async fn run(mut self, mut commands: mpsc::Receiver<Box<Command>>) {
+        self.shared.chronicle.begin(&self.about.uid);
         let directory = sandbox::directory(&self.shared, &self.about);
         if let Err(error) = std::fs::create_dir_all(&directory) {
             tracing::error!(path = %directory.display(), %error, "the pod has no directory");
@@ -216,7 +220,12 @@ impl Worker {
                     break;
                 }
                 Err(failure) => {
-                    tracing::warn!(pod = %self.about.key, reason = failure.reason, message = %failure.message, "pod waits");
+                    let is_new = |container: &Container| {
+                        !container.waits_for(failure.reason, &failure.message)
+                    };
+                    if self.containers.iter().any(is_new) {
+                        tracing::warn!(pod = %self.about.key, reason = failure.reason, message = %failure.message, "pod waits");
+                    }
                     for container in &mut self.containers {
                         container.wait(failure.reason, &failure.message);
                     }
@@ -421,6 +430,10 @@ impl Worker {
             let last = self.snapshot();
             blocking(move || sandbox.stop(&last)).await;
         }
+        if self.is_over() {
+            self.end_if_over().await;
+            return None;
+        }
         self.publish();
         self.set_up(commands).await
     }
@@ -446,7 +459,9 @@ impl Worker {
         });
         let panicked = || Err(Waiting::internal("the worker panicked"));
         let (ground, sandbox) = result.await.unwrap_or_else(panicked)?;
-        self.ground = Some(ground);
+        if self.ground.replace(ground).is_none() {
+            self.counted_from = Some(Timestamp::now());
+        }
         sandbox
     }
 }

@@ -54,6 +54,10 @@ fn a_pod_that_does_not_fit_waits_and_starts_when_there_is_room() {
     assert!(shown.contains("Pending"), "{shown}");
     let shown = daemon.podctl(&["describe", "pod", "second"]).stdout;
     assert!(shown.contains("Insufficient cpu (asked 500m"), "{shown}");
+    for command in ["explain", "events"] {
+        let shown = daemon.podctl(&[command, "second"]).success();
+        assert!(shown.contains("Insufficient cpu (asked 500m"), "{shown}");
+    }
     let shown = daemon.podctl(&["describe", "node"]).stdout;
     assert!(shown.contains("1 with a place, 1 waiting"), "{shown}");
     let metrics = daemon.metrics();

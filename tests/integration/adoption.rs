@@ -1,6 +1,9 @@
 //! Daemons that are killed, and the pods that outlive them.
 
-use std::{fs, thread, time::Duration};
+use std::{
+    fs, thread,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use jiff::Timestamp;
 use nix::sys::signal::{Signal, kill};
@@ -267,10 +270,13 @@ fn counters_of_another_layout_are_given_up() {
         }
     }
     assert!(found().contains(&"maps-0".to_owned()), "{:?}", found());
+    let restarted = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
     daemon.restart();
 
     let metrics = daemon.metrics();
     assert_eq!(metrics.one("podscope_probe_object_info", &[("origin", "replaced")]), 1.0);
+    let observed = metrics.one("podscope_observed_from_timestamp_seconds", &[("pod", "kept")]);
+    assert!(observed > restarted, "{observed} is before {restarted}");
     assert!(found().iter().all(|name| !name.ends_with("-0")), "{:?}", found());
     let kept = daemon.pod("kept");
     assert_eq!(daemon.pid_of(&kept, "app"), pid);

@@ -1,10 +1,12 @@
 //! Containers that end, and what becomes of them and of their pod.
 
+use std::{thread, time::Duration};
+
 use nix::sys::signal::{Signal, kill};
 use pod_tests::{
     Daemon, eventually,
     manifest::{mounts, pod},
-    seconds,
+    seconds, state,
 };
 use serde_json::{Value, json};
 
@@ -121,6 +123,40 @@ fn a_pod_recovers_from_the_end_of_its_infra_process() {
         let result = std::net::TcpStream::connect((address.as_str(), 8080));
         result.inspect_err(|error| println!("{address}: {error}")).ok()
     });
+    daemon.stop();
+}
+
+#[test]
+fn a_pod_that_does_not_restart_is_over_when_its_infra_process_ends() {
+    let daemon = Daemon::start(&[]);
+    let asked = json!({"resources": {"requests": {"cpu": "100m"}}});
+    daemon.run(pod("once").container_with("app", "print ready , pause", asked));
+    let before = daemon.wait_ready("once");
+    let infra = daemon.pid_of(&before, "_infra");
+    kill(infra, Signal::SIGKILL).unwrap();
+    let over = daemon.wait_over("once");
+    assert_eq!(over["status"]["phase"], "Failed", "{over:#}");
+    let list = daemon.cgroup(&over, "_infra").join("cgroup.procs");
+    // What would be a new one comes after that.
+    thread::sleep(Duration::from_secs(2));
+    assert!(state::pids(&list).is_empty(), "it has a new infra process");
+    let requested = daemon.metrics().one("podscope_node_requested", &[("resource", "cpu")]);
+    assert_eq!(requested, 0.0, "it keeps its place");
+    daemon.stop();
+}
+
+#[test]
+fn nobody_is_told_again_and_again_what_a_pod_waits_for() {
+    let daemon = Daemon::start(&[]);
+    let absent = json!({"image": "localhost/absent:1", "imagePullPolicy": "Never"});
+    daemon.run(pod("absent").container_with("app", "pause", absent));
+    let waits = |pod: &Value| {
+        pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == "ErrImageNeverPull"
+    };
+    let before = daemon.wait_for("absent", "waiting for its image", waits);
+    // It is tried every second.
+    thread::sleep(Duration::from_millis(3500));
+    assert_eq!(daemon.pod("absent"), before);
     daemon.stop();
 }
 

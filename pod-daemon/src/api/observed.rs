@@ -72,6 +72,11 @@ impl Scope {
         self.namespace.as_deref()
     }
 
+    /// Whether an object may come into it and leave it while it exists.
+    pub(super) fn selects(&self) -> bool {
+        !self.selector.is_empty()
+    }
+
     pub(super) fn contains(&self, object: &impl Selectable) -> bool {
         self.namespace
             .as_deref()

@@ -108,6 +108,11 @@ impl Selector {
         })
     }
 
+    /// Whether it accepts everything.
+    pub(super) fn is_empty(&self) -> bool {
+        self.labels.is_empty() && self.fields.is_empty()
+    }
+
     pub(super) fn accepts<T: Selectable>(&self, object: &T) -> bool {
         let metadata = object.metadata();
         let fields = self.fields.iter().all(|(name, equal, expected)| {

@@ -223,6 +223,32 @@ async fn a_watch_misses_nothing() {
 }
 
 #[tokio::test]
+async fn what_leaves_the_selection_is_gone_to_who_watches_it() {
+    let served = serve();
+    let phase = |phase: &'static str| {
+        move |pod: &mut k8s_openapi::api::core::v1::Pod| {
+            pod.status.get_or_insert_default().phase = Some(phase.to_owned());
+        }
+    };
+    served.node.change("default", "a", phase("Running"));
+    served.node.change("default", "b", phase("Pending"));
+    let mut running = watch(&served, "&fieldSelector=status.phase=Running").await;
+    served.node.change("default", "b", phase("Running"));
+    served.node.change("default", "a", phase("Succeeded"));
+    // Nobody is told twice.
+    served.node.remove("default", "a");
+    served.node.change("default", "b", phase("Running"));
+    served.node.remove("default", "b");
+
+    running.expect("ADDED", "a").await;
+    running.expect("ADDED", "b").await;
+    let gone = running.expect("DELETED", "a").await;
+    assert_eq!(gone["status"]["phase"], "Succeeded");
+    running.expect("MODIFIED", "b").await;
+    running.expect("DELETED", "b").await;
+}
+
+#[tokio::test]
 async fn a_watcher_that_falls_behind_is_told() {
     let served = serve();
     let mut events = watch(&served, "").await;

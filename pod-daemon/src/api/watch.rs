@@ -1,6 +1,6 @@
 //! Watching: one JSON object per line, from a known state on without a gap.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     body::{Body, Bytes},
@@ -21,7 +21,10 @@ use super::{
     observed::{Observed, Scope},
     params::Params,
 };
-use crate::node::{Change, ChangeKind};
+use crate::{
+    node::{Change, ChangeKind},
+    pod::Key,
+};
 
 /// Stands for "no time limit"; about a century.
 const FOREVER: Duration = Duration::from_secs(3_000_000_000);
@@ -60,10 +63,15 @@ pub(super) fn answer<N: Operations, T: Observed>(
             }
         }
     }
+    let selected = scope.selects().then(|| {
+        let objects = objects.iter().filter(|object| scope.contains(&***object));
+        objects.map(|object| Key::of(&**object)).collect()
+    });
     let limit = params.parsed("timeoutSeconds")?.map_or(FOREVER, Duration::from_secs);
     let watch = Watch {
         changes,
         scope,
+        selected,
         seen: version,
         deadline: Instant::now() + limit.min(FOREVER),
         shutdown: api.shutdown.clone(),
@@ -82,6 +90,8 @@ pub(super) fn answer<N: Operations, T: Observed>(
 struct Watch<T> {
     changes: broadcast::Receiver<Arc<Change<T>>>,
     scope: Scope,
+    /// The objects that the client has, where they may come and go by what they are.
+    selected: Option<BTreeSet<Key>>,
     /// Version of the last change that the client knows.
     seen: u64,
     deadline: Instant,
@@ -104,10 +114,8 @@ impl<T: Observed> Watch<T> {
                 Ok(change) if change.resource_version <= self.seen => continue,
                 Ok(change) => {
                     self.seen = change.resource_version;
-                    if !self.scope.contains(&*change.object) {
-                        continue;
-                    }
-                    push_line(&mut line, name(change.kind), &*change.object);
+                    let Some(kind) = self.news(&change) else { continue };
+                    push_line(&mut line, name(kind), &*change.object);
                 }
                 Err(RecvError::Lagged(missed)) => {
                     self.failed = true;
@@ -120,6 +128,25 @@ impl<T: Observed> Watch<T> {
             return Some(line.into());
         }
         None
+    }
+}
+
+impl<T: Observed> Watch<T> {
+    /// What a change is to the client, if it is anything: an object that is not selected any more is
+    /// gone, and one that is from now on is new.
+    fn news(&mut self, change: &Change<T>) -> Option<ChangeKind> {
+        let is_there = change.kind != ChangeKind::Deleted && self.scope.contains(&*change.object);
+        let Some(selected) = &mut self.selected else {
+            return self.scope.contains(&*change.object).then_some(change.kind);
+        };
+        let key = Key::of(&*change.object);
+        let was_there = if is_there { !selected.insert(key) } else { selected.remove(&key) };
+        match (was_there, is_there) {
+            (false, true) => Some(ChangeKind::Added),
+            (true, true) => Some(ChangeKind::Modified),
+            (true, false) => Some(ChangeKind::Deleted),
+            (false, false) => None,
+        }
     }
 }
 

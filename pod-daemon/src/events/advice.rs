@@ -40,6 +40,9 @@ const MUCH: f64 = 0.1;
 /// As long must a container have lived before what it did not use counts.
 const LONG_SECONDS: f64 = 60.0;
 
+/// Waiting for memory for less than this share of its life is as good as never.
+const SELDOM: f64 = 0.01;
+
 /// Less than this share of a limit is little.
 const LITTLE: f64 = 0.5;
 
@@ -47,6 +50,22 @@ impl Usage {
     /// CPUs in use, over its whole life.
     fn cpus(&self) -> Option<f64> {
         self.cpu_seconds.filter(|_| self.life_seconds > 0.0).map(|cpu| cpu / self.life_seconds)
+    }
+
+    /// The most memory that it needed: without the files that are in it by now, which the kernel takes back
+    /// when somebody needs the room.
+    fn memory_needed(&self) -> Option<u64> {
+        Some(self.memory_peak.or(self.memory_bytes)?.saturating_sub(self.memory_cache.unwrap_or(0)))
+    }
+
+    /// Whether its memory was full and it lacked nothing: it was full of files.
+    fn was_full_of_files(&self) -> bool {
+        let is_full = self
+            .memory_peak
+            .zip(self.memory_limit)
+            .is_some_and(|(peak, limit)| peak as f64 >= limit as f64 * 0.99);
+        let [_, waited, _] = self.pressure_seconds;
+        is_full && waited.is_some_and(|waited| waited < self.life_seconds * SELDOM)
     }
 
     /// In which share of the periods of its CPU limit it was held back.
@@ -77,12 +96,14 @@ impl Usage {
                 ),
             );
         }
-        if let (Some(peak), Some(limit)) =
-            (self.memory_peak.or(self.memory_bytes), self.memory_limit)
-        {
+        if let (Some(needed), Some(limit)) = (self.memory_needed(), self.memory_limit) {
             let what = if self.memory_peak.is_some() { "at most" } else { "now" };
-            let text = format!("{what} {} of {}", bytes(peak), bytes(limit));
-            add("memory", share(peak as f64, limit as f64), text);
+            let files = match self.memory_cache {
+                None | Some(0) => String::new(),
+                Some(files) => format!(" without {} of files", bytes(files)),
+            };
+            let text = format!("{what} {}{files} of {}", bytes(needed), bytes(limit));
+            add("memory", share(needed as f64, limit as f64), text);
         }
         if let (Some(peak), Some(limit)) = (self.pids_peak.or(self.pids), self.pids_limit) {
             let refused = match self.pids_refused {
@@ -136,25 +157,32 @@ impl Usage {
                 ),
             ));
         }
-        let peak = self.memory_peak?;
-        let better = round_bytes(peak as f64 * ROOM);
-        let why =
-            |end: &str| format!("its peak was {}, and a fifth more is room{end}", bytes(peak));
-        match self.memory_limit {
-            None => Some(advice(better, why(": without a limit it may take all there is"))),
-            Some(limit) if peak as f64 * ROOM > limit as f64 => Some(advice(better, why(""))),
-            Some(limit)
-                if self.life_seconds >= LONG_SECONDS && (better as f64) < limit as f64 * LITTLE =>
-            {
-                Some(advice(better, why(": the rest is kept from others")))
-            }
-            Some(_) => None,
+        let needed = self.memory_needed().filter(|_| self.memory_peak.is_some())?;
+        let better = round_bytes(needed as f64 * ROOM);
+        let why = |end: &str| {
+            let what = match self.memory_cache {
+                None | Some(0) => "its peak was",
+                Some(_) => "without files that can be taken back its peak was",
+            };
+            format!("{what} {}, and a fifth more is room{end}", bytes(needed))
+        };
+        let Some(limit) = self.memory_limit else {
+            return Some(advice(better, why(": without a limit it may take all there is")));
+        };
+        if needed as f64 * ROOM > limit as f64 {
+            return (!self.was_full_of_files()).then(|| advice(better, why("")));
         }
+        // A limit below the request is refused.
+        let better = better.max(self.memory_request.unwrap_or(0));
+        let is_large = (better as f64) < limit as f64 * LITTLE;
+        (self.life_seconds >= LONG_SECONDS && is_large)
+            .then(|| advice(better, why(": the rest is kept from others")))
     }
 
     fn cpu_advice(&self) -> Option<Advice> {
         let cpus = self.cpus()?;
         let show = |cpus: f64| display(round_millis(cpus), Unit::Millicores);
+        let exact = |cpus: f64| display(millis(cpus), Unit::Millicores);
         let throttled = self.throttled_share();
         if let Some(limit) = self.cpu_limit.filter(|_| throttled >= MUCH) {
             // What was held back would have run, and more than twice as much is a leap.
@@ -163,8 +191,8 @@ impl Usage {
                 (wanted / self.life_seconds).max(limit * (1.0 + throttled)).min(limit * 2.0);
             return Some(Advice {
                 field: "limits.cpu".to_owned(),
-                now: Some(show(limit)),
-                better: show(better * 1.0),
+                now: Some(exact(limit)),
+                better: show(better),
                 why: format!(
                     "it was held back in {:.0} % of the periods, {:.1} s in all",
                     throttled * 100.0,
@@ -173,18 +201,20 @@ impl Usage {
             });
         }
         let request = self.cpu_request.unwrap_or(0.0);
-        let better = cpus * ROOM;
+        // A request above the limit is refused.
+        let better = (cpus * ROOM).min(self.cpu_limit.unwrap_or(f64::INFINITY));
         let is_little =
             round_millis(better) as f64 / 1000.0 <= request && better > request * LITTLE;
         if self.life_seconds < LONG_SECONDS
             || is_little
             || round_millis(better) == round_millis(request)
+            || self.cpu_limit.is_some_and(|limit| round_millis(better) > millis(limit))
         {
             return None;
         }
         Some(Advice {
             field: "requests.cpu".to_owned(),
-            now: self.cpu_request.map(show),
+            now: self.cpu_request.map(exact),
             better: show(better),
             why: format!("it used {cpus:.3} CPUs on average, and a fifth more is room"),
         })
@@ -231,7 +261,12 @@ fn whole(amount: f64) -> u64 {
 
 /// Thousandths of a CPU, in steps of ten.
 fn round_millis(cpus: f64) -> u64 {
-    whole(cpus * 1000.0 - 1e-6).next_multiple_of(10)
+    millis(cpus).next_multiple_of(10)
+}
+
+/// Thousandths of a CPU.
+fn millis(cpus: f64) -> u64 {
+    whole(cpus * 1000.0 - 1e-6)
 }
 
 /// Bytes in steps that people write: of 1 MiB below 64 MiB, of 16 MiB below 1 GiB, then of 64 MiB.
@@ -259,6 +294,8 @@ mod tests {
         cpu_throttled_seconds: 0.0,
         memory_bytes: None,
         memory_peak: None,
+        memory_cache: None,
+        memory_request: None,
         memory_limit: None,
         pids: None,
         pids_peak: None,
@@ -294,6 +331,45 @@ mod tests {
         assert!(memory(40, Some(64)).advice(0).is_empty());
         // The peak is that of the limit, so it tells nothing.
         assert_eq!(words(&one(&memory(16, Some(16)), 1)), ("limits.memory", "24Mi"));
+    }
+
+    #[test]
+    fn files_that_can_be_taken_back_are_not_needed() {
+        let cached = Usage { memory_cache: Some(452 << 20), ..memory(512, Some(512)) };
+        // Needed are 60.
+        assert_eq!(words(&one(&cached, 0)), ("limits.memory", "80Mi"));
+        let nearest = cached.nearest().unwrap();
+        assert_eq!(nearest.text, "at most 60Mi without 452Mi of files of 512Mi");
+        assert!((nearest.share - 60.0 / 512.0).abs() < 1e-9);
+        let unlimited = Usage { memory_limit: None, ..cached };
+        assert_eq!(words(&one(&unlimited, 0)), ("limits.memory", "80Mi"));
+        // What filled it is gone; nobody had to wait for memory, and nobody died.
+        let pressure_seconds = [None, Some(0.1), None];
+        let full = Usage { pressure_seconds, ..memory(512, Some(512)) };
+        assert!(full.advice(0).is_empty(), "{:?}", full.advice(0));
+        let short = Usage { pressure_seconds: [None, Some(20.0), None], ..full };
+        assert_eq!(words(&one(&short, 0)), ("limits.memory", "624Mi"));
+    }
+
+    #[test]
+    fn what_is_proposed_is_not_refused() {
+        let asked = Usage { memory_request: Some(256 << 20), ..memory(20, Some(1024)) };
+        assert_eq!(words(&one(&asked, 0)), ("limits.memory", "256Mi"));
+        let asked = Usage { memory_limit: Some(512 << 20), ..asked };
+        assert!(asked.advice(0).is_empty(), "{:?}", asked.advice(0));
+
+        let busy = Usage { cpu_seconds: Some(45.0), cpu_limit: Some(0.5), ..LIFE };
+        assert_eq!(words(&one(&busy, 0)), ("requests.cpu", "500m"));
+        let asked = Usage { cpu_request: Some(0.5), ..busy };
+        assert!(asked.advice(0).is_empty(), "{:?}", asked.advice(0));
+        let odd = Usage { cpu_seconds: Some(12.0), cpu_limit: Some(0.125), ..LIFE };
+        assert!(odd.advice(0).is_empty(), "{:?}", odd.advice(0));
+    }
+
+    #[test]
+    fn what_stands_there_is_shown_as_it_is() {
+        let idle = Usage { cpu_seconds: Some(1.0), cpu_request: Some(0.125), ..LIFE };
+        assert_eq!(idle.advice(0)[0].now.as_deref(), Some("125m"));
     }
 
     #[test]

@@ -116,6 +116,10 @@ struct Trail(HashMap<(Option<String>, &'static str), VecDeque<Arc<Event>>>);
 impl Trail {
     fn push(&mut self, event: Arc<Event>) {
         let events = self.0.entry((event.container.clone(), event.what.kind())).or_default();
+        // One that has happened again takes its own place.
+        if let Some(at) = events.iter().position(|old| old.what.is_repeated_by(&event.what)) {
+            events.remove(at);
+        }
         if events.len() == MOST_OF_A_KIND {
             events.pop_front();
         }
@@ -142,6 +146,11 @@ impl Chronicle {
     /// Never held across an await.
     fn contents(&self) -> MutexGuard<'_, Contents> {
         self.contents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A pod begins: what happens to it is remembered from now on.
+    pub fn begin(&self, uid: &str) {
+        self.contents().living.insert(uid.to_owned());
     }
 
     /// Takes note of who an owner is, before anything happens there.
@@ -339,6 +348,30 @@ mod tests {
         assert_eq!(pids(&own), (8..40).step_by(2).collect::<Vec<_>>());
         let filter = Filter { kinds: vec!["exec".to_owned()], ..Filter::default() };
         assert!(chronicle.subscribe(&filter).past.is_empty());
+    }
+
+    #[test]
+    fn a_pod_that_never_got_its_place_is_remembered_and_what_happens_again_once() {
+        let chronicle = Chronicle::default();
+        let waits = |message: &str, count| Event {
+            what: What::Lifecycle {
+                kind: "Warning".to_owned(),
+                reason: "FailedScheduling".to_owned(),
+                message: message.to_owned(),
+                count,
+            },
+            ..exit("web", "a", 0)
+        };
+        chronicle.tell("u", waits("too soon", 1));
+        chronicle.begin("u");
+        for count in 1..=3 {
+            chronicle.tell("u", waits("no room", count));
+        }
+        chronicle.tell("u", waits("other", 1));
+        chronicle.retire("u");
+
+        let told: Vec<What> = chronicle.trail("u").into_iter().map(|event| event.what).collect();
+        assert_eq!(told, [waits("no room", 3).what, waits("other", 1).what]);
     }
 
     #[test]

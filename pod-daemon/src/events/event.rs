@@ -105,6 +105,18 @@ impl What {
             Self::Lifecycle { .. } => "lifecycle",
         }
     }
+
+    /// Whether the other one tells that the same has happened once more, and how often that makes.
+    pub(super) fn is_repeated_by(&self, other: &Self) -> bool {
+        use What::{Lifecycle, Limit};
+        match (self, other) {
+            (Limit { reason, message, .. }, Limit { reason: again, message: text, .. })
+            | (Lifecycle { reason, message, .. }, Lifecycle { reason: again, message: text, .. }) => {
+                (reason, message) == (again, text)
+            }
+            _ => false,
+        }
+    }
 }
 
 /// What `CLOCK_BOOTTIME` is counted from.
@@ -123,6 +135,11 @@ impl Boot {
         let since = SignedDuration::from_nanos(i64::try_from(nanoseconds).unwrap_or(i64::MAX));
         self.0.checked_add(since).unwrap_or(self.0)
     }
+}
+
+/// When the node was booted, as far as its clock knows.
+pub(crate) fn booted() -> Timestamp {
+    Boot::now().at(0)
 }
 
 impl Event {

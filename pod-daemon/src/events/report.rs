@@ -108,6 +108,10 @@ pub struct Usage {
     pub memory_bytes: Option<u64>,
     /// The most that it ever had (Linux 5.19).
     pub memory_peak: Option<u64>,
+    /// Inactive files in what it has now, which the kernel takes back when it needs room.
+    pub memory_cache: Option<u64>,
+    /// What it asks for.
+    pub memory_request: Option<u64>,
     /// What it may have.
     pub memory_limit: Option<u64>,
     /// Processes and threads now.

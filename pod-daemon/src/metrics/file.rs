@@ -112,7 +112,8 @@ pub(super) const DOMAIN: Domain = Domain {
             "podscope_file_cache_read_bytes_total",
             "The same bytes by where they came from: the page cache (`hit`), which had to be filled for \
              it (`miss`), or past it (`bypass`, with O_DIRECT). What the kernel read ahead before it was \
-             asked for is a hit when it is. `unknown`: read by io_uring, or since before the daemon \
+             asked for is a hit when it is. Where one call copies from file to file, new pages of the \
+             target count as misses of the source. `unknown`: read by io_uring, or since before the daemon \
              started. The last two appear with their first byte.",
             Container(|c, sheet| {
                 for (volume, files) in &c.files {

@@ -52,7 +52,8 @@ pub(super) const NETWORK: Domain = Domain {
         .counted_by(PROBES),
         Family::counter(
             "podscope_network_segments_total",
-            "Packets as a wire sees them.",
+            "Packets as a wire sees them, but for IP fragments: what is sent or received in several is \
+             one.",
             Container(|c, sheet| traffic(sheet, &c.net, Traffic::segments)),
         )
         .by(&[DIRECTION, FAMILY, SCOPE])

@@ -11,7 +11,7 @@ use super::{
     resource::OPERATION,
     sheet::Sheet,
 };
-use crate::cgroup::stats::Io;
+use crate::{cgroup::stats::Io, network::POD_INTERFACE};
 
 /// Bytes of an Ethernet header, which the kernel counts with what a virtual Ethernet device passes on,
 /// and not with what goes through `lo`.
@@ -129,6 +129,10 @@ impl Traffic {
         let text = str::from_utf8(dev).unwrap_or_default();
         let mut traffic = Self::default();
         for (name, numbers) in netns::interfaces(text) {
+            // What passes a tunnel or a bridge that the pod has made passes these, too.
+            if name != "lo" && name != POD_INTERFACE {
+                continue;
+            }
             let header = if name == "lo" { 0 } else { HEADER };
             let mut numbers = numbers.split_ascii_whitespace().map(|number| number.parse().ok());
             for direction in Direction::ALL {

@@ -101,7 +101,9 @@ pub(super) const DOMAIN: Domain = Domain {
             "podscope_tcp_resets_total",
             "Resets that the container's sockets received, of refused connects among others, and \
              sent. Those that the kernel sends where there is no socket, as for a port at which \
-             nobody listens, are nobody's.",
+             nobody listens, are nobody's. When data comes for a connection that the container has \
+             closed, the kernel resets both ends: that is one of each, and the connection was \
+             `reset`.",
             Container(|c, sheet| each(sheet, &DIRECTIONS, &c.tcp.resets)),
         )
         .by(&[DIRECTION])

@@ -8,7 +8,9 @@ use pod_ebpf::{Direction, NO_SLOT, tcp::ConnectResult};
 use super::{ContainerSnapshot, Error, Node, PodSnapshot, Shared, State};
 use crate::{
     cgroup::{self, stats},
-    events::{Connections, ContainerReport, Detail, Event, Report, Trace, Usage, VolumeReport},
+    events::{
+        Connections, ContainerReport, Detail, Event, Report, Trace, Usage, VolumeReport, booted,
+    },
     pod::{Key, logs},
     probes::Probes,
 };
@@ -82,8 +84,10 @@ impl Shared {
         let events = self.chronicle.trail(&snapshot.uid);
         let key = Key::new(&snapshot.namespace, &snapshot.name);
         let logs = logs::directory(&self.settings.log_dir, &key, &snapshot.uid);
+        // A reboot began all counters anew.
+        let born = snapshot.started.unwrap_or(snapshot.created).max(booted());
         let containers = snapshot.containers.iter().map(|container| {
-            let life = (snapshot.started.unwrap_or(snapshot.created), now);
+            let life = (born, now);
             let own = |event: &&Event| {
                 let is_rare = matches!(event.what.kind(), "limit" | "lifecycle");
                 event.container.as_ref() == Some(&container.name) && !is_rare
@@ -192,6 +196,10 @@ fn usage(container: &ContainerSnapshot, (born, now): (Timestamp, Timestamp)) -> 
         cpu_throttled_seconds: seconds(throttling.throttled_us),
         memory_bytes: stats.memory.map(|memory| memory.current).or(stats.resident),
         memory_peak: stats.memory.and_then(|memory| memory.peak),
+        memory_cache: stats
+            .memory
+            .and_then(|memory| Some(memory.current.saturating_sub(memory.working_set?))),
+        memory_request: container.requests.memory_bytes,
         memory_limit: limits.memory_bytes,
         pids: stats.pids.map(|pids| pids.current),
         pids_peak: stats.pids.and_then(|pids| pids.peak),

@@ -102,18 +102,25 @@ impl Table {
         Ok(pod)
     }
 
+    /// Changes what is known of a pod. Nobody is told if it looks the same from outside, as one does that
+    /// tries again and again what it cannot do.
     pub(super) fn update(&self, key: &Key, change: impl FnOnce(&mut Pod), snapshot: PodSnapshot) {
         let mut contents = self.contents();
-        let version = contents.next_version();
+        let version = contents.version + 1;
         let Some(entry) = contents.pods.get_mut(key) else { return };
         let mut pod = entry.pod.clone();
         change(&mut pod);
-        pod.metadata.resource_version = Some(version.to_string());
+        let is_same = pod == entry.pod;
         let new = Seen { pod: &pod, containers: &snapshot.containers };
         self.events.observe(entry.seen(), new);
-        entry.pod = pod;
         entry.snapshot = Arc::new(snapshot);
+        if is_same {
+            return;
+        }
+        pod.metadata.resource_version = Some(version.to_string());
+        entry.pod = pod;
         self.tell(ChangeKind::Modified, entry, version);
+        contents.version = version;
     }
 
     /// Sets the time by which the pod is to be gone. A second request may only bring it forward.
@@ -128,9 +135,8 @@ impl Table {
         let mut pod = entry.pod.clone();
         let own = entry.spec.termination_grace_period_seconds;
         let seconds = grace_seconds.map_or_else(|| own.unwrap_or(30), i64::from);
-        let earlier = pod.metadata.deletion_grace_period_seconds.is_some_and(|old| old <= seconds);
-        if !earlier {
-            let deadline = Timestamp::now() + SignedDuration::from_secs(seconds);
+        let deadline = Timestamp::now() + SignedDuration::from_secs(seconds);
+        if pod.metadata.deletion_timestamp.as_ref().is_none_or(|old| deadline < old.0) {
             pod.metadata.deletion_timestamp = Some(Time(deadline));
             pod.metadata.deletion_grace_period_seconds = Some(seconds);
         }

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use k8s_openapi::{api::core::v1::PodSpec, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 
 use super::{
@@ -13,7 +14,7 @@ use super::{
     record::Record,
     sandbox::{self, Sandbox},
 };
-use crate::node::Shared;
+use crate::{node::Shared, probes::Origin};
 
 /// What became of a pod when this daemon took it over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,6 +80,10 @@ impl Worker {
 
     fn take_over(&mut self, mut record: Record) -> Adopted {
         self.started = record.started;
+        self.counted_from = match self.shared.probes.origin() {
+            Origin::Replaced => Some(Timestamp::now()),
+            _ => record.counted_from.or(record.started),
+        };
         self.disruption = record.disruption.take();
         let base = self.shared.settings.restart_backoff;
         self.containers = std::mem::take(&mut self.containers)

@@ -26,6 +26,11 @@ impl Backoff {
         Self { base, next: next.min(base * CAP) }
     }
 
+    /// The longest pause.
+    pub(super) fn longest(&self) -> Duration {
+        self.base * CAP
+    }
+
     /// The pause after the next run.
     pub(super) fn next(&self) -> Duration {
         self.next
@@ -33,7 +38,7 @@ impl Backoff {
 
     /// The pause after a run of length `ran`.
     pub(super) fn pause(&mut self, ran: Duration) -> Duration {
-        let cap = self.base * CAP;
+        let cap = self.longest();
         if ran > cap * FORGET {
             self.next = Duration::ZERO;
         }

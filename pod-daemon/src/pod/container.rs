@@ -8,7 +8,7 @@ use std::{io, sync::Arc, time::Duration};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Container as Spec;
 use pod_ebpf::process::RunState;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 pub(super) use self::ended::Ended;
@@ -52,7 +52,7 @@ pub(super) struct Container {
     runs: u32,
     backoff: Backoff,
     /// When the pause before the next start is over.
-    due: Option<Timestamp>,
+    due: Option<Due>,
     image: Option<Arc<Image>>,
     /// The run that is being started or runs.
     run: Option<RunRecord>,
@@ -60,6 +60,28 @@ pub(super) struct Container {
     /// The command of the current run; commands in the container share its settings. `None` if an
     /// earlier daemon has started it.
     command: Option<Command>,
+}
+
+/// When something is due.
+#[derive(Clone, Copy, Debug)]
+struct Due {
+    /// For who reads it later.
+    at: Timestamp,
+    /// By a clock that nobody sets.
+    instant: Instant,
+}
+
+impl Due {
+    fn after(pause: Duration) -> Option<Self> {
+        let at = Timestamp::now().checked_add(pause).ok()?;
+        Some(Self { at, instant: Instant::now() + pause })
+    }
+
+    /// At a time that was noted before, by a clock that may have been set since: within `most` from now.
+    fn noted(at: Timestamp, most: Duration) -> Option<Self> {
+        let left = Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default();
+        Self::after(left.min(most))
+    }
 }
 
 /// A run that began, to be waited for.
@@ -106,6 +128,7 @@ impl Container {
 
     /// As an earlier daemon left it.
     pub(super) fn adopt(self, record: ContainerRecord, base: Duration) -> Self {
+        let backoff = Backoff::resume(base, Duration::from_millis(record.backoff_ms));
         Self {
             state: record.state,
             last_exit: record.last_exit,
@@ -114,8 +137,8 @@ impl Container {
             runs: record.runs,
             image_id: record.image_id,
             container_id: record.container_id,
-            backoff: Backoff::resume(base, Duration::from_millis(record.backoff_ms)),
-            due: record.due,
+            due: record.due.and_then(|at| Due::noted(at, backoff.longest())),
+            backoff,
             run: record.run,
             ..self
         }
@@ -132,7 +155,7 @@ impl Container {
             image_id: self.image_id.clone(),
             container_id: self.container_id.clone(),
             backoff_ms: u64::try_from(self.backoff.next().as_millis()).unwrap_or(u64::MAX),
-            due: self.due,
+            due: self.due.map(|due| due.at),
             run: self.run.clone(),
         }
     }
@@ -154,8 +177,13 @@ impl Container {
 
     /// What is left of the pause before the next start.
     pub(super) fn pause(&self) -> Duration {
-        let left = self.due.map(|due| due.duration_since(Timestamp::now()));
-        left.and_then(|left| Duration::try_from(left).ok()).unwrap_or_default()
+        let left = self.due.map(|due| due.instant.saturating_duration_since(Instant::now()));
+        left.unwrap_or_default()
+    }
+
+    /// Whether it waits for that already.
+    pub(super) fn waits_for(&self, reason: &str, message: &str) -> bool {
+        matches!(&self.state, State::Waiting { reason: known, message: text } if known == reason && text == message)
     }
 
     pub(super) fn wait(&mut self, reason: &str, message: &str) {
@@ -337,7 +365,7 @@ impl Container {
     }
 
     fn set_due(&mut self, pause: Duration) -> Duration {
-        self.due = Timestamp::now().checked_add(pause).ok();
+        self.due = Due::after(pause);
         pause
     }
 

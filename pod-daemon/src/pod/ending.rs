@@ -27,8 +27,8 @@ impl Worker {
                     kill().await;
                 }
                 Some(Happening::Ended(index, ended)) => {
-                    let policy = self.about.restart_policy();
-                    self.containers[index].finish(*ended, policy);
+                    let policy = self.policy().to_owned();
+                    self.containers[index].finish(*ended, &policy);
                     self.containers[index].retry_now();
                 }
                 Some(_) => {}

@@ -268,8 +268,8 @@ pub(super) fn volume_count(container: &Container) -> usize {
 /// The name of a volume in the metrics.
 pub(super) fn volume_label(name: &str) -> String {
     match name {
-        // Taken by the root itself, and by everything that is no volume.
-        ROOTFS | "other" => format!("{name}-volume"),
+        // Taken by the root itself, and by everything that is no volume. No volume's name has a `_`.
+        ROOTFS | "other" => format!("{name}_volume"),
         name => name.to_owned(),
     }
 }

@@ -24,6 +24,7 @@ impl Worker {
     pub(super) fn record(&mut self) {
         let record = Record {
             started: self.started,
+            counted_from: self.counted_from,
             counters: self.ground.as_ref().map(|ground| ground.claims()),
             sandbox: self.sandbox.as_ref().and_then(|sandbox| sandbox.record()),
             containers: self.containers.iter().map(Container::record).collect(),
@@ -67,7 +68,7 @@ impl Worker {
                 .all(|container| matches!(container.state, State::Running { .. })),
             created: self.about.created,
             started: self.started,
-            observed_from: self.started.unwrap_or(self.about.created),
+            observed_from: self.counted_from.or(self.started).unwrap_or(self.about.created),
             volumes: volumes.unwrap_or_default(),
             volume_count: volumes::count(&self.about),
             containers,

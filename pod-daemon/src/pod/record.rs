@@ -42,6 +42,9 @@ pub struct Record {
     pub(super) version: u32,
     /// When its sandbox was first up.
     pub(super) started: Option<Timestamp>,
+    /// Since when all that its containers do is counted.
+    #[serde(default)]
+    pub(super) counted_from: Option<Timestamp>,
     /// Counters of its containers, in the manifest's order, once they are made.
     pub(super) counters: Option<Vec<Claim>>,
     /// Its sandbox, if there is one.
@@ -256,6 +259,7 @@ mod tests {
     fn record() -> Record {
         Record {
             started: Some(Timestamp::UNIX_EPOCH),
+            counted_from: Some(Timestamp::UNIX_EPOCH),
             counters: Some(vec![Claim { slot: 3, cells: vec![2048, 2049] }]),
             containers: vec![ContainerRecord {
                 state: State::Running { started: Timestamp::UNIX_EPOCH },

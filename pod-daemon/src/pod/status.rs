@@ -155,7 +155,11 @@ fn container(snapshot: &ContainerSnapshot) -> ContainerStatus {
     // The end that `state` shows is not the one before it.
     let last = match &snapshot.state {
         State::Terminated(_) => None,
-        _ => snapshot.last_exit.as_ref().map(|exit| terminated(exit, id.clone())),
+        // The id is that of the run that runs.
+        State::Running { .. } => snapshot.last_exit.as_ref().map(|exit| terminated(exit, None)),
+        State::Waiting { .. } => {
+            snapshot.last_exit.as_ref().map(|exit| terminated(exit, id.clone()))
+        }
     };
     ContainerStatus {
         name: snapshot.name.clone(),

@@ -39,7 +39,8 @@ fn block_done(ctx: BtfTracePointContext) -> i32 {
             field::<u64>(request, offset!(request_began)),
         )
     };
-    if operation != REQ_OP_READ && operation != REQ_OP_WRITE {
+    // A flush is a write of nothing, and one that goes with data is told once more when both are done.
+    if operation != REQ_OP_READ && operation != REQ_OP_WRITE || length == 0 {
         return 0;
     }
     // SAFETY: each step is a field of what the step before points at; where that is nothing, so is this.

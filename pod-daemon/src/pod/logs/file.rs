@@ -108,10 +108,17 @@ impl Log {
         if self.length < self.limits.file_bytes {
             return Ok(());
         }
-        let mut name = self.path.clone().into_os_string();
-        name.push(format!(".{}", Timestamp::now().strftime("%Y%m%d-%H%M%S%.9f")));
-        fs::rename(&self.path, name)?;
-        self.file = open(&self.path)?;
+        let mut aside = self.path.clone().into_os_string();
+        aside.push(format!(".{}", Timestamp::now().strftime("%Y%m%d-%H%M%S%.9f")));
+        fs::rename(&self.path, &aside)?;
+        self.file = match open(&self.path) {
+            Ok(file) => file,
+            Err(error) => {
+                // Else there would be nothing to put aside the next time.
+                fs::rename(&aside, &self.path)?;
+                return Err(error);
+            }
+        };
         self.length = 0;
         let (directory, run) = (self.path.parent(), self.path.file_stem());
         let run = run.and_then(|run| run.to_str()?.parse().ok());
