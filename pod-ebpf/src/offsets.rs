@@ -73,6 +73,8 @@ offsets! {
     mm_arg_end: "mm_struct.arg_end";
     /// Renamed in Linux 5.17.
     signal_exec_task: "signal_struct.group_exec_task" | "signal_struct.group_exit_task";
+    signal_flags: "signal_struct.flags";
+    signal_exit_code: "signal_struct.group_exit_code";
     task_fs: "task_struct.fs";
     fs_root: "fs_struct.root.mnt";
     fs_pwd: "fs_struct.pwd.mnt";

@@ -10,11 +10,11 @@ use nix::sys::signal::{Signal, kill};
 use pod_tests::{
     Daemon, eventually,
     manifest::{config_map, mounts, pod},
-    seconds, state,
+    seconds, skip, state,
 };
 use serde_json::{Value, json};
 
-use crate::hostports::fetch;
+use crate::{hostports::fetch, trace::let_go};
 
 fn status(pod: &Value) -> &Value {
     &pod["status"]["containerStatuses"][0]
@@ -166,6 +166,33 @@ fn the_pause_before_a_restart_goes_on() {
     if let Some(message) = message.as_str() {
         let next = format!("back-off {}s", 2 * pause.as_secs());
         assert!(message.contains(&next), "{message}");
+    }
+    daemon.stop();
+}
+
+#[test]
+fn the_kernels_threads_of_a_process_do_not_say_how_it_ends() {
+    let mut daemon = Daemon::start(&["--restart-backoff-ms=100"]);
+    let free = json!({"securityContext": {"seccompProfile": {"type": "Unconfined"}}});
+    if daemon.output_of(pod("try").container_with("app", "has-uring , exit 0", free.clone()), "try")
+        != "uring: true\n"
+    {
+        skip("io_uring is not allowed");
+        return daemon.stop();
+    }
+    // Of an adopted container the end is known from the probes alone. Which thread ends last is chance.
+    let names = ["a", "b", "c", "d", "e"];
+    for name in names {
+        let steps = "uring-thread , print ready , wait-for /tmp/go , exit 7";
+        daemon.run(pod(name).container_with("app", steps, free.clone()));
+        daemon.wait_logged(name, "", "ready");
+    }
+    daemon.kill();
+    daemon.restart();
+    for name in names {
+        let_go(daemon.pid_of(&daemon.pod(name), "app"));
+        let over = daemon.wait_over(name);
+        assert_eq!(status(&over)["state"]["terminated"]["exitCode"], 7, "{over:#}");
     }
     daemon.stop();
 }

@@ -95,7 +95,7 @@ fn lost(events: &[Value], kind: &str) -> u64 {
 }
 
 /// Lets a container go on that waits for `/tmp/go`.
-fn let_go(pid: Pid) {
+pub(super) fn let_go(pid: Pid) {
     fs::create_dir_all(format!("/proc/{pid}/root/tmp")).unwrap();
     fs::write(format!("/proc/{pid}/root/tmp/go"), "").unwrap();
 }

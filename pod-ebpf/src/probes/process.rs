@@ -102,8 +102,8 @@ fn begin_run(slot: u32, tgid: u32) {
     }
 }
 
-/// Takes note of how a container's first process ends: with the status of its last thread. All
-/// threads have that of the group once one of them has called `exit_group`.
+/// Takes note of how a container's first process ends: with the status of its last thread,
+/// which is that of the group once one of them has called `exit_group`.
 #[inline(always)]
 fn end_run(slot: u32, exit: &Exit) {
     let Some(run) = RUNS.get_ptr_mut(slot) else { return };
@@ -249,12 +249,22 @@ pub(crate) struct Exit {
     pub(crate) status: u32,
 }
 
+/// All of the process ends, by `exit_group` or a signal (include/linux/sched/signal.h).
+const SIGNAL_GROUP_EXIT: u32 = 4;
+
+/// Reads how a task ends. If its process does, that is the process's end, as it is to `wait`: threads that
+/// the kernel has made for io_uring end with 0 whatever the others end with.
 #[inline(always)]
 pub(crate) fn read_exit(task: u64) -> Option<Exit> {
     let tgid = read::<u32>(task, offset!(task_tgid))?;
     let signal = read::<u64>(task, offset!(task_signal))?;
     let is_leader = read::<u32>(task, offset!(task_pid))? == tgid;
     let replaced = read::<u64>(signal, offset!(signal_exec_task))? != 0;
-    let status = read::<u32>(task, offset!(task_exit_code))?;
+    let is_group = read::<u32>(signal, offset!(signal_flags))? & SIGNAL_GROUP_EXIT != 0;
+    let status = if is_group {
+        read::<u32>(signal, offset!(signal_exit_code))?
+    } else {
+        read::<u32>(task, offset!(task_exit_code))?
+    };
     Some(Exit { tgid, is_leader, is_process: is_leader && !replaced, status })
 }

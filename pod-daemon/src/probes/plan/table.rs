@@ -43,6 +43,8 @@ const EXIT: Needs = &[&[
     "task_signal",
     "task_tgid",
     "signal_exec_task",
+    "signal_exit_code",
+    "signal_flags",
 ]];
 
 /// From a request to whose it is.
@@ -162,6 +164,8 @@ const LIFE: Needs = &[&[
     "task_started",
     "task_tgid",
     "signal_exec_task",
+    "signal_exit_code",
+    "signal_flags",
 ]];
 
 /// What tells of single events, by the same tracepoints: the counters do not depend on it.

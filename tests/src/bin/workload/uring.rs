@@ -3,7 +3,7 @@
 use std::{
     ffi::c_void,
     fs::File,
-    io,
+    io, mem,
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
     ptr,
     sync::atomic::{AtomicU32, Ordering},
@@ -63,6 +63,12 @@ pub(crate) fn step(words: &[&str]) -> anyhow::Result<bool> {
         ["uring-write", path, size] => transfer(&create(path)?, WRITE, size.parse()?)?,
         ["uring-read", path, size] => transfer(&File::open(path)?, READ, size.parse()?)?,
         ["uring-fsync", path] => transfer(&File::open(path)?, FSYNC, 0)?,
+        // A ring that a thread of the kernel looks after, which is one of this process. It stays.
+        ["uring-thread"] => {
+            const SQPOLL: u32 = 2;
+            let mut params = Params { others: [SQPOLL, 0, 0, 0, 0, 0, 0, 0], ..Params::default() };
+            mem::forget(params.set_up()?);
+        }
         ["has-uring"] => println!("uring: {}", Params::default().set_up().is_ok()),
         _ => return Ok(false),
     }
