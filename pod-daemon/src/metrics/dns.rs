@@ -14,8 +14,7 @@ pub(super) const DOMAIN: Domain = Domain {
     text: "What the container asked of name servers, in the packets to and from port 53, over UDP \
            and TCP. A query that is sent again is another query; what TCP sends again is not. How \
            many had no answer, or none yet, is `podscope_dns_queries_total - sum without (outcome) \
-           (podscope_dns_responses_total)`. Over TCP a query whose length comes in a packet of its own \
-           seems to be unanswered. Names are not looked at.",
+           (podscope_dns_responses_total)`. Names are not looked at.",
     families: &[
         Family::counter(
             "podscope_dns_queries_total",

@@ -7,7 +7,7 @@ use aya_ebpf::{
     programs::SkBuffContext,
 };
 use pod_ebpf::{
-    MAX_SLOTS,
+    Direction, MAX_SLOTS,
     dns::{DnsStats, MAX_PENDING, OUTCOMES, Outcome, Pending, Query},
     slowest::Slowest,
 };
@@ -47,7 +47,7 @@ type Beginning = [u8; 4];
 /// Counts a packet that a container sends to a name server, if it is a query.
 #[inline(always)]
 pub(crate) fn query(ctx: &SkBuffContext, packet: &Packet, slot: u32) {
-    let Some(message) = message(ctx, packet) else { return };
+    let Some(message) = message(ctx, packet, Direction::Transmit) else { return };
     if message[2] & (ANSWER | OPCODE) != 0 {
         return;
     }
@@ -71,7 +71,7 @@ pub(crate) fn query(ctx: &SkBuffContext, packet: &Packet, slot: u32) {
 /// Counts a packet that a name server sends to a container, if it answers a query that waits for it.
 #[inline(always)]
 pub(crate) fn answer(ctx: &SkBuffContext, packet: &Packet, slot: u32) {
-    let Some(message) = message(ctx, packet) else { return };
+    let Some(message) = message(ctx, packet, Direction::Receive) else { return };
     if message[2] & ANSWER == 0 {
         return;
     }
@@ -109,7 +109,7 @@ fn key(packet: &Packet, slot: u32, message: &Beginning) -> Query {
 /// The beginning of the message in a packet, if there is one. Its bytes need not be where a program
 /// can read them directly.
 #[inline(always)]
-fn message(ctx: &SkBuffContext, packet: &Packet) -> Option<Beginning> {
+fn message(ctx: &SkBuffContext, packet: &Packet, direction: Direction) -> Option<Beginning> {
     if packet.protocol != TCP_PROTOCOL {
         return ctx.load(packet.transport as usize + 8).ok();
     }
@@ -117,8 +117,11 @@ fn message(ctx: &SkBuffContext, packet: &Packet) -> Option<Beginning> {
     let payload = packet.transport + 4 * u32::from(words >> 4);
     // A message begins with its length. What comes in pieces is told by its first.
     let length: [u8; 2] = ctx.load(payload as usize).ok()?;
-    if u32::from(u16::from_be_bytes(length)) < HEADER {
+    let length = u32::from(u16::from_be_bytes(length));
+    if length < HEADER {
         return None;
     }
-    ctx.load(payload as usize + 2).ok()
+    // A query is never longer than a packet: the length was in one of its own, and this is the id.
+    let is_bare = direction == Direction::Transmit && payload + 2 + length > ctx.len();
+    ctx.load((if is_bare { payload } else { payload + 2 }) as usize).ok()
 }

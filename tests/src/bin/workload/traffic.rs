@@ -34,7 +34,8 @@ pub(crate) fn step(words: &[&str]) -> anyhow::Result<bool> {
         ["listen-overflow", count] => listen_overflow(count.parse()?)?,
         ["dns-serve", delay] => dns_serve(Duration::from_millis(delay.parse()?))?,
         ["dns-ask", server, "udp", name] => dns_ask_udp(server, name)?,
-        ["dns-ask", server, "tcp", name] => dns_ask_tcp(server, name)?,
+        ["dns-ask", server, "tcp", name] => dns_ask_tcp(server, name, send)?,
+        ["dns-ask", server, "tcp-in-two", name] => dns_ask_tcp(server, name, send_in_two)?,
         _ => return Ok(false),
     }
     Ok(true)
@@ -167,7 +168,11 @@ fn dns_ask_udp(server: &str, name: &str) -> io::Result<()> {
     Ok(())
 }
 
-fn dns_ask_tcp(server: &str, name: &str) -> anyhow::Result<()> {
+fn dns_ask_tcp(
+    server: &str,
+    name: &str,
+    send: fn(&mut TcpStream, &[u8]) -> io::Result<()>,
+) -> anyhow::Result<()> {
     let server: SocketAddr = format!("{server}:53").parse()?;
     let mut stream = TcpStream::connect(server)?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -180,6 +185,14 @@ fn dns_ask_tcp(server: &str, name: &str) -> anyhow::Result<()> {
 fn send(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
     let length = u16::try_from(message.len()).map_err(io::Error::other)?;
     stream.write_all(&[&length.to_be_bytes(), message].concat())
+}
+
+/// The same in two packets, the first of which has only the length.
+fn send_in_two(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
+    let length = u16::try_from(message.len()).map_err(io::Error::other)?;
+    stream.set_nodelay(true)?;
+    stream.write_all(&length.to_be_bytes())?;
+    stream.write_all(message)
 }
 
 fn receive(stream: &mut TcpStream) -> io::Result<Vec<u8>> {

@@ -3,8 +3,8 @@
 use std::{
     ffi::c_void,
     fs::File,
-    io, mem,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    io,
+    os::fd::{AsRawFd as _, FromRawFd as _, IntoRawFd as _, OwnedFd},
     ptr,
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -67,7 +67,7 @@ pub(crate) fn step(words: &[&str]) -> anyhow::Result<bool> {
         ["uring-thread"] => {
             const SQPOLL: u32 = 2;
             let mut params = Params { others: [SQPOLL, 0, 0, 0, 0, 0, 0, 0], ..Params::default() };
-            mem::forget(params.set_up()?);
+            let _stays = params.set_up()?.into_raw_fd();
         }
         ["has-uring"] => println!("uring: {}", Params::default().set_up().is_ok()),
         _ => return Ok(false),
