@@ -111,6 +111,29 @@ fn reads_hit_and_miss_as_the_kernel_says() {
 }
 
 #[test]
+fn what_is_read_ahead_by_itself_is_no_operation() {
+    let daemon = Daemon::start(&[]);
+    let disk = disk(&daemon);
+    let steps =
+        "drop-cache /one/file , print ready , wait-for /one/1 , read-ahead /one/file , pause";
+    read_on(&disk, &daemon, steps);
+    daemon.wait_logged("reader", "", "ready");
+    let before = filled(&daemon.metrics(), "other", "other");
+    fs::write(disk.join("one/1"), "").unwrap();
+    daemon.wait_logged("reader", "", "ahead=");
+    let metrics = daemon.metrics();
+    drop(fs::remove_dir_all(&disk));
+    if let Some(lost) = metrics.missed() {
+        daemon.stop();
+        return skip(&lost);
+    }
+    let ahead = said(&daemon.logs("reader", ""), "ahead=")[0];
+    assert!(ahead > 0.0, "nothing is read ahead");
+    assert_eq!(filled(&metrics, "other", "other") - before, ahead);
+    daemon.stop();
+}
+
+#[test]
 fn page_faults_bring_in_what_was_not_there() {
     let daemon = Daemon::start(&[]);
     let disk = disk(&daemon);

@@ -130,11 +130,13 @@ fn added(folio: u64) -> Option<()> {
     let place = Place::of_current()?;
     if let Some(cell) = place.fault() {
         fill(cell, FilledBy::Fault, pages);
+    } else if is_in_fault() {
+        fill(slot, FilledBy::Fault, pages);
     } else {
         #[expect(clippy::cast_possible_truncation, reason = "files of less than 16 TiB")]
         let first = read::<u64>(folio, offset!(folio_index))? as u32;
         if !place.fill(Filled { pages, end: first.wrapping_add(pages) }) {
-            fill(slot, if is_in_fault() { FilledBy::Fault } else { FilledBy::Other }, pages);
+            fill(slot, FilledBy::Other, pages);
         }
     }
     Some(())

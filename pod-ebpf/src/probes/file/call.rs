@@ -127,6 +127,22 @@ pub(super) unsafe fn finished(regs: *const u8, result: i64, call: Call) -> Optio
         return None;
     }
     // SAFETY: by this function's contract.
+    let counted = unsafe { count(regs, slot, result, call) };
+    if counted.is_none()
+        && let Some(place) = Place::of_current()
+    {
+        place.forget();
+    }
+    counted
+}
+
+/// Counts a call of a container's, if it was on a file.
+///
+/// # Safety
+/// As above.
+#[inline(always)]
+unsafe fn count(regs: *const u8, slot: u32, result: i64, call: Call) -> Option<()> {
+    // SAFETY: by this function's contract.
     let descriptor = |n| file_of(unsafe { argument(regs, n) });
     match call {
         Call::Read | Call::ReadAt => {

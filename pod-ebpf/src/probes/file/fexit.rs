@@ -50,9 +50,24 @@ fn begin_somewhere() -> i32 {
     0
 }
 
+/// As [`begin`], for one on a regular file: nobody would end it on another.
+#[inline(always)]
+fn begin_on(file: *const u8) -> i32 {
+    // SAFETY: `file` is a typed argument of the program, and these are fields of it and its inode.
+    let mode =
+        || unsafe { field(field::<*const u8>(file, offset!(file_inode)), offset!(inode_mode)) };
+    if slot::may_have_one()
+        && is_regular(mode())
+        && let Some(place) = Place::of_current()
+    {
+        place.begin();
+    }
+    0
+}
+
 #[fentry(function = "vfs_read")]
-fn b_read(_ctx: FEntryContext) -> i32 {
-    begin()
+fn b_read(ctx: FEntryContext) -> i32 {
+    begin_on(ctx.arg(0))
 }
 
 /// `ssize_t vfs_read(struct file *, char *, size_t, loff_t *)`: read, pread.
@@ -67,8 +82,8 @@ fn file_read(ctx: FExitContext) -> i32 {
 }
 
 #[fentry(function = "vfs_write")]
-fn b_write(_ctx: FEntryContext) -> i32 {
-    begin()
+fn b_write(ctx: FEntryContext) -> i32 {
+    begin_on(ctx.arg(0))
 }
 
 /// `ssize_t vfs_write(struct file *, const char *, size_t, loff_t *)`: write, pwrite.
@@ -187,10 +202,14 @@ fn f_open(ctx: FExitContext) -> i32 {
     const LOWEST_ERROR: u64 = (-4095_i64).cast_unsigned();
     let slot = slot::of_current();
     let flags = read::<u32>(ctx.arg::<u64>(2), offset!(open_flag));
-    if slot == NO_SLOT || flags.is_none_or(|flags| flags & FMODE_EXEC != 0) {
+    if slot == NO_SLOT {
         return 0;
     }
     let Some(place) = Place::of_current() else { return 0 };
+    if flags.is_none_or(|flags| flags & FMODE_EXEC != 0) {
+        place.forget();
+        return 0;
+    }
     let file = ctx.arg::<u64>(3);
     let outcome = Outcome::of(slot, 0, place);
     if file >= LOWEST_ERROR {

@@ -16,11 +16,12 @@ fn file_enter(ctx: BtfTracePointContext) -> i32 {
         && slot::may_have_one()
         && let Some(place) = Place::of_current()
     {
-        if call == Call::Connect {
+        match call {
             // SAFETY: the argument is the tracepoint's `struct pt_regs *`.
-            unsafe { connect::begins(ctx.arg(0), place) };
-        } else {
-            place.begin();
+            Call::Connect => unsafe { connect::begins(ctx.arg(0), place) },
+            // What it brings into the page cache is no operation's.
+            Call::Exec => {}
+            _ => place.begin(),
         }
     }
     0

@@ -102,6 +102,19 @@ impl Place {
         }
     }
 
+    /// Forgets when the operation began that ends now, for it is none: what comes into the page cache
+    /// later is not its doing.
+    #[inline(always)]
+    pub(super) fn forget(self) {
+        // SAFETY: as above.
+        unsafe {
+            let began = &raw mut (*self.note).began;
+            if self.is_ours(began.read_volatile()) {
+                began.write_volatile(0);
+            }
+        }
+    }
+
     /// Notes that pages came into the page cache, if the task is in an operation.
     #[inline(always)]
     pub(super) fn fill(self, more: Filled) -> bool {

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io,
+    io::{self, Read as _, Write as _},
     num::NonZero,
     os::{
         fd::AsFd as _,
@@ -30,6 +30,7 @@ pub(crate) fn step(words: &[&str]) -> anyhow::Result<bool> {
         ["cached-reads-apart", path, size] => cached_reads(path, size.parse()?, Reads::Apart)?,
         ["read-direct", path] => read_direct(path)?,
         ["touch-pages", path] => touch_pages(path)?,
+        ["read-ahead", path] => read_ahead(path)?,
         _ => return Ok(false),
     }
     Ok(true)
@@ -70,6 +71,11 @@ impl Pages {
             return Err(io::Error::last_os_error());
         }
         Ok(cached.into_iter().map(|page| page & 1 == 1).collect())
+    }
+
+    /// How many it does not have.
+    fn missing(&self) -> io::Result<usize> {
+        Ok(self.cached()?.into_iter().filter(|is_there| !is_there).count())
     }
 }
 
@@ -125,11 +131,40 @@ fn read_direct(path: &str) -> anyhow::Result<()> {
 }
 
 /// Reads a byte of each page of a mapped file, and says how many bytes had to come in.
+/// Has the kernel read a whole file ahead.
+fn read_ahead(path: &str) -> anyhow::Result<()> {
+    let file = File::open(path)?;
+    let pages = Pages::of(&file)?;
+    let missing = pages.missing()?;
+    use_a_pipe()?;
+    posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_WILLNEED)?;
+    // Nobody waits for the disk.
+    let mut left = missing;
+    loop {
+        thread::sleep(Duration::from_millis(500));
+        let now = pages.missing()?;
+        if now < missing && now == left {
+            break;
+        }
+        left = now;
+    }
+    println!("ahead={}", (missing - left) * PAGE);
+    Ok(())
+}
+
+/// Writes and reads what is no file: what comes into the page cache later has nothing to do with it.
+fn use_a_pipe() -> io::Result<()> {
+    let (mut reader, mut writer) = io::pipe()?;
+    writer.write_all(b"x")?;
+    reader.read_exact(&mut [0])
+}
+
 fn touch_pages(path: &str) -> anyhow::Result<()> {
     let pages = Pages::of(&File::open(path)?)?;
     // SAFETY: the mapping is there.
     unsafe { madvise(pages.start, pages.len.get(), MmapAdvise::MADV_RANDOM)? };
-    let missing = pages.cached()?.into_iter().filter(|is_there| !is_there).count();
+    let missing = pages.missing()?;
+    use_a_pipe()?;
     for at in (0..pages.len.get()).step_by(PAGE) {
         // SAFETY: within the mapping.
         unsafe { pages.start.cast::<u8>().add(at).read_volatile() };
