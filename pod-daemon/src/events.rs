@@ -15,7 +15,7 @@ mod trace;
 pub use self::{
     advice::{Advice, Nearest},
     archive::Archive,
-    chronicle::{Chronicle, Filter, Subscription, Told, Whose},
+    chronicle::{Chronicle, Filter, Ring, Subscription, Told, Whose},
     event::{Event, What},
     report::{Connections, ContainerReport, Report, Usage, VolumeReport},
     trace::{Detail, Trace, Traces},

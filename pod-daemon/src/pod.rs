@@ -176,6 +176,10 @@ impl Worker {
         if let Err(error) = std::fs::create_dir_all(&directory) {
             tracing::error!(path = %directory.display(), %error, "the pod has no directory");
         }
+        if self.ground.is_some() {
+            // Taking it over may have changed what the next daemon has to know.
+            self.record();
+        }
         let grace = match self.deletion {
             Some(deadline) => until(deadline),
             None => match self.begin(&mut commands).await {

@@ -54,7 +54,7 @@ pub use self::{
     confinement::{Confinement, View},
     infra::{Infra, NetworkMode, OwnNamespaces, Users},
     memory::Memory,
-    mount::{mount_bpf, unmount},
+    mount::{detach_below, mount_bpf, unmount},
     rootfs::{Bind, Rootfs},
     seal::run_sealed,
 };
@@ -147,6 +147,8 @@ pub struct Identity {
     pub group: u32,
     /// Supplementary group ids.
     pub groups: Vec<u32>,
+    /// The user's home, if the image says where.
+    pub home: Option<String>,
     /// What root of the pod is on the node: 0, or with a user namespace something else.
     pub base: u32,
 }
@@ -269,8 +271,10 @@ impl Sandboxes {
             let mounts = own_namespace("mnt")?;
             fault::at("mounts").map_err(failed_to("mount", scratch))?;
             let root = rootfs::stage(&sources, scratch, users)?;
+            let directory = &*command.directory;
+            let masked = &self.masked_sys;
             let prepared =
-                rootfs::complete(root, &sources, rootfs, binds, &self.masked_sys, users)?;
+                rootfs::complete(root, &sources, rootfs, binds, directory, masked, users)?;
             mount::pivot(&prepared.root).map_err(failed_to("pivot to", Path::new("/")))?;
             // Copies of shared mounts are still members of the host's peer groups.
             mount::make_private().map_err(failed_to("make private", Path::new("/")))?;

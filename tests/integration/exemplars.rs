@@ -5,7 +5,7 @@ use std::{
     fs::{self, File},
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use nix::{sys::stat::Mode, unistd::mkfifo};
@@ -252,12 +252,14 @@ fn exemplars_are_of_one_piece_while_many_write_them() {
     let name = "podscope_file_operation_duration_seconds";
     let mut seen = Vec::<Exemplar>::new();
     let read = ["exec", "busy", "--", "/bin/workload", "time-reads", "/data/file", count, "1"];
+    // Whatever happens, the thread below ends, and with it this test.
     let is_over = AtomicBool::new(false);
+    let deadline = Instant::now() + seconds(60);
     let pids = thread::scope(|scope| {
         // Beside the scrapes: while one takes long, somebody may come and go.
         let pids = scope.spawn(|| {
             let mut pids = BTreeSet::new();
-            while !is_over.load(Ordering::Relaxed) {
+            while !is_over.load(Ordering::Relaxed) && Instant::now() < deadline {
                 pids.extend(state::pids(&procs));
                 thread::sleep(Duration::from_millis(10));
             }

@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path};
 
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use pod_tests::{
     Daemon, eventually,
     manifest::{config_map, mounts, pod, secret},
@@ -271,4 +272,62 @@ fn contains(path: &Path, text: &str) -> bool {
 fn is_in_memory(path: &Path) -> bool {
     let text = path.to_string_lossy();
     text.contains("/run/memory/") && state::is_tmpfs(path)
+}
+
+#[test]
+fn what_is_mounted_within_a_volume_is_mounted_nowhere_else_and_survives() {
+    let daemon = Daemon::start(&[]);
+    let [outer, inner] = ["outer", "inner"].map(|name| daemon.folder().join(name));
+    fs::create_dir_all(outer.join("x")).unwrap();
+    fs::create_dir_all(&inner).unwrap();
+    fs::write(inner.join("file"), "precious").unwrap();
+    let bind = |source: &Path, target: &Path| {
+        mount(Some(source), target, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+    };
+    // Shared, as systemd makes all mounts.
+    bind(&outer, &outer);
+    mount(None::<&str>, &outer, None::<&str>, MsFlags::MS_SHARED, None::<&str>).unwrap();
+    let nested = pod("nested")
+        .volume("outer", "hostPath", json!({"path": outer}))
+        .volume("inner", "hostPath", json!({"path": inner}))
+        .container_with(
+            "app",
+            "cat /data/x/file , print , pause",
+            mounts(&[("outer", "/data"), ("inner", "/data/x")]),
+        );
+    daemon.run(nested);
+    daemon.wait_logged("nested", "", "precious");
+    let mounted = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounted.contains("/outer/x "), "{mounted}");
+
+    // And what somebody has mounted among the pod's own files is not removed with them.
+    let nested = daemon.pod("nested");
+    let own = daemon.folder().join("data/pods").join(nested["metadata"]["uid"].as_str().unwrap());
+    fs::create_dir(own.join("a stray")).unwrap();
+    bind(&inner, &own.join("a stray"));
+    daemon.delete("nested");
+    eventually("its files are gone", seconds(5), || (!own.exists()).then_some(()));
+    assert_eq!(fs::read_to_string(inner.join("file")).unwrap(), "precious");
+    umount2(&outer, MntFlags::MNT_DETACH).unwrap();
+    for folder in [outer, inner] {
+        fs::remove_dir_all(folder).unwrap();
+    }
+    daemon.stop();
+}
+
+#[test]
+fn a_working_directory_is_made_if_it_is_not_there() {
+    let daemon = Daemon::start(&[]);
+    for read_only in [false, true] {
+        let name = if read_only { "fixed" } else { "free" };
+        let fields = json!({
+            "workingDir": "/not/there/yet",
+            "securityContext": {"readOnlyRootFilesystem": read_only},
+        });
+        assert_eq!(
+            daemon.output_of(pod(name).container_with("app", "cwd", fields), name),
+            "/not/there/yet\n"
+        );
+    }
+    daemon.stop();
 }

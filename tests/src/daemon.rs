@@ -1,6 +1,7 @@
 //! A daemon of the test's own, and what can be asked of it.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
@@ -46,6 +47,8 @@ pub struct Daemon {
     folder: PathBuf,
     cgroups: PathBuf,
     metrics: SocketAddr,
+    /// How often the kernel had skipped each program when the test began.
+    skipped: BTreeMap<String, f64>,
     before: State,
     /// The node with this daemon and no pods, if another test may have the daemon.
     idle: Option<State>,
@@ -103,8 +106,17 @@ impl Daemon {
         let began = Instant::now();
         let child = spawn(&all, &folder);
         let idle = None;
-        let mut daemon =
-            Self { child, options: all, folder, cgroups, metrics, before, idle, stopped: false };
+        let mut daemon = Self {
+            child,
+            options: all,
+            folder,
+            cgroups,
+            metrics,
+            skipped: BTreeMap::new(),
+            before,
+            idle,
+            stopped: false,
+        };
         daemon.wait_until_ready();
         println!("the daemon was ready in {:.1} s", began.elapsed().as_secs_f64());
         if in_vm() && options.is_empty() {
@@ -160,9 +172,11 @@ impl Daemon {
     /// deletes its pods, and checks that the node is as it was before them.
     #[track_caller]
     pub fn stop(mut self) {
-        if let Some(missed) = self.metrics().missed() {
+        let metrics = self.metrics();
+        if let Some(missed) = metrics.missed() {
             println!("{missed}");
         }
+        self.skipped = metrics.skipped();
         if let Some(idle) = &self.idle {
             self.delete_all();
             State::capture().assert_same(idle);
@@ -320,7 +334,7 @@ impl Daemon {
     pub fn scrape(&self, page: &str) -> Metrics {
         let answer = http::tcp(self.metrics, page).expect("scrape");
         assert_eq!(answer.status, 200, "{}", answer.body);
-        Metrics::parse(answer.body)
+        Metrics::parse(answer.body).since(self.skipped.clone())
     }
 
     /// Applies a manifest.

@@ -2,12 +2,17 @@
 
 use std::collections::BTreeMap;
 
+/// How often the kernel has skipped a program.
+const MISSED: &str = "podscope_bpf_program_missed_total";
+
 /// One scrape.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     /// As it came.
     pub text: String,
     samples: Vec<Sample>,
+    /// How often the kernel had skipped each program when the test began.
+    skipped_before: BTreeMap<String, f64>,
 }
 
 /// One series and its value.
@@ -32,7 +37,18 @@ impl Metrics {
         let samples = lines
             .map(|line| parse(line).unwrap_or_else(|| panic!("no sample: {line:?}")))
             .collect();
-        Self { samples, text }
+        Self { samples, text, skipped_before: BTreeMap::new() }
+    }
+
+    /// The same for a test that began when the kernel had skipped the programs so often.
+    pub(crate) fn since(self, skipped_before: BTreeMap<String, f64>) -> Self {
+        Self { skipped_before, ..self }
+    }
+
+    /// How often the kernel has skipped each program, whatever test that was in.
+    pub(crate) fn skipped(&self) -> BTreeMap<String, f64> {
+        let programs = self.series(MISSED, &[]);
+        programs.map(|sample| (sample.labels["program"].clone(), sample.value)).collect()
     }
 
     /// All series.
@@ -86,17 +102,22 @@ impl Metrics {
     /// Why numbers may be too small, on a kernel that preempts tasks within the probes.
     #[must_use]
     pub fn missed(&self) -> Option<String> {
-        let missed = self.sum("podscope_events_lost_total", &[("kind", "missed")]);
+        let missed = self.missed_of(|_| true);
         (missed > 0.0).then(|| format!("the kernel skipped the probes {missed} times"))
     }
 
     /// As [`Self::missed`], of what these programs count.
     #[must_use]
     pub fn missed_by(&self, programs: &[&str]) -> Option<String> {
-        let of =
-            |program: &&str| self.sum("podscope_bpf_program_missed_total", &[("program", program)]);
-        let missed: f64 = programs.iter().map(of).sum();
+        let missed = self.missed_of(|program| programs.contains(&program));
         (missed > 0.0).then(|| format!("the kernel skipped {} {missed} times", programs.join(", ")))
+    }
+
+    /// How often the kernel has skipped such programs since the test began.
+    fn missed_of(&self, is_meant: impl Fn(&str) -> bool) -> f64 {
+        let before = |program: &String| self.skipped_before.get(program).copied().unwrap_or(0.0);
+        let programs = self.skipped().into_iter().filter(|(program, _)| is_meant(program));
+        programs.map(|(program, times)| (times - before(&program)).max(0.0)).sum()
     }
 
     /// The lines about a metric.

@@ -106,7 +106,7 @@ impl Tally {
     /// failed, but not where that was in the stack.
     fn listen(&mut self, line: &str) {
         let Some(name) = &self.speaker else { return };
-        if line == "stack backtrace:" {
+        if line == "stack backtrace:" || line == "the daemon's log:" {
             self.speaker = None;
         } else if !line.trim().is_empty() {
             let words = self.words.entry(name.clone()).or_default();

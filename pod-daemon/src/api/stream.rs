@@ -21,7 +21,7 @@ use super::{
     Api, Failure, Operations,
     params::{Names, Params},
 };
-use crate::events::{Detail, Event, Filter, Told, Trace};
+use crate::events::{Detail, Event, Filter, Ring, Told, Trace};
 
 /// What can be asked for with `kind`.
 const KINDS: [&str; 6] = ["exec", "exit", "oom", "connect_failure", "limit", "lifecycle"];
@@ -46,7 +46,7 @@ pub(super) async fn events<N: Operations>(
     };
     let follow = params.flag("follow")?;
     // What has happened by now is part of the past.
-    api.node.chronicle().settle().await;
+    api.node.chronicle().settle(Ring::Events).await;
     let subscription = api.node.chronicle().subscribe(&filter);
     if let Some(pod) = &filter.pod
         && subscription.past.is_empty()
@@ -83,7 +83,8 @@ pub(super) async fn trace<N: Operations>(
     let kinds = kinds.filter(|(wanted, _)| *wanted).flat_map(|(_, kinds)| kinds);
     let chronicle = api.node.chronicle();
     // What has happened by now is no part of the trace.
-    chronicle.settle().await;
+    chronicle.settle(Ring::Events).await;
+    chronicle.settle(Ring::Traces).await;
     // First the ears, then what they are to hear.
     let (told, traced) = (chronicle.subscribe(&Filter::default()).future, chronicle.traced());
     let detail = Detail { files: file, connections: net };

@@ -52,20 +52,20 @@ impl Usage {
         self.cpu_seconds.filter(|_| self.life_seconds > 0.0).map(|cpu| cpu / self.life_seconds)
     }
 
-    /// The most memory that it needed: without the files that are in it by now, which the kernel takes back
-    /// when somebody needs the room.
+    /// The least that its peak needed: without the files that are in the memory by now, which the kernel
+    /// takes back when somebody needs the room. They may have come later.
     fn memory_needed(&self) -> Option<u64> {
         Some(self.memory_peak.or(self.memory_bytes)?.saturating_sub(self.memory_cache.unwrap_or(0)))
     }
 
-    /// Whether its memory was full and it lacked nothing: it was full of files.
+    /// Whether what filled its memory was files: they still do, or it never had to wait for room.
     fn was_full_of_files(&self) -> bool {
-        let is_full = self
-            .memory_peak
-            .zip(self.memory_limit)
-            .is_some_and(|(peak, limit)| peak as f64 >= limit as f64 * 0.99);
+        let Some(limit) = self.memory_limit else { return false };
+        let needed = self.memory_needed().unwrap_or(0);
+        let is_full = self.memory_peak.is_some_and(|peak| peak as f64 >= limit as f64 * 0.99);
         let [_, waited, _] = self.pressure_seconds;
-        is_full && waited.is_some_and(|waited| waited < self.life_seconds * SELDOM)
+        let has_waited = waited.is_none_or(|waited| waited >= self.life_seconds * SELDOM);
+        needed as f64 * ROOM <= limit as f64 || is_full && !has_waited
     }
 
     /// In which share of the periods of its CPU limit it was held back.
@@ -157,23 +157,18 @@ impl Usage {
                 ),
             ));
         }
-        let needed = self.memory_needed().filter(|_| self.memory_peak.is_some())?;
-        let better = round_bytes(needed as f64 * ROOM);
-        let why = |end: &str| {
-            let what = match self.memory_cache {
-                None | Some(0) => "its peak was",
-                Some(_) => "without files that can be taken back its peak was",
-            };
-            format!("{what} {}, and a fifth more is room{end}", bytes(needed))
-        };
+        let peak = self.memory_peak?;
+        // A limit below the request is refused. A request that was not given is the limit, and follows it.
+        let request = self.memory_request.filter(|request| Some(*request) != self.memory_limit);
+        let better = round_bytes(peak as f64 * ROOM).max(request.unwrap_or(0));
+        let why =
+            |end: &str| format!("its peak was {}, and a fifth more is room{end}", bytes(peak));
         let Some(limit) = self.memory_limit else {
             return Some(advice(better, why(": without a limit it may take all there is")));
         };
-        if needed as f64 * ROOM > limit as f64 {
+        if peak as f64 * ROOM > limit as f64 {
             return (!self.was_full_of_files()).then(|| advice(better, why("")));
         }
-        // A limit below the request is refused.
-        let better = better.max(self.memory_request.unwrap_or(0));
         let is_large = (better as f64) < limit as f64 * LITTLE;
         (self.life_seconds >= LONG_SECONDS && is_large)
             .then(|| advice(better, why(": the rest is kept from others")))
@@ -336,13 +331,13 @@ mod tests {
     #[test]
     fn files_that_can_be_taken_back_are_not_needed() {
         let cached = Usage { memory_cache: Some(452 << 20), ..memory(512, Some(512)) };
-        // Needed are 60.
-        assert_eq!(words(&one(&cached, 0)), ("limits.memory", "80Mi"));
+        assert!(cached.advice(0).is_empty(), "{:?}", cached.advice(0));
         let nearest = cached.nearest().unwrap();
         assert_eq!(nearest.text, "at most 60Mi without 452Mi of files of 512Mi");
         assert!((nearest.share - 60.0 / 512.0).abs() < 1e-9);
+        // They may have come after what needed the rest.
         let unlimited = Usage { memory_limit: None, ..cached };
-        assert_eq!(words(&one(&unlimited, 0)), ("limits.memory", "80Mi"));
+        assert_eq!(words(&one(&unlimited, 0)), ("limits.memory", "624Mi"));
         // What filled it is gone; nobody had to wait for memory, and nobody died.
         let pressure_seconds = [None, Some(0.1), None];
         let full = Usage { pressure_seconds, ..memory(512, Some(512)) };
@@ -357,6 +352,11 @@ mod tests {
         assert_eq!(words(&one(&asked, 0)), ("limits.memory", "256Mi"));
         let asked = Usage { memory_limit: Some(512 << 20), ..asked };
         assert!(asked.advice(0).is_empty(), "{:?}", asked.advice(0));
+        let unlimited = Usage { memory_limit: None, ..asked };
+        assert_eq!(words(&one(&unlimited, 0)), ("limits.memory", "256Mi"));
+        // As it is when nobody asks for anything.
+        let limited = Usage { memory_request: Some(512 << 20), ..memory(20, Some(512)) };
+        assert_eq!(words(&one(&limited, 0)), ("limits.memory", "24Mi"));
 
         let busy = Usage { cpu_seconds: Some(45.0), cpu_limit: Some(0.5), ..LIFE };
         assert_eq!(words(&one(&busy, 0)), ("requests.cpu", "500m"));

@@ -2,11 +2,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
-use futures_util::future::join_all;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{Event, What};
@@ -28,6 +27,15 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The kind of losses of what is told of traced pods.
 const TRACE: &str = "trace";
+
+/// What the kernel tells of events in.
+#[derive(Clone, Copy, Debug)]
+pub enum Ring {
+    /// What is rare, of all pods.
+    Events,
+    /// Everything, of pods that are traced.
+    Traces,
+}
 
 /// Whose event it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,8 +101,8 @@ pub struct Chronicle {
     contents: Mutex<Contents>,
     told: broadcast::Sender<Told>,
     traced: broadcast::Sender<Told>,
-    /// To the readers of the kernel's rings, once there are some.
-    readers: Mutex<Vec<mpsc::UnboundedSender<oneshot::Sender<()>>>>,
+    /// To the reader of each [`Ring`], once there is one.
+    readers: [OnceLock<mpsc::UnboundedSender<oneshot::Sender<()>>>; 2],
 }
 
 #[derive(Debug, Default)]
@@ -137,7 +145,7 @@ impl Default for Chronicle {
             contents: Mutex::default(),
             told: broadcast::channel(BACKLOG).0,
             traced: broadcast::channel(BACKLOG).0,
-            readers: Mutex::default(),
+            readers: Default::default(),
         }
     }
 }
@@ -228,27 +236,21 @@ impl Chronicle {
         Subscription { past, future: self.told.subscribe() }
     }
 
-    /// What a reader is asked from now on.
-    pub(super) fn requests(&self) -> mpsc::UnboundedReceiver<oneshot::Sender<()>> {
+    /// What the reader of a ring is asked; for the first one that wants to know.
+    pub(super) fn requests(&self, ring: Ring) -> mpsc::UnboundedReceiver<oneshot::Sender<()>> {
         let (sender, requests) = mpsc::unbounded_channel();
-        self.readers().push(sender);
+        self.readers[ring as usize].set(sender).ok();
         requests
     }
 
-    /// Never held across an await.
-    fn readers(&self) -> MutexGuard<'_, Vec<mpsc::UnboundedSender<oneshot::Sender<()>>>> {
-        self.readers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits until all is told that the kernel has told so far.
-    pub async fn settle(&self) {
-        let ask = |reader: &mpsc::UnboundedSender<_>| {
-            let (asked, answer) = oneshot::channel();
-            reader.send(asked).ok().map(|()| answer)
-        };
-        let answers: Vec<_> = self.readers().iter().filter_map(ask).collect();
-        // A story with a gap is better than none.
-        tokio::time::timeout(PATIENCE, join_all(answers)).await.ok();
+    /// Waits until all is told that the kernel has told in a ring so far.
+    pub async fn settle(&self, ring: Ring) {
+        let (asked, answer) = oneshot::channel();
+        let Some(reader) = self.readers[ring as usize].get() else { return };
+        if reader.send(asked).is_ok() {
+            // A story with a gap is better than none.
+            tokio::time::timeout(PATIENCE, answer).await.ok();
+        }
     }
 
     /// Whether anybody is told of events as they come.

@@ -7,7 +7,7 @@ use tokio::{
     time::MissedTickBehavior,
 };
 
-use super::{Chronicle, Event, event::Boot};
+use super::{Chronicle, Event, Ring, event::Boot};
 use crate::{
     node::{ChangeKind, Node},
     probes::{self, EventReader, Probes, Record},
@@ -30,13 +30,13 @@ pub(crate) fn start(node: &Node) -> Result<(), probes::Error> {
     let (probes, chronicle) = (node.probes(), node.chronicle());
     let (events, traces) = (probes.events()?, probes.traces()?);
     let own = Arc::clone(chronicle);
-    let requests = chronicle.requests();
+    let requests = chronicle.requests(Ring::Events);
     let is_heard = Chronicle::is_heard;
     tokio::spawn(read(events, Arc::clone(chronicle), requests, is_heard, move |uid, event| {
         own.tell(uid, event);
     }));
     let own = Arc::clone(chronicle);
-    let requests = chronicle.requests();
+    let requests = chronicle.requests(Ring::Traces);
     let is_heard = Chronicle::is_tracing;
     tokio::spawn(read(traces, Arc::clone(chronicle), requests, is_heard, move |_, event| {
         own.tell_traced(event);

@@ -41,6 +41,9 @@ impl std::fmt::Debug for Netlink {
     }
 }
 
+/// How addresses of links begin that nobody has bought; the rest is that of the node among the pods.
+const LOCAL_ADDRESS: [u8; 2] = [0x0a, 0x58];
+
 impl Netlink {
     pub(super) fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
@@ -60,6 +63,9 @@ impl Netlink {
         bridge.attributes = vec![
             LinkAttribute::IfName(name.to_owned()),
             LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
+            // Else it would have the lowest of its ports', and another one when that pod goes: then the
+            // others know the wrong one for half a minute.
+            LinkAttribute::Address([&LOCAL_ADDRESS[..], &address.octets()].concat()),
         ];
 
         exists_is_fine(

@@ -9,7 +9,8 @@ use super::{ContainerSnapshot, Error, Node, PodSnapshot, Shared, State};
 use crate::{
     cgroup::{self, stats},
     events::{
-        Connections, ContainerReport, Detail, Event, Report, Trace, Usage, VolumeReport, booted,
+        Connections, ContainerReport, Detail, Event, Report, Ring, Trace, Usage, VolumeReport,
+        booted,
     },
     pod::{Key, logs},
     probes::Probes,
@@ -28,7 +29,7 @@ impl Node {
     /// How a pod lives, or how one that is gone has lived and died.
     pub async fn explain(&self, namespace: &str, name: &str) -> Result<Report, Error> {
         let key = Key::new(namespace, name);
-        self.shared.chronicle.settle().await;
+        self.shared.chronicle.settle(Ring::Events).await;
         let Ok(snapshot) = self.shared.table.snapshot(&key) else {
             let report = self.shared.archive.find(namespace, name);
             return report.ok_or_else(|| key.not_found::<k8s_openapi::api::core::v1::Pod>());

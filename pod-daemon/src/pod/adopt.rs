@@ -81,7 +81,7 @@ impl Worker {
     fn take_over(&mut self, mut record: Record) -> Adopted {
         self.started = record.started;
         self.counted_from = match self.shared.probes.origin() {
-            Origin::Replaced => Some(Timestamp::now()),
+            Origin::New | Origin::Replaced => Some(Timestamp::now()),
             _ => record.counted_from.or(record.started),
         };
         self.disruption = record.disruption.take();

@@ -34,7 +34,8 @@ pub(super) fn of(
     environment.insert("HOSTNAME".to_owned(), hostname.to_owned());
     environment.extend(own.clone());
     environment.entry("PATH".to_owned()).or_insert_with(|| DEFAULT_PATH.to_owned());
-    let home = if identity.user == 0 { "/root" } else { "/" };
+    let usual = if identity.user == 0 { "/root" } else { "/" };
+    let home = identity.home.as_deref().unwrap_or(usual);
     environment.entry("HOME".to_owned()).or_insert_with(|| home.to_owned());
 
     let expanded = |list: &[String]| list.iter().map(|text| expand(text, own)).collect::<Vec<_>>();

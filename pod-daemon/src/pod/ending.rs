@@ -10,7 +10,7 @@ use super::{
     ground::Ground,
     sandbox::{self, Sandbox},
 };
-use crate::probes::ContainerProbe;
+use crate::{events::Ring, probes::ContainerProbe};
 
 impl Worker {
     /// Kills all containers and takes note of how they ended.
@@ -93,7 +93,7 @@ impl Worker {
     pub(super) async fn tear_down(mut self) {
         let last = self.snapshot();
         let (shared, about) = (Arc::clone(&self.shared), Arc::clone(&self.about));
-        self.shared.chronicle.settle().await;
+        self.shared.chronicle.settle(Ring::Events).await;
         let (sandbox, ground) = (self.sandbox.take(), self.ground.take());
         // The containers hold the ground and the sandbox, too.
         self.containers.clear();

@@ -57,7 +57,8 @@ pub(super) fn resolve(
             fields.get(2).and_then(|text| id(text)) == Some(uid)
         });
         let primary = entry.as_ref().and_then(|entry| id(entry.get(3)?)).unwrap_or(0);
-        (uid, primary, entry.and_then(|entry| entry.into_iter().next()))
+        let home = entry.as_ref().and_then(|entry| entry.get(5).cloned());
+        (uid, primary, entry.and_then(|entry| entry.into_iter().next()), home)
     } else {
         let entry = find(layers, "etc/passwd", |fields| fields.first() == Some(&name));
         let entry = entry.ok_or_else(|| fail("is not in the image's /etc/passwd"))?;
@@ -66,9 +67,11 @@ pub(super) fn resolve(
             field(2).ok_or_else(|| fail("has no valid id in the image's /etc/passwd"))?,
             field(3).ok_or_else(|| fail("has no valid group in the image's /etc/passwd"))?,
             Some(name.to_owned()),
+            entry.get(5).cloned(),
         )
     };
-    let (uid, primary, name) = entry;
+    let (uid, primary, name, home) = entry;
+    let home = home.filter(|home| home.starts_with('/') && !home.contains('\0'));
     let group = match (wanted.group, group_name) {
         (Some(group), _) => group,
         (None, None) => primary,
@@ -88,7 +91,7 @@ pub(super) fn resolve(
     groups.retain(|group| seen.insert(*group));
     // More than the kernel takes would be an image's attempt to stop its own start.
     groups.truncate(GROUPS_MAX);
-    Ok(Identity { user: uid, group, groups, base: 0 })
+    Ok(Identity { user: uid, group, groups, home, base: 0 })
 }
 
 /// Whether the image's user is one that can be told from root without looking into the image:
@@ -154,7 +157,8 @@ mod tests {
         fs::create_dir(layer.path().join("etc")).unwrap();
         fs::write(
             layer.path().join("etc/passwd"),
-            "root:x:0:0::/root:/bin/sh\nweb:x:33:44::/:/bin/sh\n1:x:0:0::/:/bin/sh\nbig:x:4294967296:0::/:/bin/sh\n",
+            "root:x:0:0::/root:/bin/sh\nweb:x:33:44::/:/bin/sh\n1:x:0:0::/:/bin/sh\nbig:x:4294967296:0::/:/bin/sh\n\
+             work:x:1001:1001::/home/work:/bin/sh\nnone:x:1003:1003:::\n",
         )
         .unwrap();
         fs::write(
@@ -192,6 +196,18 @@ mod tests {
         check("0x0", Err("not in the image"));
         check("big", Err("no valid id"));
         check("web:none", Err("group that is not"));
+    }
+
+    #[test]
+    fn a_home_is_what_the_image_says() {
+        let layer = layer();
+        let home = |user| resolve(&Wanted::default(), user, &[layer.path()]).unwrap().home;
+        assert_eq!(home("").as_deref(), Some("/root"));
+        assert_eq!(home("work").as_deref(), Some("/home/work"));
+        assert_eq!(home("1001").as_deref(), Some("/home/work"));
+        assert_eq!(home("1002"), None);
+        // That is no path.
+        assert_eq!(home("none"), None);
     }
 
     #[test]

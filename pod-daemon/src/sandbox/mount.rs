@@ -2,10 +2,13 @@
 //! container could change meanwhile.
 
 use std::{
-    ffi::CString,
-    io,
-    os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
-    path::{Component, Path},
+    ffi::{CString, OsString},
+    fs, io,
+    os::{
+        fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
+        unix::ffi::OsStringExt as _,
+    },
+    path::{Component, Path, PathBuf},
 };
 
 use rustix::{
@@ -67,6 +70,10 @@ pub(super) struct MountAttr {
 }
 
 impl MountAttr {
+    /// Takes a mount out of its peer group and leaves the rest as it is.
+    const PRIVATE: Self =
+        Self { attr_set: 0, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
+
     /// Makes a mount read-only and leaves the rest as it is.
     pub(super) const READ_ONLY: Self = Self {
         attr_set: MountAttrFlags::MOUNT_ATTR_RDONLY.bits() as u64,
@@ -140,13 +147,61 @@ fn make_read_only(mount: BorrowedFd<'_>, recursive: libc::c_int) -> io::Result<(
     .into_iter()
     .filter(|(has, _)| flags.contains(*has))
     .fold(libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY, |all, (_, flag)| all | flag);
+    change(mount, keep)
+}
+
+/// Takes an attached copy of a mount, with everything mounted below it, out of the peer group of what it
+/// was copied from: else what is mounted below the one would be mounted below the other, too.
+pub(super) fn isolate(mount: BorrowedFd<'_>) -> io::Result<()> {
+    match set_attributes(mount, &MountAttr::PRIVATE, libc::AT_RECURSIVE) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => {
+            change(mount, libc::MS_REC | libc::MS_PRIVATE)
+        }
+        result => result,
+    }
+}
+
+/// Changes an attached mount in the way that there was before Linux 5.12.
+fn change(mount: BorrowedFd<'_>, flags: libc::c_ulong) -> io::Result<()> {
     // The template of mount namespaces has the host's /proc for this.
     let path = CString::new(format!("/proc/self/fd/{}", mount.as_raw_fd()))?;
     // SAFETY: the strings are null-terminated.
     let result = unsafe {
-        libc::mount(std::ptr::null(), path.as_ptr(), std::ptr::null(), keep, std::ptr::null())
+        libc::mount(std::ptr::null(), path.as_ptr(), std::ptr::null(), flags, std::ptr::null())
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Detaches whatever is mounted below `directory` in this mount namespace: it is somebody else's, and who
+/// removes the directory must not go there.
+pub fn detach_below(directory: &Path) -> io::Result<()> {
+    let directory = match fs::canonicalize(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        result => result?,
+    };
+    let table = fs::read_to_string("/proc/self/mountinfo")?;
+    // The last are on top of those before.
+    for line in table.lines().rev() {
+        let target = unescaped(line.split(' ').nth(4).unwrap_or_default());
+        if target.starts_with(&directory) && target != directory {
+            tracing::warn!(path = %target.display(), "what is mounted there is detached");
+            unmount(&target)?;
+        }
+    }
+    Ok(())
+}
+
+/// A path as `/proc/self/mountinfo` has it: spaces, tabs, newlines and backslashes as `\\NNN`.
+fn unescaped(text: &str) -> PathBuf {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let code = after.get(..3).filter(|_| *first == b'\\');
+        let code = code.and_then(|code| u8::from_str_radix(str::from_utf8(code).ok()?, 8).ok());
+        bytes.push(code.unwrap_or(*first));
+        rest = if code.is_some() { &after[3..] } else { after };
+    }
+    PathBuf::from(OsString::from_vec(bytes))
 }
 
 /// The mount id of an attached mount, by which the probes know it.
@@ -195,7 +250,7 @@ pub(super) fn make_in(
             _ => None,
         })
         .collect();
-    let mut walked = std::path::PathBuf::from("/");
+    let mut walked = PathBuf::from("/");
     for (index, name) in names.iter().enumerate() {
         walked.push(name);
         // Each step is resolved from the root, so that links on the way mean what they mean inside.

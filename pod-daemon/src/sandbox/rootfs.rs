@@ -237,12 +237,13 @@ fn escaped(path: &Path) -> String {
     text
 }
 
-/// Mounts everything else below `root`.
+/// Mounts everything else below `root`, and makes the working directory if it is not there.
 pub(super) fn complete(
     root: OwnedFd,
     sources: &Sources,
     rootfs: &Rootfs,
     binds: &[Bind],
+    working: &str,
     masked_sys: &[PathBuf],
     users: Option<&UserNamespace>,
 ) -> Result<Prepared, Error> {
@@ -284,6 +285,8 @@ pub(super) fn complete(
         let target = mount::make_in(&root, &bind.target, kind, users)
             .map_err(failed_to("make the mount point", &bind.target))?;
         mount::attach(source, &target).map_err(failed_to("mount", &bind.target))?;
+        // Before anything is mounted below it, which would appear on the node.
+        mount::isolate(source.as_fd()).map_err(failed_to("make private", &bind.target))?;
         if bind.read_only {
             mount::set_read_only(source.as_fd())
                 .map_err(failed_to("make read-only", &bind.target))?;
@@ -292,6 +295,11 @@ pub(super) fn complete(
             let id = mount::id(source).map_err(failed_to("identify", &bind.target))?;
             mounts.push((volume, id));
         }
+    }
+    // As containerd has it. What cannot be made is missed when the program starts.
+    let working = Path::new(working);
+    if mount::open_in(&root, working).is_err_and(|error| mount::is_absent(&error)) {
+        mount::make_in(&root, working, mount::Kind::Directory, users).ok();
     }
     if rootfs.read_only {
         mount::set_alone_read_only(root.as_fd())
