@@ -22,6 +22,8 @@ const MANIFEST: [&str; 2] = [
     "application/vnd.oci.image.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v2+json",
 ];
+/// Variants that every machine of their platform has: of amd64 and of arm64.
+const LEAST_VARIANTS: [&str; 2] = ["v1", "v8"];
 const CONFIG: [&str; 2] =
     ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
 const LAYER: [&str; 10] = [
@@ -179,6 +181,14 @@ pub(super) fn choose<'a>(
         fitting.retain(|image| image.platform().is_some());
     }
     fitting.dedup_by_key(|image| image.digest());
+    let tag = fitting.first().and_then(|image| annotation(image, REF_NAME));
+    if fitting.iter().all(|image| image.platform().is_some() && annotation(image, REF_NAME) == tag)
+    {
+        // One image for several variants of this platform: what every machine of the platform runs.
+        // Of what is there in several compressions, the first.
+        fitting.sort_by_key(|image| variant(image));
+        fitting.truncate(1);
+    }
     match fitting[..] {
         [image] => Ok(image),
         [] if images.is_empty() => Err(files.invalid("its index lists no image")),
@@ -199,6 +209,12 @@ pub(super) fn choose<'a>(
             tags(&fitting),
         ))),
     }
+}
+
+/// The variant of the platform that an image is for; none of it if that is the least that there is.
+fn variant(image: &Descriptor) -> Option<&str> {
+    let variant = image.platform().as_ref()?.variant().as_deref()?;
+    Some(variant).filter(|variant| !variant.is_empty() && !LEAST_VARIANTS.contains(variant))
 }
 
 /// The image of a manifest whose config is among the files.

@@ -50,13 +50,15 @@ pub(super) async fn pull(
     let endpoints = registries.endpoints(name);
     let own = endpoints.len() - 1;
     for (number, endpoint) in endpoints.iter().enumerate() {
-        let failure =
-            match from_endpoint(store, registries, endpoint, name, secrets, progress).await {
-                Ok(image) => return Ok(image),
-                // Another host would not help.
-                Err(error) if !matches!(error, Error::Registry(_)) => return Err(error),
-                Err(error) => error,
-            };
+        let failure = match from_endpoint(store, registries, endpoint, name, secrets, progress)
+            .await
+        {
+            Ok(image) => return Ok(image),
+            // It does not answer, or has not what it should.
+            Err(error @ (Error::Registry(_) | Error::Image { .. } | Error::Json { .. })) => error,
+            // Another host would not help.
+            Err(error) => return Err(error),
+        };
         if number < own {
             tracing::warn!(image = %name, mirror = endpoint.host, error = %failure, "a mirror failed");
         }

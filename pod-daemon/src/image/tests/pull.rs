@@ -355,6 +355,12 @@ async fn mirrors_are_asked_first_without_the_registrys_credentials() {
         node.pull(&hub.name("app:v1"), &secrets).await.unwrap();
         assert!(!hub.asked().is_empty());
     }
+
+    // What it has is nothing for this machine.
+    mirror.rules(Rules::default());
+    mirror.document("copies/app", "v1", INDEX, br#"{"schemaVersion": 2, "manifests": []}"#);
+    let node = Node::with(vec![own]);
+    node.pull(&hub.name("app:v1"), &secrets).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -142,6 +142,34 @@ fn a_tag_or_a_platform_picks_the_image() {
 }
 
 #[test]
+fn of_several_variants_of_a_platform_the_least_is_taken() {
+    let layers = two_layers();
+    let least = LEAST[usize::from(architecture() != "amd64")];
+    for (first, second) in [("v9", None), ("v3", Some("v2")), ("v2", Some(least))] {
+        let place = Place::new();
+        let layout = place.path("layout");
+        let for_variant = |mut descriptor: serde_json::Value, variant: Option<&str>| {
+            descriptor["platform"] =
+                json!({"os": "linux", "architecture": architecture(), "variant": variant});
+            if variant.is_none() {
+                descriptor["platform"].as_object_mut().unwrap().remove("variant");
+            }
+            descriptor
+        };
+        let special = for_variant(add_image(&layout, &layers[..1]), Some(first));
+        let usual = for_variant(add_image(&layout, &layers), second);
+        // And once more, as in another compression.
+        let again = for_variant(add_image(&layout, &layers[1..]), second);
+        fs::write(layout.join("index.json"), index(&[special, usual, again])).unwrap();
+        let reference = Reference::Oci { dir: layout, tag: None };
+        assert_is_two_layers(&place.prepare_reference(&reference).unwrap());
+    }
+}
+
+/// The least variants of amd64 and arm64.
+const LEAST: [&str; 2] = ["v1", "v8"];
+
+#[test]
 fn a_document_of_two_kinds_is_refused() {
     let descriptor =
         json!({"mediaType": MANIFEST, "digest": format!("sha256:{}", "0".repeat(64)), "size": 1});
