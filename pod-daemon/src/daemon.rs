@@ -24,7 +24,7 @@ use crate::{
     network::Network,
     node::{self, Node, Settings, Shared},
     probes::{self, Probes},
-    sandbox::{self, Memory, Sandboxes, detach_below},
+    sandbox::{self, Memory, Sandboxes, remove_all},
 };
 
 /// Name of the API socket in the run directory.
@@ -343,7 +343,7 @@ fn looks_ours(name: &str) -> bool {
 }
 
 fn remove(path: &Path) {
-    if let Err(error) = detach_below(path).and_then(|()| fs::remove_dir_all(path)) {
+    if let Err(error) = remove_all(path) {
         tracing::warn!(path = %path.display(), %error, "left-over files stay");
     }
 }

@@ -50,6 +50,7 @@ use crate::{
     network::Network,
     pod::{self, Adopted, Key, record},
     probes::Probes,
+    sandbox::remove_all,
 };
 
 /// Commands that a pod's worker may be behind.
@@ -184,7 +185,7 @@ impl Node {
         }
         if self.shared.table.snapshot(&key).is_err() {
             // Somebody else has deleted it meanwhile.
-            std::fs::remove_dir_all(self.directory(&stored)).ok();
+            remove_all(&self.directory(&stored)).ok();
         }
         Ok(Arc::unwrap_or_clone(stored))
     }

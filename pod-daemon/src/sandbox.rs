@@ -54,7 +54,7 @@ pub use self::{
     confinement::{Confinement, View},
     infra::{Infra, NetworkMode, OwnNamespaces, Users},
     memory::Memory,
-    mount::{detach_below, mount_bpf, unmount},
+    mount::{mount_bpf, remove_all, unmount},
     rootfs::{Bind, Rootfs},
     seal::run_sealed,
 };

@@ -1,9 +1,6 @@
 //! Daemons that are killed, and the pods that outlive them.
 
-use std::{
-    fs, thread,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{fs, thread, time::Duration};
 
 use jiff::Timestamp;
 use nix::sys::signal::{Signal, kill};
@@ -14,7 +11,7 @@ use pod_tests::{
 };
 use serde_json::{Value, json};
 
-use crate::{hostports::fetch, trace::let_go};
+use crate::{exemplars::now, hostports::fetch, trace::let_go};
 
 fn status(pod: &Value) -> &Value {
     &pod["status"]["containerStatuses"][0]
@@ -117,8 +114,7 @@ fn exits_while_the_daemon_is_away_are_known() {
     daemon.kill();
     thread::sleep(Duration::from_millis(50));
     let before = Timestamp::now();
-    fs::create_dir_all(format!("/proc/{}/root/tmp", pids[0])).unwrap();
-    fs::write(format!("/proc/{}/root/tmp/go", pids[0]), "").unwrap();
+    let_go(pids[0]);
     for pid in &pids[1..] {
         kill(*pid, Signal::SIGKILL).unwrap();
     }
@@ -297,7 +293,7 @@ fn counters_of_another_layout_are_given_up() {
         }
     }
     assert!(found().contains(&"maps-0".to_owned()), "{:?}", found());
-    let restarted = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+    let restarted = now();
     daemon.restart();
 
     let metrics = daemon.metrics();
@@ -336,8 +332,7 @@ fn state_that_cannot_be_used_makes_the_pod_begin_anew() {
     let pod_before = daemon.pod("broken");
     let pid = daemon.pid_of(&pod_before, "app");
     daemon.kill();
-    let uid = pod_before["metadata"]["uid"].as_str().unwrap();
-    let state = daemon.folder().join("data/pods").join(uid).join("state.json");
+    let state = daemon.files_of(&pod_before).join("state.json");
     fs::write(&state, r#"{"version": 99}"#).unwrap();
     daemon.restart();
     daemon.wait_ready("broken");
@@ -354,10 +349,9 @@ fn what_was_half_made_is_removed() {
     daemon.run(pod("half").container("app", "print ready , pause"));
     daemon.wait_logged("half", "", "ready");
     let half = daemon.pod("half");
-    let uid = half["metadata"]["uid"].as_str().unwrap().to_owned();
     daemon.kill();
     // As if the daemon had been killed before the pod was stored.
-    fs::remove_file(daemon.folder().join("data/pods").join(&uid).join("pod.json")).unwrap();
+    fs::remove_file(daemon.files_of(&half).join("pod.json")).unwrap();
     daemon.restart();
     assert!(daemon.pod("half").is_null());
     assert!(state::processes_below(daemon.cgroups()).is_empty(), "processes survive");

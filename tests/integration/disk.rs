@@ -21,8 +21,9 @@ fn what_containers_write_is_measured() {
     let writer = "write /file 1048576 , write /folder 5000 , log 5000 , print ready , pause";
     daemon.run(pod("writer").container("app", writer).container("idle", "pause"));
     daemon.wait_logged("writer", "container=app", "ready");
-    let uid = daemon.pod("writer")["metadata"]["uid"].as_str().unwrap().to_owned();
-    let files = daemon.folder().join("data/pods").join(&uid).join("containers");
+    let writer = daemon.pod("writer");
+    let uid = writer["metadata"]["uid"].as_str().unwrap();
+    let files = daemon.files_of(&writer).join("containers");
     let logs = daemon.folder().join("logs").join(format!("default_writer_{uid}"));
 
     eventually("the measurement is right", seconds(10), || {

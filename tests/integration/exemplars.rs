@@ -89,7 +89,8 @@ fn of_text(labels: &str) -> BTreeMap<String, String> {
     labels.map(|(name, value)| (name.to_owned(), value.trim_matches('"').to_owned())).collect()
 }
 
-fn now() -> f64 {
+/// Seconds of Unix time.
+pub(super) fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
 }
 

@@ -32,9 +32,7 @@ fn a_pod_whose_end_cannot_be_noted_ends() {
     let daemon = Daemon::start(&[]);
     daemon.run(pod("stubborn").container("app", "ignore-term , print ready , pause"));
     daemon.wait_logged("stubborn", "", "ready");
-    let pod = daemon.pod("stubborn");
-    let directory =
-        daemon.folder().join("data/pods").join(pod["metadata"]["uid"].as_str().unwrap());
+    let directory = daemon.files_of(&daemon.pod("stubborn"));
     // As a disk that it has filled up refuses.
     let remount = |flags| {
         mount(Some(&directory), &directory, None::<&str>, MsFlags::MS_BIND | flags, None::<&str>)

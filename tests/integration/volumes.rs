@@ -301,8 +301,7 @@ fn what_is_mounted_within_a_volume_is_mounted_nowhere_else_and_survives() {
     assert!(!mounted.contains("/outer/x "), "{mounted}");
 
     // And what somebody has mounted among the pod's own files is not removed with them.
-    let nested = daemon.pod("nested");
-    let own = daemon.folder().join("data/pods").join(nested["metadata"]["uid"].as_str().unwrap());
+    let own = daemon.files_of(&daemon.pod("nested"));
     fs::create_dir(own.join("a stray")).unwrap();
     bind(&inner, &own.join("a stray"));
     daemon.delete("nested");

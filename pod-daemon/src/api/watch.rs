@@ -45,6 +45,8 @@ pub(super) fn answer<N: Operations, T: Observed>(
     let changes = T::changes(&api.node);
     let (objects, version) = T::all(&api.node, scope.namespace());
     let bookmark = params.flag("sendInitialEvents")?;
+    let contained: Vec<&T> =
+        objects.iter().map(Arc::as_ref).filter(|object| scope.contains(*object)).collect();
     let mut first = Vec::new();
     match params.text("resourceVersion") {
         Some(from) if from != "0" && !bookmark => {
@@ -55,18 +57,16 @@ pub(super) fn answer<N: Operations, T: Observed>(
             }
         }
         _ => {
-            for object in objects.iter().filter(|object| scope.contains(&***object)) {
-                push_line(&mut first, "ADDED", &**object);
+            for object in &contained {
+                push_line(&mut first, "ADDED", *object);
             }
             if bookmark {
                 push_line(&mut first, "BOOKMARK", &bookmark_at::<T>(version));
             }
         }
     }
-    let selected = scope.selects().then(|| {
-        let objects = objects.iter().filter(|object| scope.contains(&***object));
-        objects.map(|object| Key::of(&**object)).collect()
-    });
+    let selected =
+        scope.selects().then(|| contained.iter().map(|object| Key::of(*object)).collect());
     let limit = params.parsed("timeoutSeconds")?.map_or(FOREVER, Duration::from_secs);
     let watch = Watch {
         changes,
@@ -129,16 +129,15 @@ impl<T: Observed> Watch<T> {
         }
         None
     }
-}
 
-impl<T: Observed> Watch<T> {
     /// What a change is to the client, if it is anything: an object that is not selected any more is
     /// gone, and one that is from now on is new.
     fn news(&mut self, change: &Change<T>) -> Option<ChangeKind> {
-        let is_there = change.kind != ChangeKind::Deleted && self.scope.contains(&*change.object);
+        let is_contained = self.scope.contains(&*change.object);
         let Some(selected) = &mut self.selected else {
-            return self.scope.contains(&*change.object).then_some(change.kind);
+            return is_contained.then_some(change.kind);
         };
+        let is_there = is_contained && change.kind != ChangeKind::Deleted;
         let key = Key::of(&*change.object);
         let was_there = if is_there { !selected.insert(key) } else { selected.remove(&key) };
         match (was_there, is_there) {

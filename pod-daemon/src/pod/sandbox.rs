@@ -1,7 +1,7 @@
 //! A pod's sandbox: its network, its infra program, and its files.
 
 use std::{
-    fs, io,
+    io,
     net::Ipv4Addr,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
@@ -23,7 +23,7 @@ use crate::{
     network::{Port, Protocol},
     node::{PodSnapshot, Shared},
     pidfd::Pidfd,
-    sandbox::{Infra, NetworkMode, OwnNamespaces, detach_below},
+    sandbox::{Infra, NetworkMode, OwnNamespaces, remove_all},
 };
 
 /// What containers of a pod share. It can be made anew in a living pod.
@@ -199,13 +199,9 @@ pub(super) fn remove_traces(shared: &Shared, about: &About) {
     volumes::remove(shared, about);
     let logs = logs::directory(&shared.settings.log_dir, &about.key, &about.uid);
     for path in [directory(shared, about), logs] {
-        if let Err(error) = detach_below(&path) {
-            tracing::warn!(path = %path.display(), %error, "files are left behind: something is mounted there");
-            continue;
-        }
         // The kernel lets go of a dead container's overlay a moment after its last process.
         for _ in 0..10 {
-            match fs::remove_dir_all(&path) {
+            match remove_all(&path) {
                 Ok(()) => break,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => break,
                 Err(error) => {

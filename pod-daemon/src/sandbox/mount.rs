@@ -172,18 +172,19 @@ fn change(mount: BorrowedFd<'_>, flags: libc::c_ulong) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Detaches whatever is mounted below `directory` in this mount namespace: it is somebody else's, and who
-/// removes the directory must not go there.
-pub fn detach_below(directory: &Path) -> io::Result<()> {
-    let directory = match fs::canonicalize(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        result => result?,
-    };
+/// Removes `directory` with everything in it. What is mounted there in this mount namespace is somebody
+/// else's: it is detached first, so that nothing of it is removed.
+pub fn remove_all(directory: &Path) -> io::Result<()> {
+    detach_below(&fs::canonicalize(directory)?)?;
+    fs::remove_dir_all(directory)
+}
+
+fn detach_below(directory: &Path) -> io::Result<()> {
     let table = fs::read_to_string("/proc/self/mountinfo")?;
     // The last are on top of those before.
     for line in table.lines().rev() {
         let target = unescaped(line.split(' ').nth(4).unwrap_or_default());
-        if target.starts_with(&directory) && target != directory {
+        if target.starts_with(directory) && target != directory {
             tracing::warn!(path = %target.display(), "what is mounted there is detached");
             unmount(&target)?;
         }
@@ -191,7 +192,7 @@ pub fn detach_below(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A path as `/proc/self/mountinfo` has it: spaces, tabs, newlines and backslashes as `\\NNN`.
+/// A path as `/proc/self/mountinfo` has it: spaces, tabs, newlines and backslashes as `\NNN`.
 fn unescaped(text: &str) -> PathBuf {
     let mut bytes = Vec::new();
     let mut rest = text.as_bytes();

@@ -81,8 +81,7 @@ fn root_of_a_pod_is_nobody_on_the_node() {
             }
         }
         // On disk the file has the id that it has in the pod.
-        let uid = pod["metadata"]["uid"].as_str().unwrap();
-        let file = daemon.folder().join("data/pods").join(uid).join("volumes/scratch/file");
+        let file = daemon.files_of(&pod).join("volumes/scratch/file");
         assert_eq!(file.metadata().unwrap().uid(), 1000);
 
         let inside =
