@@ -130,7 +130,6 @@ fn read_direct(path: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Reads a byte of each page of a mapped file, and says how many bytes had to come in.
 /// Has the kernel read a whole file ahead.
 fn read_ahead(path: &str) -> anyhow::Result<()> {
     let file = File::open(path)?;
@@ -159,6 +158,7 @@ fn use_a_pipe() -> io::Result<()> {
     reader.read_exact(&mut [0])
 }
 
+/// Reads a byte of each page of a mapped file, and says how many bytes had to come in.
 fn touch_pages(path: &str) -> anyhow::Result<()> {
     let pages = Pages::of(&File::open(path)?)?;
     // SAFETY: the mapping is there.
