@@ -34,7 +34,7 @@ use self::{
 };
 pub(super) use self::{
     row::{Kept, is_summed, summed_labels},
-    totals::Sums,
+    totals::{MOST_NAMESPACES, Sums},
 };
 use super::{
     base::Base,
@@ -339,7 +339,7 @@ impl Held {
 
     /// Adds it to the totals of its namespace.
     pub(super) fn add_to(&self, totals: &mut Sums) {
-        totals.add(&self.namespace, &self.rows.rows);
+        totals.add(&self.namespace, &self.rows.rows, self.died);
     }
 
     /// Writes what is held of the series of one family.

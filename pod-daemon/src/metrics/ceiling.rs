@@ -47,7 +47,7 @@ pub(super) const DOMAIN: Domain = Domain {
         Family::counter(
             "podscope_pods_folded_total",
             "Pods that were folded into `__other__`, whether they live or not; those that are gone are \
-             `podscope_completed_pods_total{namespace=\"__other__\"}`.",
+             among `podscope_completed_pods_total{namespace=\"__other__\"}`.",
             Node(|reading, sheet| sheet.count(&[], reading.others.folded)),
         ),
     ],

@@ -1,5 +1,7 @@
 //! Pods that are gone: held for a while, then summed, so that the sum over a namespace never drops.
 
+use std::collections::BTreeMap;
+
 use super::{
     family::{
         Domain, Family, Label,
@@ -22,7 +24,9 @@ pub(super) const DOMAIN: Domain = Domain {
            `sum(podscope_exec_total) + (sum(podscope_completed_exec_total) or vector(0))` never \
            drops: neither then, nor when the daemon is killed and started again. A pod that is \
            followed by another of the same name is added at once, and so are the oldest when \
-           more than 4,096 are held, or more than 100,000 of their series. Totals appear with the first pod that is added.\n\n\
+           more than 4,096 are held, or more than 100,000 of their series. Totals appear with the first pod that is added. \
+           Of more than 100 namespaces, the one where pods have ended for the longest time becomes part of \
+           `__other__`, so sums over all namespaces do not drop; if pods end there again, it begins anew.\n\n\
            A container that restarts goes on counting where it was. A daemon whose counters have another layout \
            than those of the one before it (`podscope_probe_object_info{origin=\"replaced\"}`) counts \
            the pods that run from 0 again; what is held or added is stored by name, and goes on.",
@@ -52,8 +56,12 @@ pub(super) const DOMAIN: Domain = Domain {
             "podscope_completed_pods_total",
             "Pods that were deleted and are held no longer.",
             Node(|reading, sheet| {
-                let ended = reading.others.ended.pods();
-                for (namespace, pods) in reading.completed.pods().chain(ended) {
+                let mut sums = BTreeMap::<_, u64>::new();
+                for (namespace, pods) in reading.completed.pods().chain(reading.others.ended.pods())
+                {
+                    *sums.entry(namespace).or_default() += pods;
+                }
+                for (namespace, pods) in sums {
                     sheet.count(&[namespace], pods);
                 }
             }),

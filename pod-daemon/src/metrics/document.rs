@@ -6,7 +6,7 @@ use pod_ebpf::drops::REASONS;
 
 use super::{
     DOMAINS,
-    archive::{completed_name, is_summed, summed_labels},
+    archive::{MOST_NAMESPACES, completed_name, is_summed, summed_labels},
     bound::Bound,
     family::{Domain, Family, Label, Origin, Values},
     image::{MOST_IMAGES, MOST_LAYERS},
@@ -129,8 +129,8 @@ fn series() -> String {
          another one for each container; of these there are at most {REASONS}. A pod of two \
          containers that share one volume has at most {}. A limit, a \
          request or a controller that is not there has no series. A namespace whose pods are gone \
-         has at most {} totals, beside those by signal and by such reasons, and `__other__` (see The \
-         ceiling) at most {} series. Images have {} for each of their names and {} for each of their \
+         has at most {} totals, beside those by signal and by such reasons; {MOST_NAMESPACES} namespaces have \
+         them, and `__other__`, which (see The ceiling) has at most {} series itself. Images have {} for each of their names and {} for each of their \
          layers, of at most {MOST_IMAGES} names and {MOST_LAYERS} layers and `__other__`.\n",
         bound.pod,
         bound.container,

@@ -126,15 +126,16 @@ pub(super) const MEMORY: Domain = Domain {
         ),
         Family::counter(
             "podscope_memory_page_faults_total",
-            "Page faults: the major ones waited for a disk.",
-            Container(|c, sheet| {
-                if let Some(memory) = c.cgroup.memory {
-                    sheet.count(&["minor"], memory.faults.saturating_sub(memory.major_faults));
-                    sheet.count(&["major"], memory.major_faults);
-                }
-            }),
-        )
-        .by(&[Label::each("type", &["minor", "major"])]),
+            "Page faults, those included that waited for a disk.",
+            Container(|c, sheet| count(sheet, c.cgroup.memory.map(|m| m.faults))),
+        ),
+        // Not two kinds of one metric: the kernel counts a fault as major before it counts it at all, so
+        // what is left would drop now and then.
+        Family::counter(
+            "podscope_memory_major_page_faults_total",
+            "Page faults that waited for a disk.",
+            Container(|c, sheet| count(sheet, c.cgroup.memory.map(|m| m.major_faults))),
+        ),
         Family::counter(
             "podscope_memory_events_total",
             "What happened at the memory limits: reclaims below the request (`low`), throttling \

@@ -64,6 +64,43 @@ fn totals_are_the_same_for_the_next_daemon() {
 }
 
 #[test]
+fn of_many_namespaces_the_oldest_are_added_up() {
+    let family = row::family("podscope_exec_total").unwrap();
+    let mut totals = Sums::default();
+    let mut add = |number: i64, namespace: String| {
+        let mut pod = held(0);
+        (pod.namespace, pod.died) = (namespace, Timestamp::from_second(number).unwrap());
+        pod.add_to(&mut totals);
+        totals.clone()
+    };
+    let count = |totals: &Sums| {
+        let sums = totals.sums(family).map(|(_, sum)| sum.clone());
+        let sum = sums.reduce(|mut sum, next| {
+            sum.add(&next);
+            sum
+        });
+        let pods: u64 = totals.pods().map(|(_, pods)| pods).sum();
+        (totals.pods().count(), pods, sum.unwrap())
+    };
+    // The first of them has the last pod.
+    let most = i64::try_from(MOST_NAMESPACES).unwrap();
+    for number in (0..most).chain([0]) {
+        add(number + 1, format!("job-{number}"));
+    }
+    add(most + 2, "job-0".to_owned());
+    for more in 0..50 {
+        let totals = add(1000 + more, format!("more-{more}"));
+        let pods = u64::try_from(most + 3 + more).unwrap();
+        assert_eq!(count(&totals), (MOST_NAMESPACES + 1, pods, Kept::Count(2 * 5 * pods)));
+    }
+    let pods: std::collections::BTreeMap<_, _> = totals.pods().collect();
+    assert_eq!((pods["__other__"], pods["job-0"], pods.get("job-50")), (50, 3, None));
+    assert_eq!(pods["job-51"], 1);
+    let text = serde_json::to_string(&totals).unwrap();
+    assert_eq!(serde_json::from_str::<Sums>(&text).unwrap(), totals);
+}
+
+#[test]
 fn totals_of_the_first_layout_go_on() {
     let store = Store::new();
     let text = r#"{"namespaces":{"a":{"pods":2,"restarts":3,"execs":4,"exits":5,"received_bytes":6,

@@ -2,10 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::row::{self, Kept, Row};
 use crate::metrics::{family::Family, other::OTHER};
+
+/// The most namespaces that have sums of their own: a node where each job has a namespace would come to
+/// any number.
+pub(in crate::metrics) const MOST_NAMESPACES: usize = 100;
 
 /// Sums by namespace.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -16,6 +21,8 @@ pub(in crate::metrics) struct Sums(BTreeMap<String, Total>);
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Total {
     pods: u64,
+    /// When the last of them died; not known of what an earlier version stored.
+    last: Option<Timestamp>,
     /// By name of the family, and then by labels.
     sums: BTreeMap<String, BTreeMap<Labels, Kept>>,
 }
@@ -29,6 +36,8 @@ type Labels = Vec<(String, String)>;
 #[derive(Default)]
 struct StoredTotal {
     pods: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last: Option<Timestamp>,
     sums: BTreeMap<String, Vec<(Labels, Kept)>>,
     /// What daemons of the first layout stored, by the name that it has now and the labels.
     #[serde(flatten, skip_serializing)]
@@ -49,9 +58,21 @@ const EARLIER: [Earlier; 7] = [
 ];
 
 impl Sums {
-    /// Adds what is held of a pod.
-    pub(super) fn add(&mut self, namespace: &str, rows: &[Row]) {
+    /// Adds what is held of a pod that has died at that time. If there are too many namespaces now, the
+    /// one whose last pod has died first becomes part of [`OTHER`].
+    pub(super) fn add(&mut self, namespace: &str, rows: &[Row], died: Timestamp) {
         self.add_with(namespace, rows, Kept::clone);
+        if let Some(total) = self.0.get_mut(namespace) {
+            total.last = total.last.max(Some(died));
+        }
+        let own = self.0.iter().filter(|(namespace, _)| *namespace != OTHER);
+        if own.clone().count() > MOST_NAMESPACES
+            && let Some((oldest, _)) = own.min_by_key(|(_, total)| total.last)
+        {
+            let oldest = oldest.clone();
+            let total = self.0.remove(&oldest).unwrap_or_default();
+            self.0.entry(OTHER.to_owned()).or_default().absorb(total);
+        }
     }
 
     /// Adds what is held of a pod that had no series of its own.
@@ -108,6 +129,16 @@ impl Sums {
 }
 
 impl Total {
+    /// Adds what another namespace has come to.
+    fn absorb(&mut self, other: Self) {
+        self.pods += other.pods;
+        for (name, sums) in other.sums {
+            for (labels, value) in sums {
+                self.add(&name, labels, &value);
+            }
+        }
+    }
+
     fn add(&mut self, name: &str, labels: Labels, value: &Kept) {
         let sums = match self.sums.get_mut(name) {
             Some(sums) => sums,
@@ -120,7 +151,7 @@ impl Total {
     }
 
     fn restored(stored: StoredTotal) -> Self {
-        let mut total = Self { pods: stored.pods, ..Self::default() };
+        let mut total = Self { pods: stored.pods, last: stored.last, ..Self::default() };
         for (name, sums) in stored.sums {
             let family = row::family(&name);
             for (labels, value) in sums {
@@ -163,7 +194,8 @@ impl From<Sums> for BTreeMap<String, StoredTotal> {
         let store = |(namespace, total): (String, Total)| {
             let sums = total.sums.into_iter();
             let sums = sums.map(|(name, sums)| (name, sums.into_iter().collect())).collect();
-            (namespace, StoredTotal { pods: total.pods, sums, ..StoredTotal::default() })
+            let Total { pods, last, .. } = total;
+            (namespace, StoredTotal { pods, last, sums, ..StoredTotal::default() })
         };
         totals.0.into_iter().map(store).collect()
     }
