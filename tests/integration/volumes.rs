@@ -315,6 +315,20 @@ fn what_is_mounted_within_a_volume_is_mounted_nowhere_else_and_survives() {
 }
 
 #[test]
+fn files_in_etc_can_be_written_as_the_root_can() {
+    let daemon = Daemon::start(&[]);
+    for (read_only, result) in [(false, "ok"), (true, "EROFS")] {
+        let name = if read_only { "fixed" } else { "free" };
+        let steps = "touch /etc/hosts , touch /etc/hostname , touch /etc/resolv.conf";
+        let fields = json!({"securityContext": {"readOnlyRootFilesystem": read_only}});
+        let output = daemon.output_of(pod(name).container_with("app", steps, fields), name);
+        let expected = steps.split(" , ").map(|step| format!("{step}: {result}\n"));
+        assert_eq!(output, expected.collect::<String>());
+    }
+    daemon.stop();
+}
+
+#[test]
 fn a_working_directory_is_made_if_it_is_not_there() {
     let daemon = Daemon::start(&[]);
     for read_only in [false, true] {

@@ -107,7 +107,9 @@ pub(super) fn budgets(spec: &PodSpec, files: &Path, logs: &Path) -> Vec<Budget> 
     }
     if let Some(limit) = limits(spec).ephemeral_bytes {
         let containers = spec.containers.iter().flat_map(|container| of(&container.name));
-        let directories = volumes.into_iter().chain(containers).collect();
+        // What all of them share in /etc is the pod's, too.
+        let directories = volumes.into_iter().chain(containers).chain([files.join("etc")]);
+        let directories = directories.collect();
         budgets.push(Budget { whose: Whose::Pod, limit, directories });
     }
     budgets
@@ -282,7 +284,10 @@ mod tests {
             (4, "/f/volumes/cache"),
             (1, "/f/containers/a /l/a"),
             (2, "/f/containers/b /l/b"),
-            (3, "/f/volumes/cache /f/volumes/free /f/containers/a /l/a /f/containers/b /l/b"),
+            (
+                3,
+                "/f/volumes/cache /f/volumes/free /f/containers/a /l/a /f/containers/b /l/b /f/etc",
+            ),
         ];
         assert_eq!(found, expected.map(|(limit, paths)| (limit, paths.to_owned())));
     }

@@ -145,8 +145,9 @@ pub(super) fn remove(shared: &Shared, about: &About) {
 }
 
 impl Volumes {
-    /// What is mounted into a container, in mount order.
-    pub(super) fn binds(&self, container: &Container) -> Vec<Bind> {
+    /// What is mounted into a container, in mount order; files that look as its image's can be written to
+    /// as those can.
+    pub(super) fn binds(&self, container: &Container, root_is_read_only: bool) -> Vec<Bind> {
         let names = ground::mounted_volumes(container);
         let mut binds: Vec<Bind> = container
             .volume_mounts
@@ -169,7 +170,7 @@ impl Volumes {
                 binds.push(Bind {
                     source: source.clone(),
                     target: PathBuf::from(target),
-                    read_only: false,
+                    read_only: root_is_read_only,
                     volume: None,
                 });
             }

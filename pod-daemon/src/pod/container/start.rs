@@ -70,7 +70,7 @@ pub(super) fn start(
     place.probe.await_run(run).map_err(|error| Failure::new("CreateContainerError", &error))?;
     let Root { view, read_only } = root;
     let rootfs = Rootfs { layers: image.layers.clone(), scratch, read_only, view };
-    let binds = sandbox.volumes.binds(spec);
+    let binds = sandbox.volumes.binds(spec, read_only);
     let announce = |mounts: &[(usize, u32)]| {
         if let Err(error) = place.probe.set_mounts(mounts) {
             tracing::error!(error = chain(&error), "file operations count as `other`");
