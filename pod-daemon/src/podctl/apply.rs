@@ -1,6 +1,7 @@
 //! `podctl apply`: makes the node have what manifests describe.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path as FilePath, PathBuf},
 };
@@ -262,10 +263,13 @@ fn pod_differences(wanted: &Pod, existing: &Pod) -> Vec<String> {
         }
     }
     let mut found = Vec::new();
-    let labels = |pod: &Pod| serde_json::to_value(pod.metadata.labels.clone().unwrap_or_default());
+    let text = |map: &Option<BTreeMap<_, _>>| serde_json::to_value(map.clone().unwrap_or_default());
+    let labels = |pod: &Pod| text(&pod.metadata.labels);
+    let annotations = |pod: &Pod| text(&pod.metadata.annotations);
     let spec = |pod: &Pod| serde_json::to_value(&pod.spec);
     let pairs = [
         ("metadata.labels", labels(wanted), labels(&existing)),
+        ("metadata.annotations", annotations(wanted), annotations(&existing)),
         ("spec", spec(wanted), spec(&existing)),
     ];
     for (path, wanted, existing) in pairs {

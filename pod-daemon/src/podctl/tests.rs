@@ -102,7 +102,8 @@ async fn apply_creates_and_recognises_what_is_there() {
     check(&served, &apply, 0, "configmap/conf unchanged\npod/web unchanged\n", "").await;
 
     let changed =
-        WEB.replace("dir:/", "dir:/x").replace("app: web", "app: x").replace("k: v", "k: w");
+        WEB.replace("dir:/", "dir:/x").replace("{app: web}", "{app: x}, annotations: {by: me}");
+    let changed = changed.replace("k: v", "k: w");
     let changed = file(&served, "changed.yaml", &changed);
     check(
         &served,
@@ -111,7 +112,7 @@ async fn apply_creates_and_recognises_what_is_there() {
         "configmap/conf configured\n",
         &format!(
             "error: {changed}: pod `web` exists and cannot be changed in metadata.labels.app, \
-             spec.containers[0].image; delete it first: podctl delete pod web -n default\n"
+             metadata.annotations.by, spec.containers[0].image; delete it first: podctl delete pod web -n default\n"
         ),
     )
     .await;
