@@ -21,7 +21,7 @@ pub(super) const DOMAIN: Domain = Domain {
            that say what it was (`_info`, timestamps, exits, peaks); what is no more has no series. \
            Then every counter and histogram of its containers is added to a total of its namespace, without \
            the label `volume`, so that \
-           `sum(podscope_exec_total) + (sum(podscope_completed_exec_total) or vector(0))` never \
+           `(sum(podscope_exec_total) or vector(0)) + (sum(podscope_completed_exec_total) or vector(0))` never \
            drops: neither then, nor when the daemon is killed and started again. A pod that is \
            followed by another of the same name is added at once, and so are the oldest when \
            more than 4,096 are held, or more than 100,000 of their series. Totals appear with the first pod that is added. \

@@ -47,7 +47,7 @@ fn names(text: &str) -> BTreeSet<&str> {
 #[test]
 fn dashboard_and_rules_ask_for_exported_metrics_only() {
     let exported = exported();
-    for file in ["podscope.json", "rules.yml"] {
+    for file in ["podscope.json", "rules.yml", "rules_test.yml"] {
         let text = read(file);
         let names = names(&text);
         assert!(names.len() > 10, "{file} names {} metrics", names.len());
@@ -98,4 +98,13 @@ fn promtool_understands_every_query() {
         let Ok(output) = promtool else { return skip("promtool is not installed") };
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
+}
+
+#[test]
+fn rules_fire_when_they_should() {
+    let file = format!("{FOLDER}/rules_test.yml");
+    let promtool = Command::new("promtool").args(["test", "rules", &file]).output();
+    let Ok(output) = promtool else { return skip("promtool is not installed") };
+    let text = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&text));
 }

@@ -21,7 +21,9 @@ const HEAD: &str = "\
 format; `/healthz` and `/readyz` stand beside it, and `/metrics/cadvisor`, whose metrics are in
 [cadvisor.md](cadvisor.md). Names have base units and counters end in
 `_total`. A counter starts at 0 when its container is created, so `rate()` and `increase()` see the
-first event; it goes on counting when the container restarts.
+first event; it goes on counting when the container restarts. Counters of what most containers never meet
+(a signal, an error, a reason of a drop, an outcome other than the usual, a network scope) appear with their
+first event instead, which only `increase(x[5m]) or (x unless x offset 5m)` sees.
 
 A histogram, all of its bounds at once, appears with the first duration that it has, and stays for as
 long as the pod does: most containers never do most of what is timed. So `rate()` of a histogram does not
@@ -34,7 +36,9 @@ histograms name a process as exemplar; or Prometheus' protocol buffers, where th
 histogram is there twice: with the bounds of the text, and as a native histogram of schema 0. Its bounds are the powers of two of a
 second, which are those of the probes, so a bucket there is a bucket of the kernel's: what took at most
 2^-22 s (238 ns) is the zero bucket, and what took longer than 16 s is in the last one, up to 32 s.
-A Prometheus that takes native histograms (`--enable-feature=native-histograms`) drops the others.
+A Prometheus that takes native histograms (`scrape_native_histograms: true`, in older versions
+`--enable-feature=native-histograms`) drops the others, which the dashboard asks for, unless it is told
+`always_scrape_classic_histograms: true` (before 3.0 `scrape_classic_histograms`).
 Who sends `Accept-Encoding: gzip`, as Prometheus does, gets the page compressed.
 There are no `_created` series: before Prometheus 3 each would be a series of its own.
 

@@ -66,7 +66,7 @@ pub(super) const DOMAIN: Domain = Domain {
         Family::counter(
             "podscope_process_signals_total",
             "Processes that a signal ended. A signal has no series before it first ends a \
-             process, so use `sum by (...)` and `or vector(0)` rather than waiting for one.",
+             process.",
             Container(|c, sheet| {
                 for (signal, count) in c.process.signals.into_iter().enumerate() {
                     if count > 0 {

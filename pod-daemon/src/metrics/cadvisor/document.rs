@@ -17,7 +17,7 @@ const HEAD: &str = "\
 
 `http://127.0.0.1:9464/metrics/cadvisor` (`--metrics-address`) serves `container_*` and `machine_*`
 metrics with the names, labels and units that the kubelet serves under that path. Dashboards and
-rules that were written for Kubernetes (kubernetes-mixin, for one) find there what they ask for. For
+rules that were written for Kubernetes (kubernetes-mixin, for one) find there what they ask cAdvisor for. For
 anything new, [`/metrics`](metrics.md) is the better page: it tells a pod's containers apart on the
 network, sees what a container that lived for 5 ms did, and goes on counting over restarts.
 
@@ -45,8 +45,9 @@ either.
 - A container that restarts gets another `name`, but keeps its cgroup: the new series begins where the
   old one ended, and not at 0. No series ever falls.
 - Where a controller is absent there are no series, and never a 0 in their place.
-- Rules that join these metrics with `kube_pod_info` or requests and limits, as kubernetes-mixin's do
-  for CPU, need kube-state-metrics beside them, and that needs a cluster.
+- What joins these metrics with `kube_pod_info` or requests and limits needs kube-state-metrics beside them,
+  and that needs a cluster: kubernetes-mixin's rules for CPU and memory do, and its newer dashboards of the
+  network. Queries of `container_*` alone work.
 - There are no series of other cgroups (`id=\"/\"`, system services): node-exporter has those numbers.
 ";
 
