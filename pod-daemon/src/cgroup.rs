@@ -36,6 +36,9 @@ pub struct Cgroup {
     id: u64,
 }
 
+/// Where the controllers stand that the cgroups below one have.
+const DELEGATED: &str = "cgroup.subtree_control";
+
 /// How often memory ran out; all 0 without the `memory` controller.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -116,6 +119,32 @@ impl Cgroup {
         kill_all(&self.path, patience)
     }
 
+    /// Makes the cgroup as it was before a workload made others below it and moved its processes there.
+    /// Everything in them must be dead.
+    pub fn clear(&self) -> Result<(), Error> {
+        for child in children(&self.path) {
+            remove_tree(&child)?;
+        }
+        for controller in self.delegated().split_whitespace() {
+            self.set(DELEGATED, &format!("-{controller}"))?;
+        }
+        Ok(())
+    }
+
+    /// The cgroup among those below this one that a process is in, if a workload has given them
+    /// controllers: then the kernel lets no process into this one itself.
+    #[must_use]
+    pub fn nested(&self, process: Pid) -> Option<Self> {
+        if self.delegated().trim_ascii().is_empty() {
+            return None;
+        }
+        children(&self.path).into_iter().find_map(|child| find(child, process))
+    }
+
+    fn delegated(&self) -> String {
+        fs::read_to_string(self.path.join(DELEGATED)).unwrap_or_default()
+    }
+
     /// Removes the cgroup and those that a workload made below it. Everything in them must be dead.
     pub fn remove(self) -> Result<(), Error> {
         remove_tree(&self.path)
@@ -180,6 +209,15 @@ pub(crate) fn pids(procs: &str) -> impl Iterator<Item = Pid> {
     // to kill who kills, with all of its process group.
     let pids = procs.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0);
     pids.map(Pid::from_raw)
+}
+
+/// The cgroup at `path` or below that a process is in.
+fn find(path: PathBuf, process: Pid) -> Option<Cgroup> {
+    let procs = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+    if pids(&procs).any(|pid| pid == process) {
+        return Cgroup::open(path).ok();
+    }
+    children(&path).into_iter().find_map(|child| find(child, process))
 }
 
 /// The cgroups directly below `path`.

@@ -19,6 +19,8 @@ fn main() -> ExitCode {
     // Before anything that would be done twice.
     let sealed = pod_daemon::sandbox::run_sealed();
     limit_arenas();
+    // What the daemon makes for containers, such as mount points, must not depend on who started it.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let flags = Flags::parse();
     let filter = EnvFilter::try_from_env("PODSCOPE_LOG")
         .unwrap_or_else(|_| EnvFilter::new("info,probes=debug"));

@@ -6,7 +6,7 @@ use nix::sys::signal::{Signal, kill};
 use pod_tests::{
     Daemon, eventually,
     manifest::{mounts, pod},
-    seconds, state,
+    seconds, skip, state,
 };
 use serde_json::{Value, json};
 
@@ -33,6 +33,34 @@ fn a_container_restarts_as_its_policy_says() {
     }
     let code = &daemon.pod("never")["status"]["containerStatuses"][0]["state"]["terminated"];
     assert_eq!(code["exitCode"], 3);
+    daemon.stop();
+}
+
+#[test]
+fn a_container_with_cgroups_of_its_own_is_entered_and_restarted() {
+    let daemon = Daemon::start(&[]);
+    let steps = "nest init , print nested , wait-for /calls/end , unlink /calls/end , exit 1";
+    let mut fields = mounts(&[("calls", "/calls")]);
+    fields["securityContext"] = json!({"privileged": true});
+    let nest = pod("nest").with("restartPolicy", "Always").volume("calls", "emptyDir", json!({}));
+    daemon.run(nest.container_with("app", steps, fields));
+    daemon.wait_logged("nest", "", "nested with");
+    let within = |words: &[&str]| {
+        let command = ["exec", "nest", "--", "/bin/workload"];
+        daemon.podctl(&[&command, words].concat()).success()
+    };
+    let is_nested = !daemon.logs("nest", "").contains("nested with \n");
+    let expected = if is_nested { "0::/init\n" } else { "0::/\n" };
+    let cgroups = within(&["cat", "/proc/self/cgroup"]);
+    assert!(cgroups.ends_with(expected), "{cgroups}");
+    within(&["touch", "/calls/end"]);
+    daemon.wait_for("nest", "restarted", |pod| {
+        let status = &pod["status"]["containerStatuses"][0];
+        restarts(pod) == 1 && status["ready"] == true
+    });
+    if !is_nested {
+        skip("containers have no controllers of cgroup v2 here");
+    }
     daemon.stop();
 }
 

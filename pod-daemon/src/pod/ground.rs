@@ -172,9 +172,11 @@ impl Ground {
         }
     }
 
-    /// Kills what is left of one container's processes.
+    /// Kills what is left of one container's processes, and removes the cgroups that they made.
     pub(super) fn kill_container(&self, index: usize) {
-        report(self.places[index].cgroup.kill(PATIENCE));
+        let cgroup = &self.places[index].cgroup;
+        report(cgroup.kill(PATIENCE));
+        report(cgroup.clear());
     }
 
     /// Kills the infra program.

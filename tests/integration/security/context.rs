@@ -1,6 +1,10 @@
 //! `securityContext`: what a manifest may change about who a container is and what holds it.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt as _, chown},
+    path::Path,
+};
 
 use pod_tests::{
     Daemon, in_vm,
@@ -228,6 +232,23 @@ fn a_pod_has_kernel_settings_of_its_own() {
 }
 
 #[test]
+fn the_root_is_as_the_image_has_it() {
+    let daemon = Daemon::start(&[]);
+    let image = daemon.folder().join("owned");
+    fs::create_dir_all(image.join("bin")).unwrap();
+    fs::copy(pod_tests::binary("workload"), image.join("bin/workload")).unwrap();
+    chown(&image, Some(1000), Some(2000)).unwrap();
+    fs::set_permissions(&image, fs::Permissions::from_mode(0o751)).unwrap();
+    let fields = json!({
+        "image": format!("dir:{}", image.display()),
+        "securityContext": {"runAsUser": 1000, "runAsGroup": 1000},
+    });
+    let owned = pod("owned").container_with("app", "mode / , touch /new , exit 0", fields);
+    assert_eq!(daemon.output_of(owned, "owned"), "mode /: 0751 of 1000:2000\ntouch /new: ok\n");
+    daemon.stop();
+}
+
+#[test]
 fn apparmor_holds_or_is_missed_aloud() {
     let daemon = Daemon::start(&[]);
     let profile = |kind: &str| json!({"appArmorProfile": {"type": kind}});
@@ -261,6 +282,10 @@ fn apparmor_holds_or_is_missed_aloud() {
     );
     let privileged = with("privileged", look, json!({"privileged": true}));
     assert_eq!(daemon.output_of(privileged, "privileged"), "unconfined\n");
+    let mut both = profile("Localhost");
+    both["appArmorProfile"]["localhostProfile"] = json!("podscope-default");
+    both["privileged"] = json!(true);
+    assert_eq!(daemon.output_of(with("both", look, both), "both"), "podscope-default (enforce)\n");
 
     // It denies what a capability and a filter that is off would allow.
     let mut able = json!({
@@ -277,5 +302,10 @@ fn apparmor_holds_or_is_missed_aloud() {
         daemon.output_of(with("able", steps, able), "able"),
         "mkdir /there: ok\nmount /there: ok\nopen /there/sysrq-trigger: ok\n"
     );
+
+    // As aa-remove-unknown does with what is in none of the node's files.
+    fs::write("/sys/kernel/security/apparmor/.remove", "podscope-default").unwrap();
+    let again = pod("again").container("app", look);
+    assert_eq!(daemon.output_of(again, "again"), "podscope-default (enforce)\n");
     daemon.stop();
 }

@@ -2,7 +2,10 @@
 
 use std::{
     fs, io,
-    os::fd::AsFd as _,
+    os::{
+        fd::AsFd as _,
+        unix::fs::{MetadataExt as _, chown},
+    },
     path::{Path, PathBuf},
     sync::{Arc, Weak},
     time::Duration,
@@ -58,6 +61,10 @@ pub(super) fn start(
     for name in ["upper", "work"] {
         fs::create_dir(scratch.join(name)).map_err(|error| failed(&error))?;
     }
+    // The root is as the directory that is on top.
+    if let Some(layer) = image.layers.last() {
+        give_away(layer, &scratch.join("upper")).map_err(|error| failed(&error))?;
+    }
     let output = sandbox.output(index);
     let [standard, error] = output.writers().map_err(|error| failed(&error))?;
     let stdio = Stdio { input: None, output: Some(standard), error: Some(error) };
@@ -102,6 +109,13 @@ pub(super) fn start(
     }
 }
 
+/// Makes a directory's owner and mode those of another.
+fn give_away(from: &Path, to: &Path) -> io::Result<()> {
+    let about = fs::metadata(from)?;
+    chown(to, Some(about.uid()), Some(about.gid()))?;
+    fs::set_permissions(to, about.permissions())
+}
+
 /// What runs in a container, and as whom; and what it may do to its root.
 pub(super) fn resolve(
     shared: &Shared,
@@ -141,7 +155,9 @@ pub(super) fn exec(
     stdin: bool,
 ) -> Result<Exec, String> {
     let text = |error: io::Error| error.to_string();
-    let cgroup = sandbox.ground.place(index).cgroup.as_fd();
+    let own = &sandbox.ground.place(index).cgroup;
+    let nested = own.nested(container.pid);
+    let cgroup = nested.as_ref().unwrap_or(own).as_fd();
     let (output, output_writer) = crate::sandbox::pipe().map_err(text)?;
     let (errors, error_writer) = crate::sandbox::pipe().map_err(text)?;
     let (input, input_writer) = if stdin {

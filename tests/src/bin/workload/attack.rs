@@ -8,6 +8,7 @@ use std::{
         fs::{MetadataExt as _, symlink},
         net::{SocketAddr, UnixStream},
     },
+    path::Path,
 };
 
 use anyhow::Context as _;
@@ -34,6 +35,7 @@ pub(crate) fn step(words: &[&str]) -> anyhow::Result<bool> {
                 io::stdout().write_all(&block)?;
             }
         }
+        ["nest", name] => nest(name)?,
         ["mkdir", path] => say("mkdir", path, fs::create_dir(path)),
         ["link", target, path] => say("link", path, symlink(target, path)),
         ["exchange", one, other] => exchange(one, other)?,
@@ -55,6 +57,24 @@ pub(crate) fn step(words: &[&str]) -> anyhow::Result<bool> {
         _ => return Ok(false),
     }
     Ok(true)
+}
+
+/// Moves all processes into a cgroup below the container's own, which then gives its controllers away, as
+/// systemd and container engines in a container do; says which those are.
+fn nest(name: &str) -> io::Result<()> {
+    let own = Path::new("/sys/fs/cgroup");
+    let below = own.join(name);
+    fs::create_dir(&below)?;
+    for process in fs::read_to_string(own.join("cgroup.procs"))?.lines() {
+        fs::write(below.join("cgroup.procs"), process)?;
+    }
+    let controllers = fs::read_to_string(own.join("cgroup.controllers"))?;
+    let delegated = own.join("cgroup.subtree_control");
+    for controller in controllers.split_whitespace() {
+        fs::write(&delegated, format!("+{controller}"))?;
+    }
+    println!("nested with {}", fs::read_to_string(delegated)?.trim());
+    Ok(())
 }
 
 fn say(step: &str, what: &str, result: io::Result<()>) {
