@@ -39,7 +39,7 @@ use nix::{
     sys::memfd::{MFdFlags, memfd_create},
     unistd::Pid,
 };
-use rustix::{fs::Uid, process::Rlimit};
+use rustix::{fs::Uid, mount::MountAttrFlags, process::Rlimit};
 
 use self::{
     apparmor::DefaultProfile,
@@ -124,6 +124,8 @@ pub struct Sandboxes {
     data: PathBuf,
     /// The infra program, sealed: it cannot be changed through `/proc/PID/exe`.
     infra: OwnedFd,
+    /// A file system that nothing is in and nothing can be put into.
+    nothing: OwnedFd,
     null: OwnedFd,
     oom_scores: OomScores,
     open_files: (u64, u64),
@@ -234,6 +236,15 @@ impl Sandboxes {
             template,
             data,
             infra: file.into(),
+            nothing: mount::new(
+                "tmpfs",
+                &[("mode", "555")],
+                MountAttrFlags::MOUNT_ATTR_RDONLY
+                    | MountAttrFlags::MOUNT_ATTR_NOSUID
+                    | MountAttrFlags::MOUNT_ATTR_NODEV
+                    | MountAttrFlags::MOUNT_ATTR_NOEXEC,
+            )
+            .map_err(failed_to("mount", Path::new("tmpfs")))?,
             null: null.into(),
             oom_scores: OomScores::open().map_err(failed_to("open", Path::new("/proc")))?,
             open_files: (limits.current.unwrap_or(1024), limits.maximum.unwrap_or(1_048_576)),
@@ -259,7 +270,7 @@ impl Sandboxes {
     ) -> Result<Process, Error> {
         let ContainerSpec { rootfs, binds, command, stdio, announce, introduce } = spec;
         on_thread("container", || {
-            apparmor::set_on_exec(command.confinement.apparmor.as_deref())?;
+            self.apparmor.set_on_exec(command.confinement.apparmor.as_deref())?;
             let users = infra.users.as_ref();
             let sources = rootfs::Sources::open(rootfs, binds, &self.data, users)?;
             let scratch = rootfs.scratch.strip_prefix(&self.data).unwrap_or(&rootfs.scratch);
@@ -297,7 +308,7 @@ impl Sandboxes {
         stdio: &Stdio,
     ) -> Result<Process, Error> {
         on_thread("exec", || {
-            apparmor::set_on_exec(command.confinement.apparmor.as_deref())?;
+            self.apparmor.set_on_exec(command.confinement.apparmor.as_deref())?;
             // All at once and by pidfd (Linux 5.8): the pid may be somebody else's by now.
             let all = CloneFlags::CLONE_NEWNS
                 | CloneFlags::CLONE_NEWNET
@@ -385,6 +396,7 @@ impl Sandboxes {
                 .map_err(|_zero| Error::ZeroByte("the working directory"))?,
             stdio: [stream(&stdio.input), stream(&stdio.output), stream(&stdio.error)],
             kept: Vec::new(),
+            root: None,
             user_namespace: None,
             namespaces: 0,
             keeps_identity: false,

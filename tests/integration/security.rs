@@ -99,6 +99,18 @@ fn a_container_sees_neither_the_hosts_mounts_nor_the_daemon() {
         assert!(!mount.contains(" shared:") && !mount.contains(" master:"), "{mount}");
     }
     assert!(output.contains(&format!("look /proc/{own}/exe: ENOENT")), "{output}");
+    // Nor does one that may trace others, in whose way no security module stands.
+    let tracer = json!({"securityContext": {
+        "capabilities": {"add": ["SYS_PTRACE"]},
+        "appArmorProfile": {"type": "Unconfined"},
+    }});
+    let steps = "list /proc/1/root , look /proc/1/root/data , look /proc/1/root/../proc , list /proc/1/cwd , exit 0";
+    let tracer =
+        pod("tracer").with("shareProcessNamespace", true).container_with("app", steps, tracer);
+    assert_eq!(
+        daemon.output_of(tracer, "tracer"),
+        "/proc/1/root: \nlook /proc/1/root/data: ENOENT\nlook /proc/1/root/../proc: ENOENT\n/proc/1/cwd: \n"
+    );
     // The infra program is small, and nothing of the daemon.
     let infra = output.lines().find_map(|line| line.strip_prefix("look /proc/1/exe: "));
     let small =

@@ -105,7 +105,7 @@ pub(super) fn of(
             // Kubernetes leaves it off unless it is asked for; here it is on unless it is refused.
             no_new_privileges: !own.allow_privilege_escalation.unwrap_or(privileged),
             seccomp,
-            apparmor: if privileged { None } else { apparmor_profile(shared, apparmor)? },
+            apparmor: apparmor_profile(shared, apparmor, privileged)?,
         },
         root: Root { view, read_only: own.read_only_root_filesystem.unwrap_or(false) },
     })
@@ -249,11 +249,17 @@ fn read_below(folder: &Path, name: &Path) -> io::Result<String> {
 }
 
 /// The name of a container's AppArmor profile. Without a word about it a container has the default one
-/// where that can be had, and goes without where it cannot.
+/// where that can be had, and goes without where it cannot. A privileged one never has the default one,
+/// but one of the node's if it names it.
 fn apparmor_profile(
     shared: &Shared,
     wanted: Option<&AppArmorProfile>,
+    privileged: bool,
 ) -> Result<Option<String>, Error> {
+    let wanted = wanted.filter(|wanted| !privileged || wanted.type_ == "Localhost");
+    if privileged && wanted.is_none() {
+        return Ok(None);
+    }
     let default = || shared.sandboxes.check_apparmor().map(|()| Some(apparmor::DEFAULT.to_owned()));
     let Some(wanted) = wanted else { return Ok(default().unwrap_or_default()) };
     let profile = match wanted.type_.as_str() {

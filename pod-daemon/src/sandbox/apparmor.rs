@@ -37,7 +37,7 @@ pub enum Error {
     Run(#[from] io::Error),
 }
 
-/// The default profile, which is loaded once in a daemon's life, beside everything else.
+/// The default profile, which is loaded at the start of a daemon, beside everything else.
 #[derive(Clone, Debug)]
 pub(super) struct DefaultProfile(Arc<LazyLock<Result<(), Error>>>);
 
@@ -59,6 +59,22 @@ impl DefaultProfile {
     pub(super) fn outcome(&self) -> Result<(), &Error> {
         self.0.as_ref().as_ref().copied()
     }
+
+    /// Sets the profile of whatever the calling thread's children execute, which inherit that. Must come
+    /// before the thread enters a container's namespaces, whose `/proc` may lead anywhere; and it is not
+    /// for the child to do, whose every write counts as the container's.
+    ///
+    /// The default profile is in no file, so `aa-remove-unknown` removes it: then it is loaded again.
+    pub(super) fn set_on_exec(&self, profile: Option<&str>) -> Result<(), Failure> {
+        let Some(profile) = profile else { return Ok(()) };
+        match set_on_exec(profile) {
+            Err(Errno::ENOENT) if profile == DEFAULT && load().is_ok() => set_on_exec(profile),
+            result => result,
+        }
+        .map_err(|errno| {
+            Failure::new("set the AppArmor profile (it must be loaded on this node)", errno)
+        })
+    }
 }
 
 /// Whether this kernel has AppArmor, and it is on.
@@ -68,21 +84,14 @@ pub fn is_enabled() -> bool {
         .is_ok_and(|text| text.starts_with('Y'))
 }
 
-/// Sets the profile of whatever the calling thread's children execute, which inherit that. Must come
-/// before the thread enters a container's namespaces, whose `/proc` may lead anywhere; and it is not for
-/// the child to do, whose every write counts as the container's.
-pub(super) fn set_on_exec(profile: Option<&str>) -> Result<(), Failure> {
-    let Some(profile) = profile else { return Ok(()) };
+fn set_on_exec(profile: &str) -> Result<(), Errno> {
     let open = |path| File::options().write(true).open(path);
     // Before Linux 5.8 there is only the file that all security modules share.
     open("/proc/thread-self/attr/apparmor/exec")
         .or_else(|_absent| open("/proc/thread-self/attr/exec"))
         // One write, which is a command.
         .and_then(|mut file| file.write_all(format!("exec {profile}").as_bytes()))
-        .map_err(|error| {
-            let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
-            Failure::new("set the AppArmor profile (it must be loaded on this node)", errno)
-        })
+        .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
 }
 
 /// Loads the profile, in the place of one that an older daemon loaded. Containers that run under that

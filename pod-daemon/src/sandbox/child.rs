@@ -12,7 +12,7 @@ use libc::{c_char, c_int, c_long};
 use nix::errno::Errno;
 
 pub(super) use self::mounts::{Covers, Mounts};
-use super::{oom_score::OomScore, seccomp::Filter};
+use super::{clone, oom_score::OomScore, seccomp::Filter};
 
 /// The highest capability number that any kernel knows.
 const CAP_LAST: c_int = 63;
@@ -40,6 +40,8 @@ pub(super) struct Plan {
     /// Descriptors that a program of the daemon's own keeps, as [`FIRST_KEPT`] and those after it.
     /// None of them has a number in that range.
     pub(super) kept: Vec<RawFd>,
+    /// What becomes the root directory, if it is to be another than the calling thread's.
+    pub(super) root: Option<RawFd>,
     /// A user namespace to join, by its descriptor or by one of a process in it. Only a process
     /// with one thread can, so it is left to this one.
     pub(super) user_namespace: Option<RawFd>,
@@ -139,10 +141,13 @@ pub(super) unsafe extern "C" fn run(plan: *mut Plan) -> ! {
         Err(error) => error,
     };
     plan.error = Some((step, errno));
-    loop {
-        // SAFETY: ends this process without running the daemon's exit handlers.
-        unsafe { libc::syscall(libc::SYS_exit_group, 127) };
+    // SAFETY: ends this process without running the daemon's exit handlers.
+    unsafe {
+        libc::syscall(libc::SYS_exit_group, 127);
+        libc::syscall(libc::SYS_exit, 127);
     }
+    // A filter that is already loaded may refuse both.
+    clone::trap()
 }
 
 type Step<T> = Result<T, (&'static str, c_int)>;
@@ -164,6 +169,10 @@ fn carry_out(plan: &Plan) -> Step<std::convert::Infallible> {
             let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
             // A lower hard limit than asked for is the node's business: keep what there is.
             libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        }
+        if let Some(root) = plan.root {
+            check("open the root", libc::syscall(libc::SYS_fchdir, root))?;
+            check("change the root", libc::syscall(libc::SYS_chroot, c".".as_ptr()))?;
         }
         if let Some(namespace) = plan.user_namespace {
             check(

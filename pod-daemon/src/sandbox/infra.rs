@@ -138,6 +138,9 @@ impl Sandboxes {
     fn infra_plan(&self) -> Result<Plan, Error> {
         Ok(Plan {
             mounts: None,
+            // Its thread's has the pods' files and the node's /proc, and who may trace the infra program in
+            // a shared PID namespace may look at its root.
+            root: Some(self.nothing.as_raw_fd()),
             directory: c"/".to_owned(),
             stdio: [self.null.as_raw_fd(); 3],
             kept: Vec::new(),

@@ -275,7 +275,10 @@ pub(super) fn complete(
         attached.map_err(failed_to("cover", path))?;
         empty_is_attached = true;
     }
-    let cgroup = mount::open_in(&root, Path::new("/sys/fs/cgroup")).ok();
+    // A volume there is what the container is to see.
+    let cgroup = Path::new("/sys/fs/cgroup");
+    let is_covered = binds.iter().any(|bind| cgroup.starts_with(&bind.target));
+    let cgroup = if is_covered { None } else { mount::open_in(&root, cgroup).ok() };
     let null = devices::make(&root, &sources.devices, users)?;
 
     for (bind, source) in binds.iter().zip(&sources.binds) {

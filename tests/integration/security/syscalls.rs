@@ -159,6 +159,9 @@ fn a_profile_can_be_chosen() {
     });
     std::fs::write(folder.join("own.json"), profile.to_string()).unwrap();
     std::fs::write(folder.join("bad.json"), "{}").unwrap();
+    // Not even the end of the process that could not execute the program.
+    let nothing = json!({"defaultAction": "SCMP_ACT_ERRNO"});
+    std::fs::write(folder.join("nothing.json"), nothing.to_string()).unwrap();
     std::os::unix::fs::symlink("/etc/hostname", folder.join("link.json")).unwrap();
     let with = |profile: serde_json::Value| json!({"securityContext": {"seccompProfile": profile}});
     let (keyctl, getppid) = (libc::SYS_keyctl, libc::SYS_getppid);
@@ -176,16 +179,18 @@ fn a_profile_can_be_chosen() {
     let usual = run("usual", json!({"type": "RuntimeDefault"}));
     assert!(usual.contains(&format!("syscall 64 {keyctl} 0: EPERM")), "{usual}");
 
-    for (name, file, problem) in [
-        ("none", "none.json", "none.json"),
-        ("link", "link.json", "link.json"),
-        ("bad", "bad.json", "defaultAction"),
+    let unusable = "CreateContainerConfigError";
+    for (name, file, reason, problem) in [
+        ("none", "none.json", unusable, "none.json"),
+        ("link", "link.json", unusable, "link.json"),
+        ("bad", "bad.json", unusable, "defaultAction"),
+        ("nothing", "nothing.json", "StartError", "Operation not permitted"),
     ] {
         let profile = with(json!({"type": "Localhost", "localhostProfile": file}));
         daemon.run(pod(name).container_with("app", "exit 0", profile));
         let over = daemon.wait_over(name);
         let ended = &over["status"]["containerStatuses"][0]["state"]["terminated"];
-        assert_eq!(ended["reason"], "CreateContainerConfigError", "{ended}");
+        assert_eq!(ended["reason"], reason, "{ended}");
         assert!(ended["message"].as_str().unwrap().contains(problem), "{ended}");
     }
     let message = daemon.refused(pod("up").container_with(

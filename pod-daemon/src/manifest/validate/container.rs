@@ -91,6 +91,11 @@ fn mounts<'a>(
             problems.invalid(field, format!("`{target}` must be an absolute path without `..`"));
         } else if parts.is_empty() {
             problems.invalid(field, "must not be the root of the container");
+        } else if parts[0] == "proc" {
+            problems.invalid(
+                field,
+                format!("`{target}` is in the container's own /proc; mount the volume elsewhere, such as at `/host{target}`"),
+            );
         } else if !seen.insert(parts) {
             problems.duplicate(field, target);
         }

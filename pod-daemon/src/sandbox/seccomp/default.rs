@@ -88,7 +88,7 @@ fn table(abi: Abi, capabilities: Capabilities) -> Table {
             }
         }
     }
-    Table { abi, calls, otherwise: UNKNOWN }
+    Table { abi, calls, otherwise: UNKNOWN, beyond: None }
 }
 
 #[cfg(test)]

@@ -13,6 +13,34 @@ use super::{
     policy::{Action, Compare, Condition, Policy, Rule, Table},
 };
 
+/// The specification's names.
+const ARCHITECTURES: [&str; 21] = [
+    "SCMP_ARCH_AARCH64",
+    "SCMP_ARCH_ARM",
+    "SCMP_ARCH_LOONGARCH64",
+    "SCMP_ARCH_M68K",
+    "SCMP_ARCH_MIPS",
+    "SCMP_ARCH_MIPS64",
+    "SCMP_ARCH_MIPS64N32",
+    "SCMP_ARCH_MIPSEL",
+    "SCMP_ARCH_MIPSEL64",
+    "SCMP_ARCH_MIPSEL64N32",
+    "SCMP_ARCH_PARISC",
+    "SCMP_ARCH_PARISC64",
+    "SCMP_ARCH_PPC",
+    "SCMP_ARCH_PPC64",
+    "SCMP_ARCH_PPC64LE",
+    "SCMP_ARCH_RISCV64",
+    "SCMP_ARCH_S390",
+    "SCMP_ARCH_S390X",
+    "SCMP_ARCH_X32",
+    "SCMP_ARCH_X86",
+    "SCMP_ARCH_X86_64",
+];
+
+/// What a kernel answers that does not have a call: then a program does without.
+const ENOSYS: u16 = 38;
+
 /// `EPERM`, which the specification sets where a profile does not.
 const DEFAULT_ERRNO: u32 = 1;
 
@@ -59,22 +87,32 @@ pub(super) fn parse(text: &str) -> Result<Policy, Error> {
         return Err(unsupported(format!("has the flag {flag}, which Podscope does not know")));
     }
     let otherwise = action(&document.default_action, document.default_errno_ret)?;
+    let is_unknown = |name: &&String| !ARCHITECTURES.contains(&name.as_str());
+    if let Some(name) = document.architectures.iter().find(is_unknown) {
+        return Err(unsupported(format!("has the architecture {name}, which there is not")));
+    }
     let mut tables = Vec::new();
     for abi in OURS {
         let is_listed = document.architectures.iter().any(|name| name == abi.name);
-        // An empty list means the machine's own.
-        if is_listed || document.architectures.is_empty() && abi.audit == OURS[0].audit {
+        // The machine's own needs no mention.
+        if is_listed || abi.audit == OURS[0].audit {
             tables.push(table(*abi, &document, otherwise)?);
         }
     }
     // x32 and whatever is not listed do not get past a filter that was not written for them.
-    Ok(Policy { tables, foreign: Action::Errno(38) })
+    Ok(Policy { tables, foreign: Action::Errno(ENOSYS) })
 }
 
 fn table(abi: Abi, document: &Document, otherwise: Action) -> Result<Table, Error> {
     let mut calls: BTreeMap<u32, Vec<Rule>> = BTreeMap::new();
+    let mut last = None;
     for entry in &document.syscalls {
         let then = action(&entry.action, entry.errno_ret)?;
+        last = last.max(entry.names.iter().filter_map(|name| abi.number(name)).max());
+        // Says nothing, and must not stand in for what others say of the call.
+        if then == otherwise {
+            continue;
+        }
         let conditions =
             entry.args.iter().map(condition).collect::<Result<Vec<Condition>, Error>>()?;
         let distinct: BTreeSet<u32> = conditions.iter().map(|one| one.argument).collect();
@@ -97,7 +135,13 @@ fn table(abi: Abi, document: &Document, otherwise: Action) -> Result<Table, Erro
             *rules = vec![always.clone()];
         }
     }
-    Ok(Table { abi, calls, otherwise })
+    // What is newer than anything that the author knew was not refused by him, and programs that try a
+    // new call first take no other answer for its absence.
+    let beyond = match otherwise {
+        Action::Allow | Action::Log | Action::Trace(_) => None,
+        _ => last.map(|last| (last + 1, Action::Errno(ENOSYS))),
+    };
+    Ok(Table { abi, calls, otherwise, beyond })
 }
 
 fn action(name: &str, errno: Option<u32>) -> Result<Action, Error> {
@@ -175,6 +219,54 @@ mod tests {
         let socket = &table.calls[&OURS[0].number("socket").unwrap()];
         assert_eq!(socket.len(), 2, "either of the two families");
         assert!(socket.iter().all(|rule| rule.then == Action::Errno(13)));
+    }
+
+    /// What a profile of that default and those entries says of a call without arguments.
+    fn decides(default: &str, entries: &str, call: u32) -> Action {
+        let text = format!(r#"{{"defaultAction": "{default}", "syscalls": [{entries}]}}"#);
+        let table = parse(&text).unwrap().tables.remove(0);
+        match (table.calls.get(&call), table.beyond) {
+            (Some(rules), _) => rules[0].then,
+            (None, Some((first, action))) if call >= first => action,
+            _ => table.otherwise,
+        }
+    }
+
+    #[test]
+    fn what_says_the_default_again_stands_in_for_nothing() {
+        let entries = r#"{"names": ["socket"], "action": "SCMP_ACT_ERRNO",
+                          "args": [{"index": 0, "value": 38, "op": "SCMP_CMP_EQ"}]},
+                         {"names": ["socket", "connect"], "action": "SCMP_ACT_ALLOW"}"#;
+        let socket = OURS[0].number("socket").unwrap();
+        assert_eq!(decides("SCMP_ACT_ALLOW", entries, socket), Action::Errno(1));
+    }
+
+    #[test]
+    fn calls_that_the_author_did_not_know_are_not_there() {
+        let entries = r#"{"names": ["read", "statx"], "action": "SCMP_ACT_ALLOW"}"#;
+        let [statx, clone3] = ["statx", "clone3"].map(|name| OURS[0].number(name).unwrap());
+        assert_eq!(decides("SCMP_ACT_ERRNO", entries, statx - 1), Action::Errno(1));
+        for call in [statx + 1, clone3, OURS[0].end - 1] {
+            assert_eq!(decides("SCMP_ACT_ERRNO", entries, call), Action::Errno(ENOSYS));
+        }
+        assert_eq!(decides("SCMP_ACT_LOG", entries, clone3), Action::Log);
+        // Who names what is new is taken at his word.
+        let newer = format!(r#"{entries}, {{"names": ["clone3"], "action": "SCMP_ACT_ERRNO"}}"#);
+        assert_eq!(decides("SCMP_ACT_ERRNO", &newer, clone3), Action::Errno(1));
+    }
+
+    #[test]
+    fn the_machines_own_architecture_needs_no_mention() {
+        let profile = |names: &str| {
+            parse(&format!(r#"{{"defaultAction": "SCMP_ACT_ALLOW", "architectures": {names}}}"#))
+        };
+        for names in ["[]", r#"["SCMP_ARCH_S390"]"#] {
+            let tables = profile(names).unwrap().tables;
+            assert_eq!(tables.len(), 1, "{names}");
+            assert_eq!(tables[0].abi.audit, OURS[0].audit);
+        }
+        let error = profile(r#"["SCMP_ARCH_X86-64"]"#).unwrap_err();
+        assert!(error.to_string().contains("SCMP_ARCH_X86-64"), "{error}");
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub(super) struct Table {
     pub(super) calls: BTreeMap<u32, Vec<Rule>>,
     /// For the calls without a rule that applies.
     pub(super) otherwise: Action,
+    /// For those of them from that number on, if they are to be told apart.
+    pub(super) beyond: Option<(u32, Action)>,
 }
 
 /// What happens if all conditions are met.

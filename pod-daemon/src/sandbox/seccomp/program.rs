@@ -60,7 +60,11 @@ fn ranges(table: &Table, foreign: Action) -> Vec<(u32, Code)> {
         push(*number, decide(rules, table.otherwise));
         next = number + 1;
     }
-    push(next, vec![give(table.otherwise)]);
+    let (beyond, unknown) = table.beyond.unwrap_or((next, table.otherwise));
+    if beyond > next {
+        push(next, vec![give(table.otherwise)]);
+    }
+    push(beyond.max(next), vec![give(unknown)]);
     if table.abi.end < u32::MAX {
         push(table.abi.end, vec![give(foreign)]);
     }

@@ -131,6 +131,30 @@ fn other_ways_into_the_kernel_are_filtered_or_closed() {
 }
 
 #[test]
+fn what_is_beyond_is_told_apart() {
+    for beyond in [8, 20] {
+        let table = Table {
+            abi: X86_64,
+            calls: BTreeMap::from([(7, vec![Rule::always(Action::Allow)])]),
+            otherwise: Action::Trap,
+            beyond: Some((beyond, Action::Errno(38))),
+        };
+        let policy = Policy { tables: vec![table], foreign: Action::KillProcess };
+        let code = compile(&policy).unwrap();
+        for (number, expected) in [
+            (6, Action::Trap),
+            (7, Action::Allow),
+            (beyond - 1, if beyond == 8 { Action::Allow } else { Action::Trap }),
+            (beyond, Action::Errno(38)),
+            (X86_64.end - 1, Action::Errno(38)),
+            (X86_64.end, Action::KillProcess),
+        ] {
+            assert_eq!(run(&code, X86_64.audit, number, [0; 6]), expected.value(), "{number}");
+        }
+    }
+}
+
+#[test]
 fn comparisons_see_all_64_bits() {
     let big = 0x1_0000_0005_u64;
     let values = [0, 4, 5, 6, 0xffff_ffff, 1 << 32, big - 1, big, big + 1, 0x2_0000_0000, u64::MAX];
@@ -150,6 +174,7 @@ fn comparisons_see_all_64_bits() {
                     abi: X86_64,
                     calls: BTreeMap::from([(7, rules)]),
                     otherwise: Action::Trap,
+                    beyond: None,
                 };
                 let policy = Policy { tables: vec![table], foreign: Action::KillProcess };
                 let code = compile(&policy).unwrap();
