@@ -23,6 +23,7 @@ mod inventory;
 mod layers;
 mod layout;
 mod load;
+pub(crate) mod merged;
 mod metadata;
 mod name;
 mod progress;

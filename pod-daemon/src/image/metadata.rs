@@ -13,7 +13,7 @@ use rustix::{
 use super::{entries::Entry, resolve::Fault};
 
 /// Tells overlayfs that a directory hides those of the same name below.
-const OVERLAY_OPAQUE: &str = "trusted.overlay.opaque";
+pub(super) const OVERLAY_OPAQUE: &str = "trusted.overlay.opaque";
 
 /// Gives an open file or directory its owner, mode and attributes, in the order that lasts: a
 /// change of owner clears the set-uid bits and the capabilities.

@@ -1,14 +1,11 @@
 //! Who a container runs as: from the manifest, or else from the image's `User`.
 
 use std::{
-    fs::File,
     io::{BufRead as _, BufReader, Read as _},
     path::Path,
 };
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
-
-use crate::sandbox::Identity;
+use crate::{image::merged, sandbox::Identity};
 
 /// The most that is read of an image's passwd or group file: they are the image's, so they could
 /// be of any size.
@@ -124,26 +121,20 @@ fn id(text: &str) -> Option<u32> {
     text.parse::<i32>().ok().and_then(|id| u32::try_from(id).ok())
 }
 
-/// The first entry of a colon-separated file that `matches`, in the topmost layer that has it.
+/// The first entry of a colon-separated file of the image that `matches`.
 fn find(
     layers: &[impl AsRef<Path>],
     file: &str,
     mut matches: impl FnMut(&[&str]) -> bool,
 ) -> Option<Vec<String>> {
-    let file = layers.iter().rev().find_map(|layer| open(layer.as_ref(), file))?;
-    BufReader::new(file.take(READ_MAX)).lines().map_while(Result::ok).find_map(|line| {
+    let file = merged::open(layers, Path::new(file))?;
+    let lines = BufReader::new(file.take(READ_MAX)).split(b'\n');
+    lines.map_while(Result::ok).find_map(|line| {
+        // One that is no text hides none of the others.
+        let line = String::from_utf8(line).ok()?;
         let fields: Vec<&str> = line.split(':').collect();
         matches(&fields).then(|| fields.iter().map(|field| (*field).to_owned()).collect())
     })
-}
-
-/// Opens a regular file below `root`, not following links out of it.
-fn open(root: &Path, file: &str) -> Option<File> {
-    let root = File::open(root).ok()?;
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let file = File::from(rustix::fs::openat2(root, file, flags, Mode::empty(), resolve).ok()?);
-    file.metadata().is_ok_and(|metadata| metadata.is_file()).then_some(file)
 }
 
 #[cfg(test)]
