@@ -6,6 +6,7 @@
 use std::{pin::pin, time::Duration};
 
 use axum::{
+    body::Bytes,
     extract::{
         State,
         ws::{
@@ -50,6 +51,10 @@ const MAX_MESSAGE: usize = 4 << 20;
 /// How long output may pause, after the command has ended, while a process that it left behind
 /// holds its end open.
 const QUIET: Duration = Duration::from_millis(200);
+
+/// How long nothing is sent: a client that has left while the command does not read what it has sent is not
+/// noticed by reading more.
+const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// How long the client may take to answer our close.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -213,6 +218,10 @@ async fn forward_output(
                 continue;
             }
             () = sleep(QUIET), if ended.is_some() => break,
+            () = sleep(HEARTBEAT), if ended.is_none() => {
+                sink.send(Message::Ping(Bytes::new())).await?;
+                continue;
+            }
         };
         if send && length > 0 {
             sink.send(Message::Binary(message[..=length].to_vec().into())).await?;

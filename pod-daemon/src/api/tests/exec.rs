@@ -83,7 +83,6 @@ async fn commands_speak_kubectls_protocol() {
     // Whoever leaves ends the command.
     let file = served.dir.path().join("alive");
     let script = format!("{SH}while%20:;do%20echo%20%3E{};sleep%200.01;done", file.display());
-    let socket = exec(&served, V5, &script).await.unwrap();
     let exists = async |expected| {
         for _ in 0..500 {
             if file.exists() == expected {
@@ -93,19 +92,28 @@ async fn commands_speak_kubectls_protocol() {
         }
         false
     };
-    assert!(exists(true).await);
-    drop(socket);
-    // The last write may be under way; so remove the file until it stays away.
-    let mut stayed_away = false;
-    for _ in 0..100 {
-        fs::remove_file(&file).ok();
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        stayed_away = !file.exists();
-        if stayed_away {
-            break;
+    for input in ["", "&stdin=true"] {
+        let mut socket = exec(&served, V5, &format!("{script}{input}")).await.unwrap();
+        assert!(exists(true).await);
+        if !input.is_empty() {
+            // More than anybody takes who does not read.
+            let message = Message::Binary([b"\0", line.as_bytes()].concat().into());
+            let much = async { while socket.send(message.clone()).await.is_ok() {} };
+            timeout(Duration::from_secs(1), much).await.unwrap_err();
         }
+        drop(socket);
+        // The last write may be under way; so remove the file until it stays away.
+        let mut stayed_away = false;
+        for _ in 0..100 {
+            fs::remove_file(&file).ok();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            stayed_away = !file.exists();
+            if stayed_away {
+                break;
+            }
+        }
+        assert!(stayed_away, "{input}");
     }
-    assert!(stayed_away);
 }
 
 #[tokio::test]
