@@ -84,7 +84,10 @@ impl Blobs {
     }
 
     /// Keeps these blobs from being removed.
-    pub(super) fn lease(&self, digests: Vec<Digest>) -> Lease {
+    pub(super) fn lease(&self, mut digests: Vec<Digest>) -> Lease {
+        // An image may have a layer twice, which is no second user of its blob.
+        digests.sort_unstable();
+        digests.dedup();
         let mut in_use = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
         for digest in &digests {
             in_use.entry(digest.clone()).or_default().leases += 1;
@@ -144,7 +147,19 @@ impl Blobs {
         Ok(Ok(()))
     }
 
-    /// Forgets a blob that turned out to be damaged.
+    /// Forgets a leased blob that turned out to be damaged, unless somebody else has a lease: they
+    /// count on it being there, and find out for themselves. Says whether it is gone.
+    pub(super) fn discard_unshared(&self, digest: &Digest) -> bool {
+        // With the lock held, so that nobody gets a lease of what goes.
+        let in_use = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_shared = in_use.get(digest).is_some_and(|entry| entry.leases > 1);
+        if !is_shared {
+            self.discard(digest);
+        }
+        !is_shared
+    }
+
+    /// Forgets a blob that turned out to be damaged, and that nobody else may be writing.
     pub(super) fn discard(&self, digest: &Digest) {
         for path in [self.path(digest), self.partial(digest)] {
             if let Err(error) = disk::remove(&path) {
@@ -242,5 +257,27 @@ impl Partial {
         self.hash.update(bytes);
         self.length = length;
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_damaged_blob_stays_while_another_pull_has_a_lease_of_it() {
+        let place = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(place.path()).unwrap();
+        let digest = Digest::of(b"blob");
+        fs::write(blobs.path(&digest), "blot").unwrap();
+        // Twice in one image, which is one user.
+        let _own = blobs.lease(vec![digest.clone(), digest.clone()]);
+        let other = blobs.lease(vec![digest.clone()]);
+
+        assert!(!blobs.discard_unshared(&digest));
+        assert!(blobs.has(&digest, 4));
+        drop(other);
+        assert!(blobs.discard_unshared(&digest));
+        assert!(!blobs.has(&digest, 4));
     }
 }

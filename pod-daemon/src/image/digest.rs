@@ -27,6 +27,11 @@ struct TooLong {
     of: &'static str,
 }
 
+/// Whether a read failed because more bytes came than a reader here lets through.
+pub(super) fn is_too_long(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<TooLong>())
+}
+
 /// A reader that hashes and counts what it hands on, and fails once that is more than the limit.
 pub(super) struct Hashing<R> {
     inner: R,

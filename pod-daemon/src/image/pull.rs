@@ -1,11 +1,8 @@
 //! An image from a registry to the store: manifest, config, then layers, several at a time.
 
 use std::{
-    collections::VecDeque,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    collections::{HashMap, VecDeque},
+    sync::Arc,
 };
 
 use futures_util::{StreamExt as _, stream};
@@ -112,23 +109,24 @@ async fn attempt(
         return Ok(image);
     }
     let plan = Arc::new(plan);
-    let reused = Arc::new(AtomicBool::new(false));
-    match fetch(store, session, name, &plan, &reused, progress).await {
-        Err(Error::Layer { .. }) if reused.load(Ordering::Relaxed) => {
-            for layer in &plan.found.layers {
-                if let Some((digest, _)) = &layer.expected.blob {
-                    store.blobs.discard(digest);
-                }
-            }
-            fetch(store, session, name, &plan, &reused, progress).await
+    let mut reused = reused(store, &plan);
+    let image = loop {
+        let result = fetch(store, session, name, &plan, progress).await;
+        // Each once: what comes now is what the registry has.
+        if let Err(Error::Layer { layer, source, .. }) = &result
+            && source.is_damage()
+            && let Some(digest) = reused.remove(layer)
+            && store.blobs.discard_unshared(&digest)
+        {
+            tracing::info!(image = %name, %digest, "what was here of a layer was damaged");
+            continue;
         }
-        result => result,
+        break result?;
+    };
+    if let Some(plan) = Arc::into_inner(plan) {
+        plan.leases.into_iter().for_each(Lease::done);
     }
-    .inspect(|_| {
-        if let Some(plan) = Arc::into_inner(plan) {
-            plan.leases.into_iter().for_each(Lease::done);
-        }
-    })
+    Ok(image)
 }
 
 /// Reads manifest and config, for this machine if there are several.
@@ -167,7 +165,7 @@ async fn plan(store: &Arc<Store>, session: &Session, name: &Name) -> Result<Plan
         let document = files.document(&layout::blob_name(&config), Some((&config, size)));
         if document.is_err() {
             // One that an earlier pull has left, and the disk has damaged.
-            store.blobs.discard(&config);
+            store.blobs.discard_unshared(&config);
             download(session, &store.blobs, &config, size, &report).await?;
         }
         let found = layout::image(&files, &manifest)?;
@@ -177,6 +175,15 @@ async fn plan(store: &Arc<Store>, session: &Session, name: &Name) -> Result<Plan
         return Ok(Plan { files, found, manifests, leases });
     }
     Err(files.invalid(format!("its indexes are nested more than {MAX_NESTING} deep")))
+}
+
+/// The layers' blobs that an earlier pull has left, by their files.
+fn reused(store: &Store, plan: &Plan) -> HashMap<String, Digest> {
+    let blobs = plan.found.layers.iter().filter_map(|layer| {
+        let (digest, size) = layer.expected.blob.as_ref()?;
+        store.blobs.has(digest, *size).then(|| (layer.file.clone(), digest.clone()))
+    });
+    blobs.collect()
 }
 
 fn layers(plan: &Plan) -> Vec<(String, u64)> {
@@ -190,7 +197,6 @@ async fn fetch(
     session: &Session,
     name: &Name,
     plan: &Arc<Plan>,
-    reused: &Arc<AtomicBool>,
     progress: &Progress,
 ) -> Result<Image, Error> {
     progress.begin(layers(plan));
@@ -203,9 +209,6 @@ async fn fetch(
             progress.phase(index, Phase::Present);
             arrivals.push(None);
             continue;
-        }
-        if store.blobs.has(digest, *size) {
-            reused.store(true, Ordering::Relaxed);
         }
         let (arrived, arrival) = oneshot::channel();
         arrivals.push(Some(arrival));

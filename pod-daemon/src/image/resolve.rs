@@ -28,6 +28,8 @@ const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CL
 pub(super) enum Fault {
     Refused(&'static str),
     Limit(String),
+    /// The layer's own bytes could not be read.
+    Unread(io::Error),
     Failed(&'static str, io::Error),
 }
 
@@ -60,6 +62,7 @@ impl Fault {
         match self {
             Self::Refused(problem) => Error::Refused { entry, problem },
             Self::Limit(limit) => Error::Limit { limit },
+            Self::Unread(source) => Error::Data { entry, source },
             Self::Failed(action, source) => Error::Entry { action, entry, source },
         }
     }

@@ -157,7 +157,7 @@ impl<'a> Tree<'a> {
                 Ok(0) => return Err(Fault::Refused("is longer than the tar")),
                 Ok(read) => read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(Fault::Failed("read", error)),
+                Err(error) => return Err(Fault::Unread(error)),
             };
             write(done, &self.buffer[..read]).map_err(Fault::failed("write"))?;
             done += read as u64;

@@ -9,7 +9,7 @@ use std::{
 use flate2::bufread::MultiGzDecoder;
 
 use super::{
-    digest::{Digest, Hashing, drain},
+    digest::{Digest, Hashing, drain, is_too_long},
     entries::{self, Entries},
     settle::Grown,
     tree::Tree,
@@ -81,6 +81,14 @@ pub enum Error {
         /// Why.
         problem: &'static str,
     },
+    /// An entry's content could not be read.
+    #[error("failed to read entry {entry}")]
+    Data {
+        /// The entry's name, quoted.
+        entry: String,
+        /// Why.
+        source: io::Error,
+    },
     /// An entry could not be made.
     #[error("failed to {action} entry {entry}")]
     Entry {
@@ -91,6 +99,22 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+}
+
+impl Error {
+    /// Whether the layer's bytes are to blame, so that another copy of them may do. What is refused
+    /// or does not fit on the disk would be so again.
+    pub(super) fn is_damage(&self) -> bool {
+        match self {
+            Self::Mismatch { .. } | Self::Tar(entries::Error::Malformed { .. }) => true,
+            Self::Tar(entries::Error::Read(source))
+            | Self::Read(source)
+            | Self::Data { source, .. } => !is_too_long(source),
+            Self::Settle(_) | Self::Limit { .. } | Self::Refused { .. } | Self::Entry { .. } => {
+                false
+            }
+        }
+    }
 }
 
 /// How a layer is compressed, as its first bytes tell.

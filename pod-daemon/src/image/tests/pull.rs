@@ -9,8 +9,8 @@ use super::{
     hub::{Access, Hub, Lie, Rules},
 };
 use crate::image::{
-    Image, Images, PullError, PullPolicy, Reference, Registries, Registry, RegistryAuth, Settings,
-    Store, config::architecture, digest::Digest,
+    Image, Images, Limits, PullError, PullPolicy, Reference, Registries, Registry, RegistryAuth,
+    Settings, Store, config::architecture, digest::Digest,
 };
 
 /// A node's images in a directory of their own.
@@ -51,14 +51,17 @@ impl Node {
 }
 
 fn open(dir: &Path, registries: Vec<Registry>) -> Images {
+    Images::new(Store::open(dir).unwrap(), settings(dir, registries))
+}
+
+fn settings(dir: &Path, registries: Vec<Registry>) -> Settings {
     // Not this machine's own credentials.
     let auth_file = dir.join("auth.json");
     if !auth_file.exists() {
         fs::write(&auth_file, "{\"auths\":{}}").unwrap();
     }
     let registries = Registries { registries, auth_file: Some(auth_file) };
-    let backoff = Duration::from_millis(300);
-    Images::new(Store::open(dir).unwrap(), Settings { registries, backoff })
+    Settings { registries, backoff: Duration::from_millis(300) }
 }
 
 fn big_layer(seed: u64, bytes: usize) -> Layer {
@@ -210,6 +213,50 @@ async fn a_damaged_beginning_is_noticed_and_fetched_anew() {
     hub.push("app", "v1", &[layer]);
     node.pull(&hub.name("app:v1"), &[]).await.unwrap();
     assert_eq!(node.counts(), [1, 1, 0, 1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_what_an_earlier_pull_left_only_the_damaged_blob_is_fetched_anew() {
+    let (hub, node) = (Hub::start().await, Node::new());
+    let layers: Vec<_> = (1..4).map(|seed| big_layer(seed, 50_000)).collect();
+    let blobs = node.dir.path().join("blobs/sha256");
+    for (index, layer) in layers.iter().enumerate() {
+        // Two of the three are damaged.
+        let blob = if index == 1 { layer.blob.clone() } else { vec![0; layer.blob.len()] };
+        fs::write(blobs.join(Digest::of(&layer.blob).hex()), blob).unwrap();
+    }
+    hub.push("app", "v1", &layers);
+    node.pull(&hub.name("app:v1"), &[]).await.unwrap();
+    assert_eq!(node.counts(), [3, 3, 0, 1]);
+    let asked = hub.asked_blobs();
+    for (layer, times) in layers.iter().zip([1, 0, 1]) {
+        let digest = Digest::of(&layer.blob).to_string();
+        let asked = asked.iter().filter(|asked| asked.path.ends_with(&digest)).count();
+        assert_eq!(asked, times, "{digest}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_is_refused_is_not_fetched_again() {
+    let (hub, node) = (Hub::start().await, Node::new());
+    hub.push("app", "v1", &[big_layer(1, 50_000)]);
+    let name = hub.name("app:v1");
+    let pull = async |entries, bytes| {
+        let store = Store::open(node.dir.path()).unwrap();
+        let store = store.with_limits(Limits { entries, bytes });
+        let images = Images::new(store, settings(node.dir.path(), Vec::new()));
+        images.pull(&name.parse().unwrap(), &[]).result().await
+    };
+    let error = pull(0, 1 << 20).await.unwrap_err();
+    assert!(error.message.contains("more than 0 entries"), "{error}");
+    assert_eq!(hub.asked_blobs().len(), 2);
+    // Another copy would be as large.
+    pull(0, 1 << 20).await.unwrap_err();
+    let error = pull(10, 50_100).await.unwrap_err();
+    assert!(error.message.contains("limit for a layer"), "{error}");
+    assert!(hub.asked_blobs().is_empty());
+    pull(10, 1 << 20).await.unwrap();
+    assert!(hub.asked_blobs().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
