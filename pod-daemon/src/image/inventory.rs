@@ -10,6 +10,7 @@ use std::{
 use super::{
     Config, Error, Image, Store,
     digest::Digest,
+    layers::Gone,
     name::Name,
     records::{Kept, Record},
     reference::Reference,
@@ -139,22 +140,41 @@ impl Store {
         Ok(freed)
     }
 
-    /// Removes those of the chosen layers that no image has; returns their bytes.
+    /// Removes those of the chosen layers that no image has; returns their bytes. What cannot be
+    /// removed stays for the next time: whoever makes room needs the room of the others.
     pub(super) fn remove_layers(&self, which: impl Fn(&Digest) -> bool) -> Result<u64, Error> {
         let mut freed = 0;
+        for (gone, bytes) in self.take_layers(which)? {
+            match gone.delete() {
+                Ok(()) => freed += bytes,
+                Err(error) => warn_of_rest(&error),
+            }
+        }
+        Ok(freed)
+    }
+
+    /// Takes the names of those of the chosen layers that no image has; returns them with their
+    /// bytes.
+    pub(super) fn take_layers(
+        &self,
+        which: impl Fn(&Digest) -> bool,
+    ) -> Result<Vec<(Gone, u64)>, Error> {
+        let mut taken = Vec::new();
         // With the lock held, so that nobody counts on a layer while it goes. Who pins one later
-        // finds it gone and makes it again.
+        // finds it gone and makes it again. Trees are deleted without it: pulls would wait.
         let pinned = self.pinned.lock().unwrap_or_else(PoisonError::into_inner);
         let used: HashSet<Digest> =
             self.records.all()?.into_iter().flat_map(|kept| kept.record.chain_ids).collect();
         for layer in self.layers.all()? {
             let chain_id = &layer.chain_id;
             if which(chain_id) && !used.contains(chain_id) && !pinned.contains_key(chain_id) {
-                self.layers.remove(chain_id)?;
-                freed += layer.bytes;
+                match self.layers.take(chain_id) {
+                    Ok(gone) => taken.extend(gone.map(|gone| (gone, layer.bytes))),
+                    Err(error) => warn_of_rest(&error),
+                }
             }
         }
-        Ok(freed)
+        Ok(taken)
     }
 
     /// Bytes of each layer.
@@ -190,4 +210,9 @@ impl Store {
             used,
         })
     }
+}
+
+fn warn_of_rest(error: &Error) {
+    let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    tracing::warn!(%error, cause, "a layer that no image has is not removed");
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! layers/<id>          a layer, ready for overlayfs
 //! records/<id>.json    whose it is; written before the layer gets its name
-//! tmp/<pid>-<n>/       a layer in the making, locked by its maker
+//! tmp/<pid>-<n>/       a layer in the making or on its way out, locked by whoever is at it
 //! lock                 held while any of these gets or loses its name
 //! ```
 //! An id is the start of the layer's chain id: short, because the options of an overlay mount must
@@ -88,6 +88,16 @@ struct Workshop {
     _lock: File,
 }
 
+/// A layer that has no name any more; what is left of it goes with [`Gone::delete`].
+#[derive(Debug)]
+pub(super) struct Gone {
+    tmp: File,
+    name: String,
+    path: PathBuf,
+    /// Keeps other daemons from removing it at the same time.
+    _lock: File,
+}
+
 impl Layers {
     /// Opens `dir`, which is created with mode 0700, and removes what nobody is making any more.
     pub(super) fn open(dir: &Path) -> Result<Self, Error> {
@@ -168,17 +178,30 @@ impl Layers {
         Ok(all)
     }
 
-    /// Removes a layer, which nobody may use or ask for meanwhile.
-    pub(super) fn remove(&self, chain_id: &Digest) -> Result<(), Error> {
+    /// Takes a layer's name away, which is quick; nobody may use or ask for it meanwhile.
+    pub(super) fn take(&self, chain_id: &Digest) -> Result<Option<Gone>, Error> {
         let _claim = self.claim(chain_id);
-        let Slot::Ready(layer) = self.slot(chain_id)? else { return Ok(()) };
-        let workshop = self.workshop()?;
+        let Slot::Ready(layer) = self.slot(chain_id)? else { return Ok(None) };
         let _lock = self.lock()?;
-        // In one step, so that half a layer never has a name. Its record is worthless alone, and
-        // the next start removes it if this process does not get there.
-        disk::rename(&layer, &workshop.path.join("root"))?;
+        let opened = File::open(&layer).map_err(failed_to("open", &layer))?;
+        opened.try_lock().map_err(failed_to("lock", &layer))?;
+        let tmp = self.dir.join(TMP);
+        let (name, path) = loop {
+            let name = self.fresh();
+            let path = tmp.join(&name);
+            // Left by a daemon that had the same pid.
+            if !path.exists() {
+                break (name, path);
+            }
+        };
+        let tmp = File::open(&tmp).map_err(failed_to("open", &tmp))?;
+        // In one step, so that half a layer never has a name, and without a new directory, for
+        // which a full disk has no room. Its record is worthless alone, and the next start removes
+        // it if this process does not get there.
+        disk::rename(&layer, &path)?;
         let id = layer.file_name().map(Path::new).unwrap_or(&layer);
-        disk::remove(&self.dir.join(RECORDS).join(id).with_extension("json"))
+        disk::remove(&self.dir.join(RECORDS).join(id).with_extension("json"))?;
+        Ok(Some(Gone { tmp, name, path, _lock: opened }))
     }
 
     /// A free name for a file that the next start removes.
@@ -218,7 +241,7 @@ impl Layers {
                 Err(TryLockError::WouldBlock) => continue,
                 Err(TryLockError::Error(error)) => return Err(failed_to("lock", &path)(error)),
             }
-            tracing::info!(path = %path.display(), "removing a layer that was never finished");
+            tracing::info!(path = %path.display(), "removing a layer that was never finished or is not needed any more");
             let parent = File::open(&tmp).map_err(failed_to("open", &tmp))?;
             remove_tree(parent.as_fd(), name.as_encoded_bytes())
                 .map_err(failed_to("remove", &path))?;
@@ -279,8 +302,7 @@ impl Layers {
     fn workshop(&self) -> Result<Workshop, Error> {
         let _lock = self.lock()?;
         loop {
-            let number = self.next.fetch_add(1, Ordering::Relaxed);
-            let name = format!("{}-{number}", process::id());
+            let name = self.fresh();
             let tmp = self.dir.join(TMP);
             let path = tmp.join(&name);
             match fs::create_dir(&path) {
@@ -293,6 +315,11 @@ impl Layers {
             let tmp = File::open(&tmp).map_err(failed_to("open", &tmp))?;
             return Ok(Workshop { tmp, name, path, _lock: lock });
         }
+    }
+
+    /// A name in `tmp` that nobody else in this process has.
+    fn fresh(&self) -> String {
+        format!("{}-{}", process::id(), self.next.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Keeps other threads and other daemons out until dropped.
@@ -310,6 +337,13 @@ impl Drop for Claim<'_> {
         let mut making = self.layers.making.lock().unwrap_or_else(PoisonError::into_inner);
         making.remove(self.chain_id);
         self.layers.made.notify_all();
+    }
+}
+
+impl Gone {
+    /// Removes the files; may take long.
+    pub(super) fn delete(self) -> Result<(), Error> {
+        remove_tree(self.tmp.as_fd(), self.name.as_bytes()).map_err(failed_to("remove", &self.path))
     }
 }
 

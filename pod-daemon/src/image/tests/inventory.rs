@@ -3,6 +3,8 @@
 use std::{
     collections::HashSet,
     fs,
+    os::unix::fs::MetadataExt as _,
+    path::Path,
     time::{Duration, SystemTime},
 };
 
@@ -175,6 +177,55 @@ fn collecting_removes_layers_and_blobs_that_nobody_has() {
     images.collect(FULL, thresholds(), &HashSet::new()).unwrap();
     assert_eq!(place.counts(), [0, 0, 0]);
     place.prepare_reference(&reference).unwrap();
+}
+
+#[test]
+fn a_layer_that_cannot_be_removed_does_not_save_the_others() {
+    let place = Place::new();
+    let (_, stuck) = image(&place, "stuck", 60_000);
+    let (_, other) = image(&place, "other", 60_000);
+    let images = images(&place);
+    let lock = fs::File::open(&stuck.layers[1]).unwrap();
+    lock.lock().unwrap();
+
+    images.collect(Usage { available: 0, ..FULL }, thresholds(), &HashSet::new()).unwrap();
+
+    assert!(names(&images).is_empty());
+    assert!(stuck.layers[1].exists() && !stuck.layers[0].exists() && !other.layers[1].exists());
+    drop(lock);
+    images.collect(FULL, thresholds(), &HashSet::new()).unwrap();
+    assert_eq!(place.counts(), [0, 0, 0]);
+}
+
+#[test]
+fn nobody_waits_for_the_files_of_a_layer_that_goes() {
+    let place = Place::new();
+    let (reference, image) = image(&place, "one", 1000);
+    for record in fs::read_dir(place.path("store/images")).unwrap() {
+        fs::remove_file(record.unwrap().path()).unwrap();
+    }
+    let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+    let mut inodes: Vec<_> = image.layers.iter().map(|layer| inode(layer)).collect();
+
+    let taken = place.store.take_layers(|_| true).unwrap();
+
+    // A full disk has no room for another directory to move them to.
+    let tmp = fs::read_dir(place.path("store/tmp")).unwrap();
+    let mut moved: Vec<_> = tmp.map(|entry| inode(&entry.unwrap().path())).collect();
+    inodes.sort_unstable();
+    moved.sort_unstable();
+    assert_eq!(moved, inodes);
+    assert_eq!(place.counts(), [0, 0, 2]);
+    // The layers can be pinned and made again meanwhile, and another daemon leaves the old alone.
+    assert!(place.store.pinned.try_lock().is_ok());
+    Store::open(&place.path("store")).unwrap();
+    assert_eq!(place.prepare_reference(&reference).unwrap(), image);
+    assert_eq!(place.counts(), [2, 2, 2]);
+    for (gone, _) in taken {
+        gone.delete().unwrap();
+    }
+    assert_eq!(place.counts(), [2, 2, 0]);
+    assert_eq!(fs::read(image.layers[1].join("one")).unwrap().len(), 1000);
 }
 
 #[tokio::test]
