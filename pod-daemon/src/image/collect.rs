@@ -126,14 +126,18 @@ impl Images {
         Ok(())
     }
 
-    /// Removes the images that no pod uses: those without a current name, or all of them.
+    /// Removes the images that no pod uses, those without a current name or all of them, and what
+    /// broken pulls have left.
     pub async fn prune(&self, all: bool, in_use: HashSet<String>) -> Result<(u64, u64), Error> {
         let inner = std::sync::Arc::clone(&self.inner);
         super::blocking(move || {
-            let blobs = inner.store.blobs.sweep(Duration::ZERO);
-            let freed = inner
-                .store
-                .remove(|kept| (all || kept.record.replaced) && !is_in_use(kept, &in_use))?;
+            let store = &inner.store;
+            let blobs = store.blobs.sweep(Duration::ZERO);
+            let mut freed =
+                store.remove(|kept| (all || kept.record.replaced) && !is_in_use(kept, &in_use))?;
+            if every_user_is_known(store, &in_use)? {
+                freed.bytes += store.remove_layers(|_| true)?;
+            }
             Ok((freed.images, freed.bytes + blobs))
         })
         .await

@@ -179,6 +179,27 @@ fn collecting_removes_layers_and_blobs_that_nobody_has() {
     place.prepare_reference(&reference).unwrap();
 }
 
+#[tokio::test]
+async fn pruning_removes_what_broken_pulls_have_left() {
+    let place = Place::new();
+    image(&place, "broken", 1000);
+    let images = images(&place);
+    for record in fs::read_dir(place.path("store/images")).unwrap() {
+        fs::remove_file(record.unwrap().path()).unwrap();
+    }
+    let (reference, kept) = image(&place, "kept", 1000);
+    // Somebody might use them whose record got lost.
+    let lost = HashSet::from([kept.id.clone(), format!("sha256:{}", "1".repeat(64))]);
+    assert_eq!(images.prune(false, lost).await.unwrap(), (0, 0));
+    assert_eq!(place.counts(), [3, 3, 0]);
+
+    let (count, bytes) = images.prune(false, HashSet::from([kept.id.clone()])).await.unwrap();
+
+    assert!(count == 0 && bytes >= 1000, "{count} {bytes}");
+    assert_eq!(place.counts(), [2, 2, 0]);
+    assert_eq!(place.prepare_reference(&reference).unwrap(), kept);
+}
+
 #[test]
 fn a_layer_that_cannot_be_removed_does_not_save_the_others() {
     let place = Place::new();
