@@ -3,16 +3,19 @@
 //! They belong to a host, or to a path on one, and go nowhere else. They are never shown.
 
 use std::{
-    collections::BTreeMap,
     env, fmt, fs, io,
     path::{Path, PathBuf},
 };
 
 use base64::{Engine as _, engine::general_purpose};
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::{Endpoint, Error};
 use crate::image::name::DOCKER;
+
+/// One of these has every entry that is not empty.
+const CREDENTIALS: [&str; 5] = ["auth", "username", "password", "identitytoken", "registrytoken"];
 
 /// Credentials for a registry.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -33,11 +36,8 @@ enum Kind {
 #[error("{0}")]
 pub struct Malformed(String);
 
-/// `.dockerconfigjson`; the older `.dockercfg` is what is in `auths`.
-#[derive(Deserialize)]
-struct Document {
-    auths: BTreeMap<String, Entry>,
-}
+/// What the entries of a text say, and what is wrong with those that are of no use.
+type Entries = (Vec<RegistryAuth>, Vec<Malformed>);
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -85,32 +85,68 @@ impl fmt::Debug for RegistryAuth {
 
 /// Reads what is in docker's `config.json`, podman's `auth.json`, and secrets of the types
 /// `kubernetes.io/dockerconfigjson` and `kubernetes.io/dockercfg`.
+///
+/// An entry that is of no use costs a warning, and no other host its credentials.
 pub fn parse_docker_config(text: &str) -> Result<Vec<RegistryAuth>, Malformed> {
+    let (found, problems) = entries(text)?;
+    for problem in problems {
+        tracing::warn!(%problem, "credentials in a secret are not used");
+    }
+    Ok(found)
+}
+
+fn entries(text: &str) -> Result<Entries, Malformed> {
     let not_json = |error: serde_json::Error| {
         // Neither the text nor the part of it that serde would quote.
         Malformed(format!("it is not JSON of the right form, at line {}", error.line()))
     };
-    let value: serde_json::Value = serde_json::from_str(text).map_err(not_json)?;
-    let Some(object) = value.as_object() else {
+    let value: Value = serde_json::from_str(text).map_err(not_json)?;
+    let Value::Object(mut object) = value else {
         return Err(Malformed(String::from("it is not a JSON object")));
     };
-    // docker writes files without it, too: with settings and nobody logged in.
-    let settings = ["credsStore", "credHelpers", "HttpHeaders", "detachKeys"];
-    let entries = if object.contains_key("auths") {
-        serde_json::from_value::<Document>(value).map_err(not_json)?.auths
-    } else if settings.iter().any(|setting| object.contains_key(*setting)) {
-        BTreeMap::new()
-    } else {
-        serde_json::from_value(value).map_err(not_json)?
+    let object = match object.remove("auths") {
+        Some(Value::Object(auths)) => auths,
+        Some(Value::Null) => Map::new(),
+        Some(_) => return Err(Malformed(String::from("its `auths` is not a JSON object"))),
+        // The older form, which is what is in `auths`; or, since docker writes files without it
+        // too, settings alone.
+        None => {
+            object.retain(|_, value| CREDENTIALS.iter().any(|field| value.get(field).is_some()));
+            object
+        }
     };
-    entries.into_iter().filter_map(|(server, entry)| entry.read(&server).transpose()).collect()
+    let (mut found, mut problems) = (Vec::new(), Vec::new());
+    for (server, value) in object {
+        match Entry::parse(&server, value) {
+            Ok(auth) => found.extend(auth),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    Ok((found, problems))
 }
 
 impl Entry {
-    fn read(self, server: &str) -> Result<Option<RegistryAuth>, Malformed> {
+    /// Reads an entry; the error names the host, and neither the text nor a part of it.
+    fn parse(server: &str, value: Value) -> Result<Option<RegistryAuth>, Malformed> {
         let wrong = |problem: &str| Malformed(format!("the entry for {server:?} {problem}"));
+        serde_json::from_value::<Self>(value)
+            .map_err(|_quotes_it| wrong("is not of the right form"))?
+            .read(server, wrong)
+    }
+
+    fn read(
+        self,
+        server: &str,
+        wrong: impl Fn(&str) -> Malformed,
+    ) -> Result<Option<RegistryAuth>, Malformed> {
         if let Some(token) = self.registrytoken.filter(|token| !token.is_empty()) {
             return Ok(Some(RegistryAuth { place: place(server), kind: Kind::Token(token) }));
+        }
+        // Beside it docker writes an `auth` that has no password.
+        if self.identitytoken.is_some_and(|token| !token.is_empty()) {
+            return Err(wrong(
+                "has an identity token; identity tokens are not supported; log in with a password",
+            ));
         }
         if let Some(auth) = self.auth.filter(|auth| !auth.is_empty()) {
             let bytes = general_purpose::STANDARD
@@ -124,15 +160,9 @@ impl Entry {
             let password = password.trim_end_matches('\0');
             return Ok(Some(RegistryAuth::new(server, user, password)));
         }
-        match (self.username, self.password) {
-            (Some(user), Some(password)) => Ok(Some(RegistryAuth::new(server, &user, &password))),
-            _ if self.identitytoken.is_some() => {
-                tracing::warn!(server, "identity tokens are not supported; log in with a password");
-                Ok(None)
-            }
-            // With a credential helper, docker leaves an empty entry here.
-            _ => Ok(None),
-        }
+        // With a credential helper, docker leaves an empty entry here.
+        let both = self.username.zip(self.password);
+        Ok(both.map(|(user, password)| RegistryAuth::new(server, &user, &password)))
     }
 }
 
@@ -157,8 +187,11 @@ pub(in crate::image) fn candidates(
                 return Err(Error::settings(format!("cannot read `{}`: {error}", file.display())));
             }
         };
-        let mut found = parse_docker_config(&text)
+        let (mut found, problems) = entries(&text)
             .map_err(|error| Error::settings(format!("`{}`: {error}", file.display())))?;
+        for problem in problems {
+            tracing::warn!(file = %file.display(), %problem, "credentials in a file are not used");
+        }
         found.retain(|auth| auth.fits(endpoint));
         found.sort_by_key(|auth| std::cmp::Reverse(auth.place.len()));
         fitting.extend(found);
@@ -190,7 +223,9 @@ fn place(server: &str) -> String {
         "index.docker.io" | "registry-1.docker.io" => DOCKER,
         other => other,
     };
-    match path.trim_start_matches("v1").trim_start_matches("v2").trim_matches('/') {
+    let (version, rest) = path.split_once('/').unwrap_or((path, ""));
+    let path = if matches!(version, "v1" | "v2") { rest } else { path };
+    match path.trim_matches('/') {
         "" => host.to_owned(),
         path => format!("{host}/{path}"),
     }
@@ -249,10 +284,69 @@ mod tests {
                 RegistryAuth::new("r.example:5000/team", "u", "p"),
             ]
         );
-        // The older form, and a file with settings alone.
+        // The older form.
         let old = format!(r#"{{"r.example":{{"auth":"{auth}","email":"x"}}}}"#);
         assert_eq!(parse_docker_config(&old).unwrap().len(), 1);
-        assert!(parse_docker_config(r#"{"credsStore":"desktop"}"#).unwrap().is_empty());
+    }
+
+    #[test]
+    fn settings_beside_credentials_are_none() {
+        for settings in [
+            r#"{"credsStore":"desktop"}"#,
+            r#"{"experimental":"enabled"}"#,
+            r#"{"currentContext":"default"}"#,
+            r#"{"cliPluginsExtraDirs":["/x"],"proxies":{"default":{"httpProxy":"http://p"}}}"#,
+            r#"{"auths":null}"#,
+            "{}",
+        ] {
+            let (found, problems) = entries(settings).unwrap();
+            assert!(found.is_empty() && problems.is_empty(), "{settings}: {problems:?}");
+        }
+        let old = r#"{"experimental":"enabled","r.example":{"username":"u","password":"p"}}"#;
+        assert_eq!(parse_docker_config(old).unwrap(), [RegistryAuth::new("r.example", "u", "p")]);
+    }
+
+    #[test]
+    fn a_bad_entry_is_skipped_and_its_host_named() {
+        for bad in [
+            r#"{"auth":"hunter2"}"#,
+            r#"{"auth":"aHVudGVyMg=="}"#,
+            r#"{"auth":["hunter2"]}"#,
+            r#"{"auth":7}"#,
+            r#""hunter2""#,
+        ] {
+            let good = r#""r.example":{"username":"u","password":"p"}"#;
+            let text = format!(r#"{{"auths":{{"bad.example":{bad},{good}}}}}"#);
+            let (found, problems) = entries(&text).unwrap();
+            assert_eq!(found, [RegistryAuth::new("r.example", "u", "p")], "{bad}");
+            let problem = problems[0].to_string();
+            assert!(problem.contains("bad.example") && !problem.contains("hunter2"), "{problem}");
+        }
+        // A file that is meant, and is no such file at all, is an error.
+        let place = tempfile::tempdir().unwrap();
+        let file = place.path().join("auth.json");
+        for (text, is_good) in [("hunter2", false), ("[]", false), (r#"{"a":{"auth":7}}"#, true)] {
+            fs::write(&file, text).unwrap();
+            let found = candidates(&endpoint("r.example", "a"), &[], Some(&file));
+            assert_eq!(found.is_ok(), is_good, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_identity_token_is_not_taken_for_a_password() {
+        // As docker writes it: a user without a password, and the token beside it.
+        let auth = general_purpose::STANDARD.encode("00000000-0000-0000-0000-000000000000:");
+        let text =
+            format!(r#"{{"auths":{{"r.example":{{"auth":"{auth}","identitytoken":"hunter2"}}}}}}"#);
+        let (found, problems) = entries(&text).unwrap();
+        assert!(found.is_empty());
+        let problem = problems[0].to_string();
+        assert!(problem.contains("r.example") && problem.contains("not supported"), "{problem}");
+        assert!(!problem.contains("hunter2"), "{problem}");
+        // An empty one is none.
+        let auth = general_purpose::STANDARD.encode("u:p");
+        let text = format!(r#"{{"r.example":{{"auth":"{auth}","identitytoken":""}}}}"#);
+        assert_eq!(entries(&text).unwrap().0, [RegistryAuth::new("r.example", "u", "p")]);
     }
 
     #[test]
@@ -270,6 +364,11 @@ mod tests {
             ("*.example", "a.r.example", "a", false),
             ("r*.example", "r1.example", "a", true),
             ("https://index.docker.io/v1/", "docker.io", "library/nginx", true),
+            ("https://r.example/v2/", "r.example", "a", true),
+            ("https://r.example/v2/team", "r.example", "team/a", true),
+            ("r.example/v2ray", "r.example", "v2ray/a", true),
+            ("r.example/v2ray", "r.example", "ray", false),
+            ("r.example/v1", "r.example", "a", true),
             ("[::1]:5000", "[::1]:5000", "a", true),
         ] {
             let auth = RegistryAuth::new(server, "u", "p");
@@ -282,12 +381,7 @@ mod tests {
         let auth = RegistryAuth::new("r.example", "user-1", "hunter2");
         let shown = format!("{auth:?}");
         assert!(!shown.contains("hunter2") && !shown.contains("user-1"), "{shown}");
-        for text in [
-            r#"{"auths":{"r.example":{"auth":"hunter2"}}}"#,
-            r#"{"auths":{"r.example":"hunter2"}}"#,
-            "hunter2",
-            r#"{"r.example":{"auth":["hunter2"]}}"#,
-        ] {
+        for text in ["hunter2", r#"{"auths":"hunter2"}"#, r#"["hunter2"]"#] {
             let error = parse_docker_config(text).unwrap_err().to_string();
             assert!(!error.contains("hunter2"), "{error}");
         }
