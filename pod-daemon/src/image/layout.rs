@@ -68,8 +68,12 @@ pub(super) fn find(files: &Files, tag: Option<&str>) -> Result<Found, Error> {
             "it has no index.json, so it is not an OCI image layout"
         }));
     };
-    let mut index: ImageIndex = parse(files, "index.json", &json, None, &INDEX)?;
-    let mut tag = tag;
+    let index = parse(files, "index.json", &json, None, &INDEX)?;
+    follow(files, index, tag)
+}
+
+/// Goes from index to index until there is an image.
+fn follow(files: &Files, mut index: ImageIndex, mut tag: Option<&str>) -> Result<Found, Error> {
     for _ in 0..MAX_NESTING {
         let descriptor = choose(files, &index, tag.take())?;
         let media_type = descriptor.media_type().to_string();
@@ -118,20 +122,56 @@ pub(super) fn all(files: &Files) -> Result<Vec<(Option<String>, Found)>, Error> 
         return Err(files.invalid("it has no index.json, so it is not an OCI image layout"));
     };
     let index: ImageIndex = parse(files, "index.json", &json, None, &INDEX)?;
-    let mut names: Vec<Option<(String, &str)>> = Vec::new();
+    let mut names = Vec::new();
+    let mut others = Vec::new();
     for descriptor in index.manifests() {
-        let tag = annotation(descriptor, REF_NAME);
-        let full = annotation(descriptor, FULL_NAME).or(tag).map(str::to_owned);
-        let name = full.zip(tag);
-        if !names.contains(&name) {
-            names.push(name);
+        match annotation(descriptor, REF_NAME) {
+            Some(tag) => {
+                let name = (annotation(descriptor, FULL_NAME).unwrap_or(tag), tag);
+                if !names.contains(&name) {
+                    names.push(name);
+                }
+            }
+            None if is_image(descriptor) => others.push(descriptor.clone()),
+            None => {}
         }
     }
-    let found = names.into_iter().map(|name| match name {
-        Some((name, tag)) => Ok((Some(name), find(files, Some(tag))?)),
-        None => Ok((None, find(files, None)?)),
-    });
-    found.collect()
+    let mut found = Vec::new();
+    for (name, tag) in names {
+        found.push((Some(name.to_owned()), follow(files, index.clone(), Some(tag))?));
+    }
+    if others.is_empty() && !found.is_empty() {
+        return Ok(found);
+    }
+    let among = |descriptors: Vec<Descriptor>| {
+        let mut index = index.clone();
+        index.set_manifests(descriptors);
+        follow(files, index, None)
+    };
+    match among(others.clone()) {
+        Ok(image) => found.push((None, image)),
+        Err(error) if found.is_empty() => return Err(error),
+        // They are several. None of them keeps those with names from being loaded.
+        Err(_) => {
+            for descriptor in others {
+                let digest = descriptor.digest().to_string();
+                match among(vec![descriptor]) {
+                    Ok(image) => found.push((None, image)),
+                    Err(error) => {
+                        tracing::warn!(digest, %error, "an image without a name is skipped");
+                    }
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Whether this is an image or an index of some, and not what is said about one.
+fn is_image(descriptor: &Descriptor) -> bool {
+    let media_type = descriptor.media_type().to_string();
+    (INDEX.contains(&&*media_type) || MANIFEST.contains(&&*media_type))
+        && annotation(descriptor, ATTESTATION).is_none()
 }
 
 /// The one manifest or index in `index` that is meant.
@@ -140,15 +180,8 @@ pub(super) fn choose<'a>(
     index: &'a ImageIndex,
     tag: Option<&str>,
 ) -> Result<&'a Descriptor, Error> {
-    let mut images: Vec<&Descriptor> = index
-        .manifests()
-        .iter()
-        .filter(|descriptor| {
-            let media_type = descriptor.media_type().to_string();
-            INDEX.contains(&&*media_type) || MANIFEST.contains(&&*media_type)
-        })
-        .filter(|descriptor| annotation(descriptor, ATTESTATION).is_none())
-        .collect();
+    let mut images: Vec<&Descriptor> =
+        index.manifests().iter().filter(|descriptor| is_image(descriptor)).collect();
     let tags = |images: &[&Descriptor]| {
         let mut tags: Vec<_> =
             images.iter().filter_map(|image| annotation(image, REF_NAME)).collect();

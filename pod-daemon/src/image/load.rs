@@ -12,8 +12,8 @@ use super::{
 };
 
 impl Images {
-    /// Keeps all images of an archive under the names that they have there, or its only image under
-    /// `name`; returns the names.
+    /// Keeps the images of an archive under the names that they have there, or its only image under
+    /// `name`; returns the names. `progress` tells of images that have none.
     pub async fn load(
         &self,
         archive: &Path,
@@ -41,8 +41,12 @@ impl Store {
             };
             *names = vec![name.clone()];
         }
-        if images.iter().any(|(_, names)| names.is_empty()) {
-            return Err(files.invalid("its image has no name there; give it one with --name"));
+        let (images, others): (Vec<_>, Vec<_>) =
+            images.into_iter().partition(|(_, names)| !names.is_empty());
+        if images.is_empty() {
+            let problem =
+                "no image has a name there; if it is the only one, give it one with --name";
+            return Err(files.invalid(problem));
         }
         let mut loaded = Vec::new();
         for (found, names) in &images {
@@ -60,6 +64,12 @@ impl Store {
                 };
                 self.keep(&reference, None, &files, found, &[], steps)?;
                 loaded.push(reference.to_string());
+            }
+        }
+        for (other, _) in others {
+            if images.iter().all(|(image, _)| image.id != other.id) {
+                tracing::warn!(image = %other.id, "an image without a name is not loaded");
+                progress.skip(short(&other.id));
             }
         }
         Ok(loaded)

@@ -7,7 +7,7 @@ use super::digest::Digest;
 /// A layer of an image that is being pulled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layer {
-    /// The digest of its blob, or its place in an archive.
+    /// The beginning of its digest.
     pub id: String,
     /// What happens to it.
     pub phase: Phase,
@@ -32,6 +32,8 @@ pub enum Phase {
     Done,
     /// It was here before.
     Present,
+    /// It is no layer but an image of an archive, and left out because it has no name there.
+    Skipped,
 }
 
 /// Where a pull tells how far it is; clones tell the same listeners.
@@ -49,6 +51,7 @@ impl Phase {
             Self::Unpacking => "Unpacking",
             Self::Done => "Done",
             Self::Present => "Already exists",
+            Self::Skipped => "Skipped: it has no name",
         }
     }
 }
@@ -84,6 +87,12 @@ impl Progress {
                 layer.current = layer.total;
             }
         });
+    }
+
+    /// Tells that an image is left out.
+    pub(super) fn skip(&self, id: String) {
+        let skipped = Layer { id, phase: Phase::Skipped, current: 0, total: 0 };
+        self.0.send_modify(|layers| layers.push(skipped));
     }
 
     pub(super) fn bytes(&self, index: usize, current: u64) {

@@ -11,11 +11,12 @@ use std::{
 use serde_json::json;
 
 use super::fixtures::{
-    Layer, Place, Tar, add_image, assert_is_two_layers, index, tagged, two_layers, write_layout,
+    Layer, Place, Tar, add_image, assert_is_two_layers, config, index, tagged, two_layers,
+    write_layout,
 };
 use crate::image::{
-    Image, ImageSize, Images, Progress, PullPolicy, Reference, Settings, Sizes, Store, Summary,
-    Thresholds, Usage,
+    Image, ImageSize, Images, Phase, Progress, PullPolicy, Reference, Settings, Sizes, Store,
+    Summary, Thresholds, Usage, digest::Digest, progress::short,
 };
 
 const FULL: Usage = Usage { capacity: 1_000_000, available: 100_000 };
@@ -271,6 +272,63 @@ async fn archives_are_loaded_under_their_names() {
     // It does not need the archive any more.
     fs::remove_file(&archive).unwrap();
     assert_eq!(images.ensure(&name, PullPolicy::Never, &[]).await.unwrap(), image);
+}
+
+#[tokio::test]
+async fn images_without_a_name_do_not_keep_the_others_from_being_loaded() {
+    let place = Place::new();
+    let images = images(&place);
+    let layers = [two_layers(), two_layers()[..1].to_vec(), two_layers()[1..].to_vec()];
+    for number in 1..=2 {
+        let layout = place.path(&format!("layout-{number}"));
+        let named = tagged(add_image(&layout, &layers[0]), "registry.example/app:v1");
+        // One that has a name elsewhere is not missed.
+        let mut all = vec![add_image(&layout, &layers[0]), named];
+        all.extend(layers[1..=number].iter().map(|layers| add_image(&layout, layers)));
+        fs::write(layout.join("index.json"), index(&all)).unwrap();
+        fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+        let archive = place.path("archive.tar");
+        let mut tar = tar::Builder::new(fs::File::create(&archive).unwrap());
+        tar.append_dir_all(".", &layout).unwrap();
+        tar.into_inner().unwrap();
+
+        let progress = Progress::default();
+        let told = progress.listen();
+        let loaded = images.load(&archive, None, progress).await.unwrap();
+
+        assert_eq!(loaded, ["registry.example/app:v1"]);
+        let skipped: Vec<_> = told
+            .borrow()
+            .iter()
+            .filter(|layer| layer.phase == Phase::Skipped)
+            .map(|image| image.id.clone())
+            .collect();
+        let ids = layers[1..=number].iter().map(|layers| short(&Digest::of(&config(layers))));
+        assert_eq!(skipped, ids.collect::<Vec<_>>());
+        // A name is for one image, whichever.
+        let name = Some("local/app:v1".parse().unwrap());
+        let error = images.load(&archive, name, Progress::default()).await.unwrap_err();
+        assert!(error.to_string().contains("several images"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn an_archive_of_docker_is_loaded_without_its_images_that_have_no_name() {
+    let place = Place::new();
+    let images = images(&place);
+    let archive = place.path("docker.tar");
+    let mut tar = Tar::new();
+    let mut items = Vec::new();
+    for (number, tags) in [json!(["app:v1"]), json!(null)].into_iter().enumerate() {
+        let layer = Layer::plain(Tar::new().file(number.to_string(), "").done());
+        let names = [format!("{number}-config"), format!("{number}.tar")];
+        tar = tar.file(&names[0], config(std::slice::from_ref(&layer))).file(&names[1], layer.blob);
+        items.push(json!({"Config": names[0], "RepoTags": tags, "Layers": [names[1]]}));
+    }
+    let tar = tar.file("manifest.json", json!(items).to_string()).done();
+    fs::write(&archive, tar).unwrap();
+    let loaded = images.load(&archive, None, Progress::default()).await.unwrap();
+    assert_eq!(loaded, ["docker.io/library/app:v1"]);
 }
 
 #[tokio::test]
