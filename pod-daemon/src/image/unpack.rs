@@ -20,6 +20,8 @@ const BUFFER: usize = 128 * 1024;
 
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+/// Begins, after any byte from 0x50 to 0x5f, a frame that decoders skip; pzstd puts one first.
+const ZSTD_SKIPPABLE: [u8; 3] = [0x2a, 0x4d, 0x18];
 
 /// What a layer may cost; more is an error that names the limit.
 #[derive(Clone, Copy, Debug)]
@@ -187,7 +189,9 @@ impl Compression {
         input.by_ref().take(4).read_to_end(&mut start)?;
         let compression = if start.starts_with(&GZIP) {
             Self::Gzip
-        } else if start == ZSTD {
+        } else if start == ZSTD
+            || matches!(&start[..], [0x50..=0x5f, rest @ ..] if *rest == ZSTD_SKIPPABLE)
+        {
             Self::Zstd
         } else {
             Self::Plain

@@ -109,6 +109,17 @@ fn long_names_of_either_kind_are_kept() {
 }
 
 #[test]
+fn a_zstd_stream_may_begin_with_a_frame_to_skip() {
+    for first in [0x50, 0x5f] {
+        let layer = Layer::zstd(&Tar::new().file("a", "data").done());
+        let blob = [&[first, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3], &layer.blob[..]].concat();
+        let place = Place::new();
+        let image = place.prepare(&[Layer { blob, ..layer }]).unwrap();
+        assert_eq!(fs::read(image.layers[0].join("a")).unwrap(), b"data");
+    }
+}
+
+#[test]
 fn sparse_files_of_each_kind_have_their_holes() {
     const HOLE: u64 = 1 << 30;
     let map = format!("2\n0\n3\n{HOLE}\n4\n");
