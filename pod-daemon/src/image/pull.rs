@@ -100,6 +100,9 @@ async fn attempt(
     name: &Name,
     progress: &Progress,
 ) -> Result<Image, Error> {
+    if let Some(image) = unmoved(store, session, name, progress).await {
+        return Ok(image);
+    }
     let plan = plan(store, session, name).await?;
     if let Some(image) = store.known_as(name, &plan.manifests) {
         progress.begin(layers(&plan));
@@ -129,15 +132,40 @@ async fn attempt(
     Ok(image)
 }
 
+/// The image that is here under this name, if the registry still has that one. Asked so that the
+/// answer is no pull where those are limited.
+async fn unmoved(
+    store: &Store,
+    session: &Session,
+    name: &Name,
+    progress: &Progress,
+) -> Option<Image> {
+    let record = store.records.get(&Reference::Registry(name.clone()))?;
+    let known = record.manifests.first()?;
+    if session.digest(&tag_or_digest(name)).await? != *known {
+        return None;
+    }
+    let image = store.ready(&record).ok()??;
+    progress.begin(record.chain_ids.iter().map(|chain_id| (short(chain_id), 0)));
+    for index in 0..record.chain_ids.len() {
+        progress.phase(index, Phase::Present);
+    }
+    Some(image)
+}
+
+fn tag_or_digest(name: &Name) -> String {
+    match (name.digest(), name.tag()) {
+        (Some(digest), _) => digest.to_string(),
+        (None, tag) => tag.unwrap_or("latest").to_owned(),
+    }
+}
+
 /// Reads manifest and config, for this machine if there are several.
 async fn plan(store: &Arc<Store>, session: &Session, name: &Name) -> Result<Plan, Error> {
     let files = Files::in_directory(name.to_string(), store.blobs.layout());
     let mut leases = Vec::new();
     let mut manifests = Vec::new();
-    let mut next = match (name.digest(), name.tag()) {
-        (Some(digest), _) => digest.to_string(),
-        (None, tag) => tag.unwrap_or("latest").to_owned(),
-    };
+    let mut next = tag_or_digest(name);
     for _ in 0..=MAX_NESTING {
         let answer = session.manifest(&next).await?;
         let digest = answer.digest.clone();

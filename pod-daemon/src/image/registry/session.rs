@@ -12,7 +12,7 @@ use oci_client::{
     secrets::RegistryAuth as ClientAuth,
 };
 use reqwest::{
-    StatusCode,
+    Method, StatusCode,
     header::{ACCEPT, CONTENT_TYPE},
 };
 use tokio_util::bytes::Bytes;
@@ -103,30 +103,17 @@ impl Session {
     /// Reads the manifest or index of a tag, or that with a digest.
     pub(in crate::image) async fn manifest(&self, tag_or_digest: &str) -> Result<Manifest, Error> {
         let what = format!("the request for {}:{tag_or_digest}", self.reference.repository());
-        let url = format!("{}/manifests/{tag_or_digest}", self.url);
-        let ask = || self.http.get(&url).header(ACCEPT, MANIFESTS);
         let failed = |error: reqwest::Error| Error::of_request(&self.host, &error);
-        let request = match &self.token {
-            Some(token) => ask().bearer_auth(token),
-            None => ask(),
-        };
-        let mut answer = request.send().await.map_err(failed)?;
-        if answer.status() == StatusCode::UNAUTHORIZED
-            && self.token.is_none()
-            && let ClientAuth::Basic(user, password) = &self.auth
-        {
-            answer = ask().basic_auth(user, Some(password)).send().await.map_err(failed)?;
-        }
+        let mut answer = self.ask(Method::GET, tag_or_digest).await.map_err(failed)?;
         let status = answer.status();
         if !status.is_success() {
             let (body, _) = read(&mut answer, MAX_ERROR).await.map_err(failed)?;
             return Err(Error::of_status(&self.host, &what, status.as_u16(), &body));
         }
-        let text = |name: &str| Some(answer.headers().get(name)?.to_str().ok()?.trim().to_owned());
-        let media_type = text(CONTENT_TYPE.as_str());
+        let media_type = header(&answer, CONTENT_TYPE.as_str());
         let media_type =
             media_type.map(|text| text.split(';').next().unwrap_or_default().trim().to_owned());
-        let promised = text("docker-content-digest").and_then(|text| text.parse::<Digest>().ok());
+        let promised = promised(&answer);
         let most = usize::try_from(MAX_DOCUMENT).unwrap_or(usize::MAX);
         let (json, is_whole) = read(&mut answer, most).await.map_err(failed)?;
         if !is_whole {
@@ -144,6 +131,34 @@ impl Session {
             )));
         }
         Ok(Manifest { json, media_type, digest })
+    }
+
+    /// The digest of a tag's manifest or index, if the registry tells it by itself. Registries that
+    /// limit pulls do not count this question.
+    pub(in crate::image) async fn digest(&self, tag_or_digest: &str) -> Option<Digest> {
+        let answer = self.ask(Method::HEAD, tag_or_digest).await.ok()?;
+        promised(&answer).filter(|_| answer.status().is_success())
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        tag_or_digest: &str,
+    ) -> Result<reqwest::Response, reqwest::Error> {
+        let url = format!("{}/manifests/{tag_or_digest}", self.url);
+        let ask = || self.http.request(method.clone(), &url).header(ACCEPT, MANIFESTS);
+        let request = match &self.token {
+            Some(token) => ask().bearer_auth(token),
+            None => ask(),
+        };
+        let answer = request.send().await?;
+        if answer.status() == StatusCode::UNAUTHORIZED
+            && self.token.is_none()
+            && let ClientAuth::Basic(user, password) = &self.auth
+        {
+            return ask().basic_auth(user, Some(password)).send().await;
+        }
+        Ok(answer)
     }
 
     /// Reads a blob from `offset` on.
@@ -216,6 +231,15 @@ fn use_ring() {
         // Somebody may have chosen before, which is as good.
         drop(rustls::crypto::ring::default_provider().install_default());
     });
+}
+
+fn header(answer: &reqwest::Response, name: &str) -> Option<String> {
+    Some(answer.headers().get(name)?.to_str().ok()?.trim().to_owned())
+}
+
+/// The digest that a registry says its answer has.
+fn promised(answer: &reqwest::Response) -> Option<Digest> {
+    header(answer, "docker-content-digest")?.parse().ok()
 }
 
 /// Reads a body up to a limit, and tells whether that was all of it.

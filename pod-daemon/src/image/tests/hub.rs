@@ -9,7 +9,7 @@ use axum::{
     Router,
     body::Body,
     extract::State,
-    http::{HeaderMap, Request, StatusCode, header},
+    http::{HeaderMap, Method, Request, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
 use base64::{Engine as _, engine::general_purpose};
@@ -51,6 +51,8 @@ pub(super) struct Rules {
     pub(super) access: Access,
     /// What `Docker-Content-Digest` says of manifests.
     pub(super) digest_header: Option<String>,
+    /// `HEAD` is no method here.
+    pub(super) no_head: bool,
     /// Ranges are ignored.
     pub(super) no_ranges: bool,
     /// Answers take this long.
@@ -71,6 +73,7 @@ pub(super) enum Access {
 /// A request, as far as tests look at it.
 #[derive(Clone, Debug)]
 pub(super) struct Asked {
+    pub(super) method: Method,
     pub(super) path: String,
     pub(super) range: Option<String>,
     pub(super) authorization: Option<String>,
@@ -143,6 +146,16 @@ impl Hub {
         std::mem::take(&mut self.state().requests)
     }
 
+    /// How often manifests were asked about and asked for since the last time.
+    pub(super) fn asked_manifests(&self) -> [usize; 2] {
+        let asked = self.asked();
+        [Method::HEAD, Method::GET].map(|method| {
+            let is_meant =
+                |asked: &&Asked| asked.method == method && asked.path.contains("/manifests/");
+            asked.iter().filter(is_meant).count()
+        })
+    }
+
     /// The requests for blobs since the last time.
     pub(super) fn asked_blobs(&self) -> Vec<Asked> {
         let asked = self.asked().into_iter();
@@ -154,6 +167,7 @@ async fn answer(State(hub): State<Hub>, request: Request<Body>) -> Response {
     let text = |headers: &HeaderMap, name| Some(headers.get(name)?.to_str().ok()?.to_owned());
     let headers = request.headers();
     let asked = Asked {
+        method: request.method().clone(),
         path: request.uri().to_string(),
         range: text(headers, header::RANGE),
         authorization: text(headers, header::AUTHORIZATION),
@@ -175,6 +189,9 @@ fn respond(host: &str, state: &mut Inner, asked: &Asked) -> Response {
     let rules = state.rules.clone();
     if let Some(status) = rules.status {
         return (StatusCode::from_u16(status).unwrap(), "the registry is ill").into_response();
+    }
+    if rules.no_head && asked.method == Method::HEAD {
+        return StatusCode::METHOD_NOT_ALLOWED.into_response();
     }
     let path = asked.path.split('?').next().unwrap();
     let given = asked.authorization.as_deref();

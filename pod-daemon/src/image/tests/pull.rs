@@ -103,6 +103,54 @@ async fn an_image_is_pulled_once_and_survives_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_tag_that_did_not_move_costs_no_manifest() {
+    let (hub, node) = (Hub::start().await, Node::new());
+    let mine = hub.push("app", "v1", &two_layers());
+    let entry = json!({"mediaType": MANIFEST, "digest": mine.to_string(),
+        "size": hub.state_size("app", &mine)});
+    let all = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry]});
+    hub.document("app", "all", INDEX, all.to_string().as_bytes());
+    let always = async |tag: &str| {
+        let image = node.ensure(&hub.name(&format!("app:{tag}")), PullPolicy::Always).await;
+        assert_is_two_layers(&image.unwrap());
+        hub.asked_manifests()
+    };
+    assert_eq!(always("v1").await, [0, 1]);
+    assert_eq!(always("v1").await, [1, 0]);
+    // Of an index only its own digest counts.
+    assert_eq!(always("all").await, [0, 2]);
+    assert_eq!(always("all").await, [1, 0]);
+    let progress = node.images.pull(&hub.name("app:all").parse().unwrap(), &[]);
+    let told = progress.progress();
+    progress.result().await.unwrap();
+    assert!(told.borrow().iter().all(|layer| layer.phase.word() == "Already exists"));
+    assert_eq!((told.borrow().len(), hub.asked_manifests()), (2, [1, 0]));
+
+    // A registry that does not answer the question, or with nothing.
+    hub.rules(Rules { no_head: true, ..Rules::default() });
+    assert_eq!(always("v1").await, [1, 1]);
+    hub.rules(Rules { digest_header: Some(String::from("none")), ..Rules::default() });
+    assert_eq!(always("v1").await, [1, 1]);
+    hub.rules(Rules::default());
+    // What is not here any more is fetched.
+    let image = node.ensure(&hub.name("app:v1"), PullPolicy::Never).await.unwrap();
+    fs::remove_dir_all(&image.layers[1]).unwrap();
+    hub.asked();
+    assert_eq!(always("v1").await, [1, 1]);
+    hub.push("app", "v1", &two_layers()[..1]);
+    node.ensure(&hub.name("app:v1"), PullPolicy::Always).await.unwrap();
+    assert_eq!(hub.asked_manifests(), [1, 1]);
+    // The answer is for those who may have it.
+    hub.rules(Rules { access: Access::Basic("right"), ..Rules::default() });
+    let error = node.pull(&hub.name("app:v1"), &[]).await.unwrap_err();
+    assert!(error.message.contains("authentication required"), "{error}");
+    let secrets = [RegistryAuth::new(&hub.host, "user", "right")];
+    hub.asked();
+    node.pull(&hub.name("app:v1"), &secrets).await.unwrap();
+    assert_eq!(hub.asked_manifests()[1], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn always_follows_a_tag_that_moved_and_keeps_what_pods_may_run() {
     let (hub, node) = (Hub::start().await, Node::new());
     hub.push("app", "latest", &two_layers()[..1]);
