@@ -36,6 +36,7 @@ use ipnet::Ipv4Net;
 pub(crate) use self::install::Installed;
 pub use self::{
     container::{Claim, ContainerProbe},
+    counters::Batches,
     drops::Drops,
     events::{EventReader, Record, TraceLink},
     governor::{Governed, GovernedProbe},
@@ -257,8 +258,7 @@ impl Probes {
     }
 
     /// Whether a probe is attached.
-    #[must_use]
-    pub fn runs(&self, probe: &str) -> bool {
+    fn runs(&self, probe: &str) -> bool {
         let status = self.status.read().unwrap_or_else(PoisonError::into_inner);
         status.iter().any(|status| status.probe == probe && status.is_attached())
     }

@@ -47,7 +47,7 @@ use super::{
 use crate::{
     cgroup::file::Reader,
     node::{Keeper, PodSnapshot},
-    probes::{ProbeStatus, Probes},
+    probes::{Batches, ProbeStatus, Probes},
 };
 
 /// What the owner decides.
@@ -283,8 +283,9 @@ impl Keeper for Archive {
             pod.refused_connections = refused_connections;
             pod.deleted = Some(Timestamp::now());
             pod.netns = netns;
-            pod.read(&self.probes, &mut Reader::new());
-            let pod = Held::of(&pod, &self.probes.status());
+            let status = self.probes.status();
+            pod.read(&mut Batches::new(&self.probes, &status, false), &mut Reader::new());
+            let pod = Held::of(&pod, &status);
             if let Err(error) = self.files.hold(&pod) {
                 tracing::error!(uid = pod.uid, %error, "what the pod did will not outlive this daemon");
             }

@@ -12,7 +12,7 @@ use super::{
     exemplar::Exemplar,
     family::{Domain, Family, Label, Source::Container, labels},
 };
-use crate::probes::Probes;
+use crate::probes::Batches;
 
 const VOLUME: Label = Label::named(
     "volume",
@@ -43,18 +43,18 @@ pub(super) struct Files {
 }
 
 impl Files {
-    pub(super) fn read(probes: &Probes, cell: u32) -> Self {
-        let operations = Operation::ALL.into_iter().zip(probes.file_operations(cell).0);
+    pub(super) fn read(counters: &mut Batches<'_>, cell: u32) -> Self {
+        let operations = Operation::ALL.into_iter().zip(counters.file_operations(cell).0);
         let tried = |stats: &OperationStats| stats.errors > 0 || stats.count() > 0;
         let operations: Vec<_> = operations.filter(|(_, stats)| tried(stats)).collect();
         // Most have nothing to be asked for.
         let is_timed = operations.iter().any(|(_, stats)| stats.count() > 0);
-        let found = is_timed.then(|| probes.slowest_operations(cell));
+        let found = is_timed.then(|| counters.alone().slowest_operations(cell));
         let slowest = operations.iter().filter_map(|(operation, stats)| {
             let find = || found?[*operation as usize];
             Some((*operation, Exemplar::slowest(&stats.latency, find)?))
         });
-        Self { bytes: probes.file_bytes(cell), slowest: slowest.collect(), operations }
+        Self { bytes: counters.file_bytes(cell), slowest: slowest.collect(), operations }
     }
 
     /// Adds what was done on another volume.

@@ -41,7 +41,7 @@ use crate::{
     network::host_interface,
     node::{ContainerSnapshot, DiskUsage, Occupancy, PodSnapshot},
     pod::{Adopted, INFRA},
-    probes::{Drops, Governed, MapFill, Origin, ProbeStatus, Probes, ProgramCost},
+    probes::{Batches, Drops, Governed, MapFill, Origin, ProbeStatus, Probes, ProgramCost},
 };
 
 /// Most of a scrape is waiting for system calls on thousands of small files, which threads share
@@ -205,10 +205,20 @@ impl Reading {
             pod
         });
         let mut pods: Vec<Pod> = pods.collect();
-        for_each(&mut pods, |reader, pod| pod.read(probes, reader));
+        // Before the counters: what is not counted by now is not on the page.
+        let status = probes.status();
+        let many = pods.len() > PODS_PER_THREAD;
+        let mut by_slot: Vec<&mut Pod> = pods.iter_mut().collect();
+        by_slot.sort_by_key(|pod| pod.about.containers.first().map(|first| first.slot));
+        for_each(
+            &mut by_slot,
+            // Behind the view: no slot that it has is cleared any more.
+            || (Batches::new(probes, &status, many), Reader::new()),
+            |(counters, reader), pod| pod.read(counters, reader),
+        );
         // Behind the counters: what passes meanwhile is the kernel's.
         let outside = Outside::read();
-        for_each(&mut pods, |reader, pod| {
+        for_each(&mut pods, Reader::new, |reader, pod| {
             pod.read_netns(&outside, reader);
             pod.netns = pod.netns.or_else(|| archive.last_netns(&pod.about.uid));
         });
@@ -235,7 +245,7 @@ impl Reading {
             other: Other::default(),
             series: Cell::default(),
             images: node.images().totals(),
-            probes: probes.status(),
+            probes: status,
             governed: probes.governed(),
             origin: probes.origin(),
             layout: LAYOUT.to_string(),
@@ -292,7 +302,7 @@ impl Pod {
     }
 
     /// Reads what was counted.
-    pub(super) fn read(&mut self, probes: &Probes, reader: &mut Reader) {
+    pub(super) fn read(&mut self, counters: &mut Batches<'_>, reader: &mut Reader) {
         let last = mem::take(&mut self.look.cgroups);
         self.containers.reserve_exact(self.about.containers.len());
         self.look.cgroups.reserve_exact(self.about.containers.len());
@@ -307,7 +317,7 @@ impl Pod {
                 read
             });
             let stats = cgroup.map_or_else(Stats::default, |cgroup| cgroup.stats);
-            let container = Container::read(about, probes, stats);
+            let container = Container::read(about, counters, stats);
             self.containers.push(Container { disk, ..container });
             self.look.cgroups.push(cgroup);
         }
@@ -359,12 +369,12 @@ impl Deref for About {
 }
 
 impl Container {
-    fn read(about: About, probes: &Probes, cgroup: Stats) -> Self {
+    fn read(about: About, counters: &mut Batches<'_>, cgroup: Stats) -> Self {
         let mut files: Vec<(Arc<str>, Files)> = Vec::with_capacity(about.volumes.len());
         for (volume, cell) in &*about.volumes {
             // Cell 0 is everybody else's.
             let stats =
-                if *cell == NO_SLOT { Files::default() } else { Files::read(probes, *cell) };
+                if *cell == NO_SLOT { Files::default() } else { Files::read(counters, *cell) };
             // A volume that is called like one of ours shares its series with it: two series of
             // the same labels would make Prometheus refuse the whole scrape.
             match files.iter_mut().find(|(name, _)| name == volume) {
@@ -375,37 +385,30 @@ impl Container {
         // A container has series from its birth on, and no slot before it is first started.
         let slot = about.slot;
         let is_there = slot != NO_SLOT;
-        let process = if is_there { probes.process(slot) } else { ProcessStats::ZERO };
-        let tcp = if is_there { probes.tcp(slot) } else { TcpStats::ZERO };
-        let dns = if is_there { probes.dns(slot) } else { DnsStats::ZERO };
-        let run = is_there.then(|| probes.run(slot));
+        let process = if is_there { counters.process(slot) } else { ProcessStats::ZERO };
+        let tcp = if is_there { counters.tcp(slot) } else { TcpStats::ZERO };
+        let dns = if is_there { counters.dns(slot) } else { DnsStats::ZERO };
+        let run = is_there.then(|| counters.run(slot));
         // Most containers have none of what is looked for from here on, and each look costs.
         let was_killed = process.signals[SIGKILL] > 0;
-        let victim = run.filter(|_| was_killed).and_then(|run| probes.victim(slot, run.number));
+        let alone = counters.alone();
+        let victim = run.filter(|_| was_killed).and_then(|run| alone.victim(slot, run.number));
         Self {
             slowest_connect: Exemplar::slowest(&tcp.connect_latency, || {
-                probes.slowest_connect(slot)
+                alone.slowest_connect(slot)
             }),
-            slowest_query: Exemplar::slowest(&dns.duration, || probes.slowest_query(slot)),
+            slowest_query: Exemplar::slowest(&dns.duration, || alone.slowest_query(slot)),
             process,
             tcp,
             dns,
-            net: if is_there { probes.net(slot) } else { NetStats::ZERO },
+            net: if is_there { counters.net(slot) } else { NetStats::ZERO },
             block: if is_there && cgroup.io.is_some() {
-                probes.block(slot)
+                counters.block(slot)
             } else {
                 BlockStats::ZERO
             },
-            drops: if is_there && probes.runs("packet_drop") {
-                probes.drops(slot)
-            } else {
-                Drops::default()
-            },
-            runqueue: if is_there && probes.runs("runqueue") {
-                probes.runqueue(slot)
-            } else {
-                RunQueueStats::ZERO
-            },
+            drops: if is_there { counters.drops(slot) } else { Drops::default() },
+            runqueue: if is_there { counters.runqueue(slot) } else { RunQueueStats::ZERO },
             labels: about.labels(),
             about,
             files,
@@ -425,15 +428,20 @@ impl Container {
     }
 }
 
-/// Reads something for each of `pods`, on several threads if there are many.
-pub(super) fn for_each<T: Send>(pods: &mut [T], read: impl Fn(&mut Reader, &mut T) + Sync) {
+/// Reads something for each of `pods`, on several threads if there are many; each has what `begin`
+/// makes.
+pub(super) fn for_each<T: Send, S>(
+    pods: &mut [T],
+    begin: impl Fn() -> S + Sync,
+    read: impl Fn(&mut S, &mut T) + Sync,
+) {
     let threads = thread::available_parallelism().map_or(1, NonZero::get).min(MAX_THREADS);
     let share = pods.len().div_ceil(threads).max(PODS_PER_THREAD);
     thread::scope(|scope| {
         for pods in pods.chunks_mut(share) {
             scope.spawn(|| {
-                let mut reader = Reader::new();
-                pods.iter_mut().for_each(|pod| read(&mut reader, pod));
+                let mut state = begin();
+                pods.iter_mut().for_each(|pod| read(&mut state, pod));
             });
         }
     });

@@ -1,8 +1,11 @@
 //! The maps: which slots and cells are taken, and what the probes counted in them.
 
+mod batched;
+mod batches;
 mod per_cpu;
 mod slowest;
 mod watch;
+mod window;
 
 use std::{
     collections::{HashMap as Table, HashSet},
@@ -33,7 +36,11 @@ use pod_ebpf::{
 )]
 type AttachmentSlots = aya::maps::CgroupStorage<Data, AttachmentSlot>;
 
-use self::per_cpu::PerCpu;
+pub use self::batches::Batches;
+use self::{
+    batched::{Batched, Plain},
+    per_cpu::PerCpu,
+};
 use super::{
     Data, Error, MapFill,
     addresses::Addresses,
@@ -82,17 +89,17 @@ pub struct Counters {
 
 /// What the probes write.
 struct Values {
-    process: Array<Data, ProcessStats>,
-    runs: Array<Data, Run>,
+    process: Plain<ProcessStats>,
+    runs: Plain<Run>,
     victims: Array<Data, Victim>,
     net: PerCpu<NetStats>,
-    dns: Array<Data, DnsStats>,
-    tcp: Array<Data, TcpStats>,
+    dns: Plain<DnsStats>,
+    tcp: Plain<TcpStats>,
     files: PerCpu<FileBytes>,
-    file_operations: Array<Data, FileOperations>,
-    block: Array<Data, BlockStats>,
-    drops: Array<Data, DropStats>,
-    runqueue: Array<Data, RunQueueStats>,
+    file_operations: Plain<FileOperations>,
+    block: Plain<BlockStats>,
+    drops: Plain<DropStats>,
+    runqueue: Plain<RunQueueStats>,
     slowest: slowest::Kept,
 }
 
@@ -146,17 +153,17 @@ impl Counters {
                 unclaimed_mounts,
             }),
             values: RwLock::new(Values {
-                process: open(folder, "PROCESS", aya::maps::Map::Array)?,
-                runs: open(folder, "RUNS", aya::maps::Map::Array)?,
+                process: Plain::open(folder, "PROCESS")?,
+                runs: Plain::open(folder, "RUNS")?,
                 victims: open(folder, "VICTIMS", aya::maps::Map::Array)?,
                 net: PerCpu::open(folder, "NET")?,
-                dns: open(folder, "DNS", aya::maps::Map::Array)?,
-                tcp: open(folder, "TCP", aya::maps::Map::Array)?,
+                dns: Plain::open(folder, "DNS")?,
+                tcp: Plain::open(folder, "TCP")?,
                 files: PerCpu::open(folder, "FILES")?,
-                file_operations: open(folder, "FILE_OPS", aya::maps::Map::Array)?,
-                block: open(folder, "BLOCK", aya::maps::Map::Array)?,
-                drops: open(folder, "DROPS", aya::maps::Map::Array)?,
-                runqueue: open(folder, "RUNQUEUE", aya::maps::Map::Array)?,
+                file_operations: Plain::open(folder, "FILE_OPS")?,
+                block: Plain::open(folder, "BLOCK")?,
+                drops: Plain::open(folder, "DROPS")?,
+                runqueue: Plain::open(folder, "RUNQUEUE")?,
                 slowest: slowest::Kept::open(folder)?,
             }),
             addresses: Mutex::new(Addresses::open(folder)?),
@@ -331,19 +338,19 @@ impl Counters {
 
     fn clear(&self, slot: u32, cells: &[u32]) -> Result<(), MapError> {
         let mut values = self.values.write().unwrap_or_else(PoisonError::into_inner);
-        values.process.set(slot, &ProcessStats::ZERO, 0)?;
-        values.runs.set(slot, &Run::NONE, 0)?;
+        values.process.set(slot, &ProcessStats::ZERO)?;
+        values.runs.set(slot, &Run::NONE)?;
         values.victims.set(slot, &Victim::NONE, 0)?;
-        values.dns.set(slot, &DnsStats::ZERO, 0)?;
-        values.runqueue.set(slot, &RunQueueStats::ZERO, 0)?;
-        values.tcp.set(slot, &TcpStats::ZERO, 0)?;
-        values.block.set(slot, &BlockStats::ZERO, 0)?;
-        values.drops.set(slot, &DropStats::ZERO, 0)?;
+        values.dns.set(slot, &DnsStats::ZERO)?;
+        values.runqueue.set(slot, &RunQueueStats::ZERO)?;
+        values.tcp.set(slot, &TcpStats::ZERO)?;
+        values.block.set(slot, &BlockStats::ZERO)?;
+        values.drops.set(slot, &DropStats::ZERO)?;
         values.net.clear(slot)?;
         values.slowest.clear(slot, cells)?;
         for cell in cells.iter().chain([&slot]) {
             values.files.clear(*cell)?;
-            values.file_operations.set(*cell, &FileOperations::ZERO, 0)?;
+            values.file_operations.set(*cell, &FileOperations::ZERO)?;
         }
         Ok(())
     }
@@ -351,13 +358,13 @@ impl Counters {
     /// What the processes of a slot did.
     #[must_use]
     pub fn process(&self, slot: u32) -> ProcessStats {
-        self.values().process.get(&slot, 0).unwrap_or(ProcessStats::ZERO)
+        self.values().process.one(slot).unwrap_or(ProcessStats::ZERO)
     }
 
     /// The current or last run of a slot's container, as the probes saw it.
     #[must_use]
     pub fn run(&self, slot: u32) -> Run {
-        self.values().runs.get(&slot, 0).unwrap_or(Run::NONE)
+        self.values().runs.one(slot).unwrap_or(Run::NONE)
     }
 
     /// The process of run `number` that the kernel chose to kill for want of memory, once it has ended.
@@ -381,7 +388,7 @@ impl Counters {
         let mut values = self.values.write().unwrap_or_else(PoisonError::into_inner);
         values
             .runs
-            .set(slot, &run, 0)
+            .set(slot, &run)
             .map_err(|source| Error::Map { action: "announce a run", source })
     }
 
@@ -394,19 +401,19 @@ impl Counters {
     /// What a slot's container asked of name servers.
     #[must_use]
     pub fn dns(&self, slot: u32) -> DnsStats {
-        self.values().dns.get(&slot, 0).unwrap_or(DnsStats::ZERO)
+        self.values().dns.one(slot).unwrap_or(DnsStats::ZERO)
     }
 
     /// The TCP connections of a slot.
     #[must_use]
     pub fn tcp(&self, slot: u32) -> TcpStats {
-        self.values().tcp.get(&slot, 0).unwrap_or(TcpStats::ZERO)
+        self.values().tcp.one(slot).unwrap_or(TcpStats::ZERO)
     }
 
     /// The waits for a CPU of a slot.
     #[must_use]
     pub fn runqueue(&self, slot: u32) -> RunQueueStats {
-        self.values().runqueue.get(&slot, 0).unwrap_or(RunQueueStats::ZERO)
+        self.values().runqueue.one(slot).unwrap_or(RunQueueStats::ZERO)
     }
 
     /// What was read and written on a cell, all CPUs together.
@@ -418,19 +425,19 @@ impl Counters {
     /// The file operations of a cell.
     #[must_use]
     pub fn file_operations(&self, cell: u32) -> FileOperations {
-        self.values().file_operations.get(&cell, 0).unwrap_or(FileOperations::ZERO)
+        self.values().file_operations.one(cell).unwrap_or(FileOperations::ZERO)
     }
 
     /// What block devices did for a slot.
     #[must_use]
     pub fn block(&self, slot: u32) -> BlockStats {
-        self.values().block.get(&slot, 0).unwrap_or(BlockStats::ZERO)
+        self.values().block.one(slot).unwrap_or(BlockStats::ZERO)
     }
 
     /// Packets of a slot that were dropped.
     #[must_use]
     pub fn drops(&self, slot: u32) -> Drops {
-        self.values().drops.get(&slot, 0).map(|stats| Drops::of(&stats)).unwrap_or_default()
+        self.values().drops.one(slot).map(|stats| Drops::of(&stats)).unwrap_or_default()
     }
 
     /// Events that are missing from the counters, by kind.

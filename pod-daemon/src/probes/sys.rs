@@ -1,5 +1,5 @@
 //! The `bpf` system calls that aya does not offer: links of cgroups that can be pinned and moved to
-//! another program; and a look at a map that takes no memory of its own.
+//! another program; looks at a map that take no memory of their own, and that find many values at once.
 
 use std::{
     ffi::CString,
@@ -17,6 +17,7 @@ const OBJ_PIN: i32 = 6;
 const OBJ_GET: i32 = 7;
 const OBJ_GET_INFO_BY_FD: i32 = 15;
 const RAW_TRACEPOINT_OPEN: i32 = 17;
+const MAP_LOOKUP_BATCH: i32 = 24;
 const LINK_CREATE: i32 = 28;
 const LINK_UPDATE: i32 = 29;
 
@@ -165,17 +166,89 @@ pub(super) unsafe fn look_up<T>(
     unsafe { bpf(MAP_LOOKUP_ELEM, &attributes) }.map(drop)
 }
 
+/// The members of `union bpf_attr` that `BPF_MAP_CREATE` uses for an array.
+#[cfg(test)]
+#[repr(C)]
+struct NewMap {
+    kind: u32,
+    key_bytes: u32,
+    value_bytes: u32,
+    entries: u32,
+}
+
+/// Makes an array of that kind of `enum bpf_map_type`, which goes with its descriptor.
+#[cfg(test)]
+pub(super) fn make_array(kind: u32, value_bytes: u32, entries: u32) -> io::Result<OwnedFd> {
+    let attributes = NewMap { kind, key_bytes: 4, value_bytes, entries };
+    // SAFETY: no pointers are passed; the call returns a new descriptor.
+    unsafe { bpf(0, &attributes).map(|descriptor| OwnedFd::from_raw_fd(descriptor)) }
+}
+
+/// The members of `union bpf_attr` that `BPF_MAP_LOOKUP_BATCH` uses.
+#[repr(C)]
+struct Batch {
+    before: u64,
+    last: u64,
+    keys: u64,
+    values: u64,
+    /// How many there is room for, and then how many there were.
+    count: u32,
+    map: u32,
+    element_flags: u64,
+    flags: u64,
+}
+
+/// Reads the `count` values from `first` on of an array, or as many as it has there; of an array per
+/// CPU, what each of `cpus` has at the first, then at the next.
+///
+/// # Safety
+/// Values of the map must be as long as `T`, and any bytes a `T`. `cpus` must be as many as there may
+/// be, and `T` a multiple of 8 bytes; or it is 1, and the map no array per CPU.
+pub(super) unsafe fn look_up_batch<T>(
+    map: BorrowedFd<'_>,
+    first: u32,
+    count: u32,
+    cpus: usize,
+    values: &mut Vec<T>,
+) -> io::Result<()> {
+    values.clear();
+    values.reserve(count as usize * cpus);
+    let mut keys = vec![0_u32; count as usize];
+    // Before the first index is one that no array has: what follows that is the first.
+    let (before, mut last) = (first.wrapping_sub(1), 0_u32);
+    let mut attributes = Batch {
+        before: std::ptr::from_ref(&before).expose_provenance() as u64,
+        last: std::ptr::from_mut(&mut last).expose_provenance() as u64,
+        keys: keys.as_mut_ptr().expose_provenance() as u64,
+        values: values.as_mut_ptr().expose_provenance() as u64,
+        count,
+        map: number(map),
+        element_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: everything outlives the call, and by the caller's contract the kernel writes no more than
+    // there is room for.
+    match unsafe { bpf(MAP_LOOKUP_BATCH, &raw mut attributes) } {
+        // The array ends there.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+        read => drop(read?),
+    }
+    // What follows an index beyond the end is the first.
+    let found = if keys.first() == Some(&first) { attributes.count.min(count) } else { 0 };
+    // SAFETY: there is room for that many, and the kernel has written them.
+    unsafe { values.set_len(found as usize * cpus) };
+    Ok(())
+}
+
 fn number(descriptor: BorrowedFd<'_>) -> u32 {
     descriptor.as_raw_fd().cast_unsigned()
 }
 
 /// # Safety
-/// `attributes` must be what `command` takes.
-unsafe fn bpf<T>(command: i32, attributes: &T) -> io::Result<i32> {
+/// `attributes` must point at what `command` takes.
+unsafe fn bpf<T>(command: i32, attributes: *const T) -> io::Result<i32> {
     // SAFETY: by the caller's contract; the kernel reads no more than the size given and takes the
     // rest for zero.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>())
-    };
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size_of::<T>()) };
     i32::try_from(result).ok().filter(|result| *result >= 0).ok_or_else(io::Error::last_os_error)
 }

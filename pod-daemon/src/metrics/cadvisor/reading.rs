@@ -56,7 +56,9 @@ impl Reading {
         let cgroups = node.cgroups();
         let snapshots = node.snapshot().into_iter();
         let mut pods: Vec<_> = snapshots.map(|about| (about, Vec::new())).collect();
-        for_each(&mut pods, |reader, (about, found)| *found = read(about, cgroups, reader));
+        for_each(&mut pods, Reader::new, |reader, (about, found)| {
+            *found = read(about, cgroups, reader);
+        });
         Self { machine, pods: pods.into_iter().map(|(_, found)| found).collect() }
     }
 
