@@ -187,24 +187,26 @@ pub(super) fn fill<S: Origin>(
 pub(super) struct Counted<'a> {
     sink: &'a mut dyn Sink,
     series: &'a Cell<usize>,
+    /// As many as each one is of the family that is being written.
+    lines: usize,
 }
 
 impl<'a> Counted<'a> {
     pub(super) fn new(sink: &'a mut dyn Sink, series: &'a Cell<usize>) -> Self {
         series.set(0);
-        Self { sink, series }
+        Self { sink, series, lines: 0 }
     }
 }
 
 impl Sink for Counted<'_> {
     fn begin(&mut self, shape: &Shape<'_>) {
+        let is_of_pods = shape.implied.contains(&"pod");
+        self.lines = if is_of_pods { shape.kind.lines() } else { 0 };
         self.sink.begin(shape);
     }
 
     fn series(&mut self, shape: &Shape<'_>, series: &Series<'_>) {
-        if shape.implied.contains(&"pod") {
-            self.series.update(|count| count + shape.kind.lines());
-        }
+        self.series.update(|count| count + self.lines);
         self.sink.series(shape, series);
     }
 
