@@ -42,7 +42,7 @@ pub(super) const CPU: Domain = Domain {
             "Time that runnable threads were held back by the CPU limit.",
             Container(|c, sheet| {
                 if let Some(throttling) = c.cgroup.throttling {
-                    sheet.value(&[], seconds(throttling.throttled_us));
+                    sheet.seconds(&[], throttling.throttled_us);
                 }
             }),
         ),
@@ -51,8 +51,8 @@ pub(super) const CPU: Domain = Domain {
             "CPU time.",
             Container(|c, sheet| {
                 if let Some(cpu) = c.cgroup.cpu {
-                    sheet.value(&["user"], seconds(cpu.user_us));
-                    sheet.value(&["system"], seconds(cpu.system_us));
+                    sheet.seconds(&["user"], cpu.user_us);
+                    sheet.seconds(&["system"], cpu.system_us);
                 }
             }),
         )
@@ -324,9 +324,9 @@ fn each_limit(sheet: &mut Sheet<'_>, limits: [Option<u64>; 2]) {
 
 fn stalls(sheet: &mut Sheet<'_>, resource: &str, pressure: Option<Pressure>) {
     let Some(pressure) = pressure else { return };
-    sheet.value(&[resource, "some"], seconds(pressure.some_us));
+    sheet.seconds(&[resource, "some"], pressure.some_us);
     if let Some(full_us) = pressure.full_us {
-        sheet.value(&[resource, "full"], seconds(full_us));
+        sheet.seconds(&[resource, "full"], full_us);
     }
 }
 
@@ -340,8 +340,4 @@ fn cores(sheet: &mut Sheet<'_>, millicores: Option<u64>) {
     if let Some(millicores) = millicores {
         sheet.value(&[], millicores as f64 / 1e3);
     }
-}
-
-pub(super) fn seconds(microseconds: u64) -> f64 {
-    microseconds as f64 / 1e6
 }

@@ -56,6 +56,8 @@ pub(super) struct Series<'a> {
 pub(super) enum Value<'a> {
     Count(u64),
     Number(f64),
+    /// A time that is told in seconds, as the kernel has it: it becomes text without the cost of a fraction.
+    Microseconds(u64),
     Latency(&'a Latency),
 }
 
@@ -91,6 +93,7 @@ impl Value<'_> {
         match self {
             Self::Count(count) => count as f64,
             Self::Number(number) => number,
+            Self::Microseconds(microseconds) => microseconds as f64 / 1e6,
             Self::Latency(_) => 0.0,
         }
     }
@@ -109,6 +112,11 @@ impl<'a> Sheet<'a> {
     /// Adds a series; `labels` are the values of the family's own labels, in their order.
     pub(super) fn value(&mut self, labels: &[&str], value: f64) {
         self.add(labels, Value::Number(value));
+    }
+
+    /// Adds a series whose value is a time in seconds.
+    pub(super) fn seconds(&mut self, labels: &[&str], microseconds: u64) {
+        self.add(labels, Value::Microseconds(microseconds));
     }
 
     /// Adds a histogram of durations, if there was one at all; `labels` as above.

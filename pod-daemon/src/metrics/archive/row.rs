@@ -156,7 +156,7 @@ impl Kept {
     pub(in crate::metrics) fn of(value: Value<'_>) -> Self {
         match value {
             Value::Count(count) => Self::Count(count),
-            Value::Number(number) => Self::Number(number),
+            Value::Number(_) | Value::Microseconds(_) => Self::Number(value.as_f64()),
             Value::Latency(latency) => {
                 let used = latency.buckets.iter().rposition(|count| *count > 0);
                 let buckets = latency.buckets[..used.map_or(0, |last| last + 1)].to_vec();

@@ -187,3 +187,8 @@ fn fractions_are_added_in_steps() {
     assert_eq!(sum([0, 1, 2]), sum([2, 1, 0]));
     assert_eq!(Kept::Count(7).in_steps(), Kept::Count(7));
 }
+
+#[test]
+fn a_time_is_kept_in_seconds() {
+    assert_eq!(Kept::of(sheet::Value::Microseconds(100_000)), Kept::Number(0.1));
+}

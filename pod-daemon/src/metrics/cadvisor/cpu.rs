@@ -8,7 +8,7 @@ use crate::{
     cgroup::stats::{Pressure, Throttling},
     metrics::{
         family::{Domain, Family, Label},
-        resource::{count, seconds},
+        resource::count,
         sheet::Sheet,
     },
 };
@@ -23,7 +23,7 @@ pub(super) const CPU: Domain<Source> = Domain {
             "CPU time; for all CPUs together, as cgroup v2 has it.",
             Cgroup(|c, sheet| {
                 if let Some(cpu) = c.details.stats.cpu {
-                    sheet.value(&["total"], seconds(cpu.usage_us));
+                    sheet.seconds(&["total"], cpu.usage_us);
                 }
             }),
         )
@@ -111,7 +111,7 @@ pub(super) const PRESSURE: Domain<Source> = Domain {
 
 fn time(sheet: &mut Sheet<'_>, microseconds: Option<u64>) {
     if let Some(microseconds) = microseconds {
-        sheet.value(&[], seconds(microseconds));
+        sheet.seconds(&[], microseconds);
     }
 }
 

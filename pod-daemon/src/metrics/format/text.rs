@@ -20,14 +20,21 @@ use crate::metrics::{
 pub(in crate::metrics) struct Text<'a> {
     page: Page<'a>,
     is_open: bool,
-    /// Those of a histogram, as they are written.
+    /// Those of a histogram with what is behind them, as they are written.
     bounds: Vec<String>,
-    /// What stands before the value of each label of the family that is being written, beside those that
-    /// its source implies.
+    /// What each series of the family that is being written begins with.
+    head: String,
+    /// What stands before the value of each of its labels, with the quote behind the value before that,
+    /// beside those that its source implies.
     names: Vec<String>,
-    /// Labels of the histogram that is being written.
-    labels: Vec<u8>,
+    /// What stands between the last label and the number.
+    tail: &'static str,
+    /// What each bucket of the histogram that is being written begins with.
+    bucket: Vec<u8>,
 }
+
+/// A number that is less has 15 digits: as many as an `f64` keeps, wherever the point is.
+const EXACT: u64 = 1_000_000_000_000_000;
 
 impl<'a> Text<'a> {
     /// Writes Prometheus' own format.
@@ -42,7 +49,15 @@ impl<'a> Text<'a> {
 
     fn with(page: Page<'a>, is_open: bool) -> Self {
         let bounds = cumulative(&Latency::ZERO).map(|(bound, _)| written_bound(bound, is_open));
-        Self { page, is_open, bounds: bounds.collect(), names: Vec::new(), labels: Vec::new() }
+        Self {
+            page,
+            is_open,
+            bounds: bounds.collect(),
+            head: String::new(),
+            names: Vec::new(),
+            tail: "",
+            bucket: Vec::new(),
+        }
     }
 
     /// That was the last family; says whether everything was wanted.
@@ -67,36 +82,44 @@ impl<'a> Text<'a> {
     fn histogram(&mut self, shape: &Shape<'_>, series: &Series<'_>) {
         let Value::Latency(latency) = series.value else { return };
         let out = self.page.bytes();
-        // The labels are the same on each line.
-        self.labels.clear();
-        write_labels(&mut self.labels, &self.names, shape, series);
-        let labels = &self.labels;
+        // The same on each line.
+        let bucket = &mut self.bucket;
+        bucket.clear();
+        push_all(bucket, &[shape.name, "_bucket{"]);
+        let before = bucket.len();
+        write_labels(bucket, &self.names, shape, series);
+        if !self.names.is_empty() {
+            bucket.push(b'"');
+        }
+        let labels = before..bucket.len();
+        push_all(bucket, &[if labels.is_empty() { "le=\"" } else { ",le=\"" }]);
         let mut exemplar = series.exemplar.filter(|_| self.is_open);
         let mut total = 0;
         for (written, (bound, count)) in self.bounds.iter().zip(cumulative(latency)) {
-            out.extend_from_slice(shape.name.as_bytes());
-            out.extend_from_slice(b"_bucket{");
-            out.extend_from_slice(labels);
-            out.extend_from_slice(if labels.is_empty() { b"le=\"" } else { b",le=\"" });
+            out.extend_from_slice(bucket);
             out.extend_from_slice(written.as_bytes());
-            out.extend_from_slice(b"\"} ");
-            integer(out, count);
             // Each is in the first of the buckets that count it.
             if let Some(exemplar) = exemplar.take_if(|exemplar| exemplar.value() <= bound) {
+                integer(out, "", count, "");
                 write_exemplar(out, &exemplar);
+                out.push(b'\n');
+            } else {
+                integer(out, "", count, "\n");
             }
-            out.push(b'\n');
             total = count;
         }
-        for (suffix, value) in
-            [("_sum", Value::Number(latency.sum_ns as f64 / 1e9)), ("_count", Value::Count(total))]
-        {
-            out.extend_from_slice(shape.name.as_bytes());
-            out.extend_from_slice(suffix.as_bytes());
-            braced(out, labels);
-            write_value(out, value);
-            out.push(b'\n');
-        }
+        let begin = |out: &mut Vec<u8>, suffix| {
+            push_all(out, &[shape.name, suffix]);
+            if !labels.is_empty() {
+                out.push(b'{');
+                out.extend_from_slice(&bucket[labels.clone()]);
+                out.push(b'}');
+            }
+        };
+        begin(out, "_sum");
+        fraction(out, " ", latency.sum_ns, 9, "\n");
+        begin(out, "_count");
+        integer(out, " ", total, "\n");
     }
 }
 
@@ -116,10 +139,24 @@ impl Sink for Text<'_> {
             push_all(out, &["\n# TYPE ", name, " ", kind]);
         }
         out.push(b'\n');
-        let comma = |index| if index + shape.implied.len() == 0 { "" } else { "," };
+        let before = |index| match index {
+            0 if shape.implied.is_empty() => "",
+            0 => ",",
+            _ => "\",",
+        };
         let labels = shape.labels.iter().enumerate();
-        let names = labels.map(|(index, label)| format!("{}{}=\"", comma(index), label.name));
+        let names = labels.map(|(index, label)| format!("{}{}=\"", before(index), label.name));
         self.names = names.collect();
+        self.head.clear();
+        self.head.push_str(shape.name);
+        self.tail = match (shape.implied, shape.labels) {
+            ([], []) => " ",
+            (_, []) => "} ",
+            _ => "\"} ",
+        };
+        if self.tail != " " {
+            self.head.push('{');
+        }
     }
 
     fn series(&mut self, shape: &Shape<'_>, series: &Series<'_>) {
@@ -128,18 +165,15 @@ impl Sink for Text<'_> {
         } else {
             let is_open = self.is_open;
             let out = self.page.bytes();
-            out.extend_from_slice(shape.name.as_bytes());
-            if shape.implied.len() + shape.labels.len() > 0 {
-                out.push(b'{');
-                write_labels(out, &self.names, shape, series);
-                out.push(b'}');
-            }
-            out.push(b' ');
-            write_value(out, series.value);
+            out.extend_from_slice(self.head.as_bytes());
+            write_labels(out, &self.names, shape, series);
             if let Some(exemplar) = series.exemplar.filter(|_| is_open) {
+                write_value(out, self.tail, series.value, "");
                 write_exemplar(out, &exemplar);
+                out.push(b'\n');
+            } else {
+                write_value(out, self.tail, series.value, "\n");
             }
-            out.push(b'\n');
         }
         self.page.hand_on();
     }
@@ -149,15 +183,16 @@ impl Sink for Text<'_> {
 
 fn written_bound(bound: f64, is_open: bool) -> String {
     if bound.is_infinite() {
-        "+Inf".to_owned()
+        "+Inf\"} ".to_owned()
     } else if is_open && bound.fract() == 0.0 {
         // A bound is a number there, and not any text.
-        format!("{bound}.0")
+        format!("{bound}.0\"}} ")
     } else {
-        bound.to_string()
+        format!("{bound}\"}} ")
     }
 }
 
+/// Writes labels, but for the quote behind the last one of the family's own.
 fn write_labels(out: &mut Vec<u8>, names: &[String], shape: &Shape<'_>, series: &Series<'_>) {
     match series.base {
         Base::Written(written) => push_all(out, &[written.text()]),
@@ -179,17 +214,7 @@ fn write_labels(out: &mut Vec<u8>, names: &[String], shape: &Shape<'_>, series: 
         } else {
             escape(out, value, true);
         }
-        out.push(b'"');
     }
-}
-
-fn braced(out: &mut Vec<u8>, labels: &[u8]) {
-    if !labels.is_empty() {
-        out.push(b'{');
-        out.extend_from_slice(labels);
-        out.push(b'}');
-    }
-    out.push(b' ');
 }
 
 fn write_exemplar(out: &mut Vec<u8>, exemplar: &Exemplar) {
@@ -206,26 +231,91 @@ fn write_exemplar(out: &mut Vec<u8>, exemplar: &Exemplar) {
     }
 }
 
-fn write_value(out: &mut Vec<u8>, value: Value<'_>) {
+fn write_value(out: &mut Vec<u8>, before: &str, value: Value<'_>, after: &str) {
     match value {
-        Value::Count(count) => integer(out, count),
-        value => number(out, value.as_f64()),
+        Value::Count(count) => integer(out, before, count, after),
+        Value::Microseconds(microseconds) => fraction(out, before, microseconds, 6, after),
+        value => {
+            push_all(out, &[before]);
+            number(out, value.as_f64());
+            push_all(out, &[after]);
+        }
     }
 }
 
-fn integer(out: &mut Vec<u8>, mut value: u64) {
-    // As many digits as the largest has.
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + u8::try_from(value % 10).unwrap_or(0);
-        value /= 10;
-        if value == 0 {
-            break;
+fn integer(out: &mut Vec<u8>, before: &str, value: u64, after: &str) {
+    let mut text = Backwards::new(after);
+    text.integer(value);
+    text.push(before);
+    out.extend_from_slice(text.bytes());
+}
+
+/// Writes `value` with the last `places` of its digits behind the point: what an `f64` would be
+/// written as.
+fn fraction(out: &mut Vec<u8>, before: &str, value: u64, places: u32, after: &str) {
+    let unit = 10_u64.pow(places);
+    if value >= EXACT {
+        push_all(out, &[before]);
+        number(out, value as f64 / unit as f64);
+        push_all(out, &[after]);
+        return;
+    }
+    let mut text = Backwards::new(after);
+    let (whole, mut rest, mut places) = (value / unit, value % unit, places);
+    if rest > 0 {
+        while rest % 10 == 0 {
+            (rest, places) = (rest / 10, places - 1);
+        }
+        for _ in 0..places {
+            text.digit(rest);
+            rest /= 10;
+        }
+        text.push(".");
+    }
+    text.integer(whole);
+    text.push(before);
+    out.extend_from_slice(text.bytes());
+}
+
+/// A short text that is put together from its end, as digits come.
+struct Backwards {
+    /// The largest number has 20 digits; with what is around it, there are some more.
+    bytes: [u8; 32],
+    at: usize,
+}
+
+impl Backwards {
+    fn new(end: &str) -> Self {
+        let mut text = Self { bytes: [0; 32], at: 32 };
+        text.push(end);
+        text
+    }
+
+    fn push(&mut self, before: &str) {
+        let end = self.at;
+        self.at -= before.len();
+        self.bytes[self.at..end].copy_from_slice(before.as_bytes());
+    }
+
+    /// Adds the last digit of a number.
+    fn digit(&mut self, number: u64) {
+        self.at -= 1;
+        self.bytes[self.at] = b'0' + u8::try_from(number % 10).unwrap_or(0);
+    }
+
+    fn integer(&mut self, mut value: u64) {
+        loop {
+            self.digit(value);
+            value /= 10;
+            if value == 0 {
+                break;
+            }
         }
     }
-    out.extend_from_slice(&digits[at..]);
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[self.at..]
+    }
 }
 
 fn number(out: &mut Vec<u8>, value: f64) {
@@ -258,4 +348,44 @@ fn escape(out: &mut Vec<u8>, text: &str, quotes: bool) {
         rest = &rest[at + 1..];
     }
     out.extend_from_slice(rest);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(value: Value<'_>) -> String {
+        let mut out = Vec::new();
+        write_value(&mut out, "\"} ", value, "\n");
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_time_is_written_as_the_number_that_it_is() {
+        let ends =
+            [0, 1, 9, 10, 999_999, 1_000_000, 1_500_000, EXACT - 1, EXACT, EXACT + 1, u64::MAX];
+        let near = (1..16).flat_map(|digits| {
+            let power = 10_u64.pow(digits);
+            (0..200).flat_map(move |offset| [power + offset, power.saturating_sub(offset)])
+        });
+        let mut random = fastrand::Rng::with_seed(7);
+        let any = (0..200_000).map(|_| random.u64(..) >> random.u32(..64));
+        for count in ends.into_iter().chain(near).chain(any) {
+            for places in [6, 9] {
+                let mut out = Vec::new();
+                fraction(&mut out, " ", count, places, "\n");
+                let expected = count as f64 / f64::from(10_u32.pow(places));
+                assert_eq!(str::from_utf8(&out), Ok(&*format!(" {expected}\n")), "{count}");
+            }
+            let value = Value::Microseconds(count);
+            assert_eq!(written(value), written(Value::Number(value.as_f64())), "{count}");
+        }
+    }
+
+    #[test]
+    fn a_count_has_all_its_digits() {
+        for count in [0, 7, 10, 1_234_567_890, u64::MAX] {
+            assert_eq!(written(Value::Count(count)), format!("\"}} {count}\n"));
+        }
+    }
 }
