@@ -10,7 +10,7 @@ mod last;
 use self::files::Files;
 pub use self::{
     details::{Details, Settings, details},
-    last::Last,
+    last::{Last, Used},
 };
 use super::{Cgroup, file::Reader};
 

@@ -14,6 +14,8 @@ use crate::cgroup::stats;
 pub(super) struct Look {
     /// At its network namespace.
     pub(super) netns: Option<netns::Look>,
+    /// At the pod's cgroup, before those of its containers.
+    pub(super) used: Option<stats::Used>,
     /// At the cgroup of each container that has one.
     pub(super) cgroups: Vec<Option<stats::Last>>,
 }

@@ -307,11 +307,18 @@ impl Pod {
         self.containers.reserve_exact(self.about.containers.len());
         self.look.cgroups.reserve_exact(self.about.containers.len());
         self.is_idle = true;
+        // Before its containers: what these use meanwhile is seen the next time. For one container it would
+        // be no less to read.
+        let whole = self.about.cgroup.as_deref().filter(|_| self.about.containers.len() > 1);
+        let used = whole.and_then(|cgroup| stats::Used::read(cgroup, reader));
+        let above_is_idle = used.is_some() && used == self.look.used;
+        self.look.used = used;
         for about in About::each(&self.about) {
             let disk = self.disk.get(&about.name).copied();
             let cgroup = about.cgroup.as_deref().map(|cgroup| {
                 let last = last.get(about.index).and_then(Option::as_ref);
-                let read = stats::Last::read(cgroup, reader, last, about.slot, Instant::now());
+                let (turn, now) = (about.slot, Instant::now());
+                let read = stats::Last::read(cgroup, reader, last, turn, now, above_is_idle);
                 let cpu = last.and_then(|last| last.stats.cpu);
                 self.is_idle &= cpu.is_some() && cpu == read.stats.cpu;
                 read
@@ -333,13 +340,10 @@ impl Pod {
         if self.about.host_network {
             return;
         }
-        let containers = self.about.containers.iter();
-        let mut cgroups =
-            containers.filter_map(|container| container.cgroup.as_deref()?.path().parent());
-        let Some(cgroup) = cgroups.next() else { return };
+        let Some(cgroup) = &self.about.cgroup else { return };
         let outside = outside.of(&host_interface(&self.about.uid));
         let last = self.look.netns.take();
-        let cgroup = cgroup.join(INFRA);
+        let cgroup = cgroup.path().join(INFRA);
         self.look.netns = netns::Look::take(&cgroup, reader, outside, self.is_idle, last);
         let Some(look) = &self.look.netns else { return };
         self.traffic = look.traffic;

@@ -127,6 +127,7 @@ pub(super) fn pod(index: usize) -> Pod {
         created: at,
         started: Some(at),
         observed_from: at,
+        cgroup: None,
         volumes: Vec::new(),
         volume_count: 2,
         containers: vec![

@@ -37,6 +37,8 @@ pub struct PodSnapshot {
     pub started: Option<Timestamp>,
     /// Since when the probes have been counting.
     pub observed_from: Timestamp,
+    /// The cgroup that those of its containers are in; none before it is made.
+    pub cgroup: Option<Arc<Cgroup>>,
     /// Names of its volumes, and for each a path on its file system; none before they are made.
     pub volumes: Vec<(String, PathBuf)>,
     /// How many these are when they are made.

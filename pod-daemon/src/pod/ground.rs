@@ -28,7 +28,7 @@ pub(super) const ROOTFS: &str = "rootfs";
 /// A pod's cgroups and what is attached to them.
 pub(super) struct Ground {
     shared: Arc<Shared>,
-    pod: Cgroup,
+    pod: Arc<Cgroup>,
     limits: Limits,
     infra: Cgroup,
     places: Vec<Place>,
@@ -51,7 +51,8 @@ impl Ground {
         match made {
             Ok((pod, infra)) => {
                 let (limits, uid) = (resources::of_pod(&about.spec), about.uid.clone());
-                Ok(Self { shared: Arc::clone(shared), pod, limits, infra, places, uid })
+                let (shared, pod) = (Arc::clone(shared), pod.into());
+                Ok(Self { shared, pod, limits, infra, places, uid })
             }
             Err(error) => {
                 places.into_iter().for_each(|place| place.probe.release());
@@ -123,7 +124,8 @@ impl Ground {
             places.push(Place { cgroup: Arc::new(cgroup), probe, limits, requests });
         }
         let (limits, uid) = (resources::of_pod(&about.spec), about.uid.clone());
-        Ok(Self { shared: Arc::clone(shared), pod, limits, infra, places, uid })
+        let (shared, pod) = (Arc::clone(shared), pod.into());
+        Ok(Self { shared, pod, limits, infra, places, uid })
     }
 
     /// What a later daemon needs to take the counters over.
@@ -133,6 +135,11 @@ impl Ground {
 
     pub(super) fn infra(&self) -> &Cgroup {
         &self.infra
+    }
+
+    /// The cgroup that all others of the pod are in.
+    pub(super) fn cgroup(&self) -> &Arc<Cgroup> {
+        &self.pod
     }
 
     /// The place of the container `index`.
@@ -193,7 +200,7 @@ impl Ground {
             self.places.into_iter().map(|place| (place.cgroup, place.probe)).unzip();
         drop(cgroups);
         report(self.infra.remove());
-        report(self.pod.remove());
+        report(cgroup::remove_tree(self.pod.path()));
         probes
     }
 }

@@ -1,5 +1,7 @@
 //! What a pod shows of itself, and leaves on disk.
 
+use std::sync::Arc;
+
 use k8s_openapi::api::core::v1::PodStatus;
 
 use super::{Worker, container::Container, record::Record, sandbox, status, volumes};
@@ -69,6 +71,7 @@ impl Worker {
             created: self.about.created,
             started: self.started,
             observed_from: self.counted_from.or(self.started).unwrap_or(self.about.created),
+            cgroup: self.ground.as_ref().map(|ground| Arc::clone(ground.cgroup())),
             volumes: volumes.unwrap_or_default(),
             volume_count: volumes::count(&self.about),
             containers,

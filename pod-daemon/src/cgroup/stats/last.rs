@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Files, Stats, whole};
+use super::{Files, Io, Stats, whole};
 use crate::cgroup::{Cgroup, file::Reader};
 
 /// After so many readings of a cgroup in which nothing happened everything is read anew.
@@ -11,6 +11,23 @@ const READINGS: u32 = 16;
 /// The kernel adds up what its CPUs have counted of memory every two seconds (`FLUSH_TIME`), if it is
 /// little: as long, and as much again, a reading may not have it all.
 const SETTLED: Duration = Duration::from_secs(4);
+
+/// What has been used in a cgroup and in those below it. All of it only grows: as long as it is the same,
+/// none of those below has used anything either.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Used {
+    cpu_us: u64,
+    io: Option<Io>,
+}
+
+impl Used {
+    /// Reads it; `None` if the cgroup has been removed.
+    #[must_use]
+    pub fn read(cgroup: &Cgroup, reader: &mut Reader) -> Option<Self> {
+        let mut files = Files::of(cgroup, reader);
+        Some(Self { cpu_us: files.cpu().0?.usage_us, io: files.io() })
+    }
+}
 
 /// What the last reading of a cgroup has found.
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +45,8 @@ pub struct Last {
 impl Last {
     /// Reads `cgroup` as [`super::read`] does, but what only the cgroup's own tasks can change is taken
     /// from the last reading if they did nothing since; `turn` is a number of the cgroup's own, so
-    /// that not all of them are read anew at once.
+    /// that not all of them are read anew at once. Whoever knows that nothing was [used](Used) in the
+    /// cgroup above since before the last reading spares this one the look.
     ///
     /// Tasks that did not get a CPU have done nothing, but may be waiting, which the pressure tells of.
     /// So two whole readings have to find the same time of both: then nobody waits, and nobody can begin
@@ -42,12 +60,13 @@ impl Last {
         last: Option<&Self>,
         turn: u32,
         now: Instant,
+        above_is_idle: bool,
     ) -> Self {
         let readings = last.map_or(0, |last| last.readings.wrapping_add(1));
         let mut files = Files::of(cgroup, reader);
         let is_due = readings.wrapping_add(turn).is_multiple_of(READINGS);
         if let Some(last) = last.filter(|last| last.is_settled() && !is_due)
-            && let Some(stats) = last.stats.while_idle(&mut files)
+            && let Some(stats) = last.stats.while_idle(&mut files, above_is_idle)
         {
             return Self { stats, readings, ..*last };
         }
@@ -64,13 +83,19 @@ impl Last {
 
 impl Stats {
     /// The same with what the kernel may have changed, unless the cgroup's tasks have run.
-    fn while_idle(&self, files: &mut Files<'_>) -> Option<Self> {
+    fn while_idle(&self, files: &mut Files<'_>, above_is_idle: bool) -> Option<Self> {
+        // A controller that is not there does not come.
+        if self.cpu.is_none() || self.memory.is_some() && files.memory_current() != self.charged() {
+            return None;
+        }
+        if above_is_idle {
+            return Some(*self);
+        }
         let (cpu, throttling) = files.cpu();
-        let is_idle = cpu.is_some()
-            && cpu == self.cpu
-            // A controller that is not there does not come.
-            && (self.memory.is_none() || files.memory_current() == self.charged());
-        is_idle.then(|| Self { throttling, io: self.io.and_then(|_| files.io()), ..*self })
+        if cpu != self.cpu {
+            return None;
+        }
+        Some(Self { throttling, io: self.io.and_then(|_| files.io()), ..*self })
     }
 
     /// Whether the cgroup's tasks have neither run nor waited before `later`, and nobody has taken
@@ -92,7 +117,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::cgroup::stats::{Cpu, Io};
+    use crate::cgroup::stats::Cpu;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -124,7 +149,7 @@ mod tests {
         }
 
         fn read_at(&self, last: Option<&Last>, now: Instant) -> Last {
-            Last::read(&self.cgroup, &mut Reader::new(), last, 0, now)
+            Last::read(&self.cgroup, &mut Reader::new(), last, 0, now, false)
         }
 
         /// Once nothing has happened for long enough.
@@ -150,6 +175,27 @@ mod tests {
         assert_eq!(anonymous(&spared), 4096, "was read");
         let io = Io { read_bytes: 10, written_bytes: 2, reads: 3, writes: 4 };
         assert_eq!(spared.stats.io, Some(io), "the kernel writes when the tasks sleep");
+    }
+
+    #[test]
+    fn where_nothing_was_used_above_only_the_memory_is_looked_at() {
+        let cgroup = Told::new();
+        let idle = cgroup.idle();
+        let reader = &mut Reader::new();
+        let used = Used::read(&cgroup.cgroup, reader);
+        assert!(used.is_some());
+        let read = |now| Last::read(&cgroup.cgroup, &mut Reader::new(), Some(&idle), 0, now, true);
+        let later = idle.whole + SECOND;
+        cgroup.write("cpu.stat", "usage_usec 31\n");
+        assert_ne!(Used::read(&cgroup.cgroup, reader), used);
+        assert_eq!(read(later).stats, idle.stats, "was read");
+        cgroup.write("memory.current", "8191\n");
+        assert_eq!(read(later).stats.cpu.unwrap().usage_us, 31);
+        cgroup.write("cpu.stat", "usage_usec 30\n");
+        cgroup.write("io.stat", "8:0 rbytes=1 wbytes=3 rios=3 wios=4\n");
+        assert_ne!(Used::read(&cgroup.cgroup, reader), used);
+        fs::remove_dir_all(cgroup.directory.path()).unwrap();
+        assert_eq!(Used::read(&cgroup.cgroup, reader), None);
     }
 
     #[test]
