@@ -25,7 +25,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::unix::pipe,
     sync::oneshot,
-    time::{sleep, timeout},
+    time::{Instant, interval_at, sleep, timeout},
 };
 
 use super::{
@@ -52,8 +52,8 @@ const MAX_MESSAGE: usize = 4 << 20;
 /// holds its end open.
 const QUIET: Duration = Duration::from_millis(200);
 
-/// How long nothing is sent: a client that has left while the command does not read what it has sent is not
-/// noticed by reading more.
+/// How often something is sent: a client that has left while the command does not read what it has sent is
+/// not noticed by reading more.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// How long the client may take to answer our close.
@@ -201,6 +201,7 @@ async fn forward_output(
     let mut buffers = (vec![STDOUT; CHUNK + 1], vec![STDERR; CHUNK + 1]);
     let (mut stdout_open, mut stderr_open) = (true, true);
     let mut ended = None;
+    let mut heartbeat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
     while ended.is_none() || stdout_open || stderr_open {
         let (message, length, send) = tokio::select! {
             read = stdout.read(&mut buffers.0[1..]), if stdout_open => {
@@ -218,7 +219,7 @@ async fn forward_output(
                 continue;
             }
             () = sleep(QUIET), if ended.is_some() => break,
-            () = sleep(HEARTBEAT), if ended.is_none() => {
+            _ = heartbeat.tick(), if ended.is_none() => {
                 sink.send(Message::Ping(Bytes::new())).await?;
                 continue;
             }

@@ -200,7 +200,10 @@ impl Layers {
         // it if this process does not get there.
         disk::rename(&layer, &path)?;
         let id = layer.file_name().map(Path::new).unwrap_or(&layer);
-        disk::remove(&self.dir.join(RECORDS).join(id).with_extension("json"))?;
+        let record = self.dir.join(RECORDS).join(id).with_extension("json");
+        if let Err(error) = disk::remove(&record) {
+            tracing::warn!(%error, "a record of a layer that has gone stays");
+        }
         Ok(Some(Gone { tmp, name, path, _lock: opened }))
     }
 

@@ -162,7 +162,9 @@ pub(super) fn unpack(
     let tar = Hashing::new(tar, limits.bytes, "the limit for a layer");
 
     let mut entries = Entries::new(BufReader::with_capacity(BUFFER, tar));
-    let mut tree = Tree::new(root, limits).map_err(Error::Read)?;
+    let made = Tree::new(root, limits);
+    let mut tree =
+        made.map_err(|source| Error::Entry { action: "make", entry: "/".to_owned(), source })?;
     while let Some(entry) = entries.next()? {
         tree.add(&entry, &mut entries)?;
     }

@@ -174,9 +174,7 @@ impl Ground {
 
     /// Kills the containers, and not the infra program.
     pub(super) fn kill_containers(&self) {
-        for place in &self.places {
-            report(place.cgroup.kill(PATIENCE));
-        }
+        (0..self.places.len()).for_each(|index| self.kill_container(index));
     }
 
     /// Kills what is left of one container's processes, and removes the cgroups that they made.

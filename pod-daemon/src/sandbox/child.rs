@@ -199,6 +199,7 @@ fn carry_out(plan: &Plan) -> Step<std::convert::Infallible> {
             load_filter(plan)?;
         }
         become_user(plan)?;
+        conceal();
         let none: u64 = 0;
         check(
             "unblock signals",
@@ -217,8 +218,16 @@ fn carry_out(plan: &Plan) -> Step<std::convert::Infallible> {
     }
 }
 
+/// Keeps this process, and whose memory it has, from leaving a core: a change of user makes it dump again
+/// where `fs.suid_dumpable` says so.
+fn conceal() {
+    // SAFETY: a flag of the memory, which the daemon wants, too.
+    unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_DUMPABLE, 0, 0, 0, 0) };
+}
+
 unsafe fn load_filter(plan: &Plan) -> Step<()> {
     let Some(filter) = &plan.filter else { return Ok(()) };
+    conceal();
     let program = filter.program();
     // SAFETY: by the caller's contract; the kernel copies the program, which the plan keeps.
     unsafe {

@@ -245,21 +245,36 @@ impl Rows {
             let family = FAMILIES[usize::from(index)];
             let value = |name| stored.labels.get(name).map_or("", String::as_str);
             let labels = labels(family, family.labels.iter().map(|label| value(label.name)));
-            rows.push(index, stored.container.as_deref(), labels, stored.value);
+            let container = rows.container(stored.container.as_deref());
+            // Of a family that has lost a label several are one.
+            let mut same = rows.rows.iter_mut().rev();
+            let mut same =
+                same.by_ref().take_while(|row| (row.family, row.container) == (index, container));
+            match same.find(|row| row.labels == labels) {
+                Some(row) => row.value.add(&stored.value),
+                None => {
+                    rows.rows.push(Row { family: index, container, labels, value: stored.value });
+                }
+            }
         }
         rows
     }
 
     fn push(&mut self, family: u16, container: Option<&str>, labels: Labels, value: Kept) {
-        let container = container.and_then(|name| {
+        let container = self.container(container);
+        self.rows.push(Row { family, container, labels, value });
+    }
+
+    /// The index of a container.
+    fn container(&mut self, name: Option<&str>) -> Option<u16> {
+        name.and_then(|name| {
             let known = self.containers.iter().position(|known| known == name);
             let index = known.unwrap_or_else(|| {
                 self.containers.push(name.to_owned());
                 self.containers.len() - 1
             });
             u16::try_from(index).ok()
-        });
-        self.rows.push(Row { family, container, labels, value });
+        })
     }
 
     /// Brings them into the order in which they are written.

@@ -98,6 +98,27 @@ fn of_many_namespaces_the_oldest_are_added_up() {
     assert_eq!(pods["job-51"], 1);
     let text = serde_json::to_string(&totals).unwrap();
     assert_eq!(serde_json::from_str::<Sums>(&text).unwrap(), totals);
+
+    // Of an earlier version, which had no bound.
+    let many = (0..300).map(|number| format!(r#""job-{number}":{{"pods":1,"sums":{{}}}}"#));
+    let text = format!("{{{}}}", many.collect::<Vec<_>>().join(","));
+    let totals: Sums = serde_json::from_str(&text).unwrap();
+    let pods: std::collections::BTreeMap<_, _> = totals.pods().collect();
+    assert_eq!((pods.len(), pods["__other__"]), (MOST_NAMESPACES + 1, 200));
+}
+
+#[test]
+fn what_is_held_has_no_series_twice_when_a_label_is_gone() {
+    let stored = |labels: &str, value: u64| {
+        format!(
+            r#"{{"name":"podscope_memory_page_faults_total","container":"app","labels":{labels},"value":{value}}}"#
+        )
+    };
+    let text =
+        format!("[{},{}]", stored(r#"{"type":"minor"}"#, 40), stored(r#"{"type":"major"}"#, 2));
+    let rows = Rows::restored(serde_json::from_str(&text).unwrap());
+    let values: Vec<_> = rows.rows.iter().map(|row| &row.value).collect();
+    assert_eq!(values, [&Kept::Count(42)]);
 }
 
 #[test]

@@ -65,13 +65,20 @@ impl Sums {
         if let Some(total) = self.0.get_mut(namespace) {
             total.last = total.last.max(Some(died));
         }
-        let own = self.0.iter().filter(|(namespace, _)| *namespace != OTHER);
-        if own.clone().count() > MOST_NAMESPACES
-            && let Some((oldest, _)) = own.min_by_key(|(_, total)| total.last)
-        {
+        self.bound();
+    }
+
+    /// Makes one of the namespaces beyond the most that may be, the oldest first.
+    fn bound(&mut self) {
+        let own = |namespace: &&String| *namespace != OTHER;
+        let mut more = self.0.keys().filter(own).count().saturating_sub(MOST_NAMESPACES);
+        while more > 0 {
+            let own = self.0.iter().filter(|(namespace, _)| own(namespace));
+            let Some((oldest, _)) = own.min_by_key(|(_, total)| total.last) else { return };
             let oldest = oldest.clone();
             let total = self.0.remove(&oldest).unwrap_or_default();
             self.0.entry(OTHER.to_owned()).or_default().absorb(total);
+            more -= 1;
         }
     }
 
@@ -185,7 +192,9 @@ fn fitted(family: Option<&'static Family>, labels: Labels) -> Labels {
 impl From<BTreeMap<String, StoredTotal>> for Sums {
     fn from(stored: BTreeMap<String, StoredTotal>) -> Self {
         let restore = |(namespace, stored)| (namespace, Total::restored(stored));
-        Self(stored.into_iter().map(restore).collect())
+        let mut sums = Self(stored.into_iter().map(restore).collect());
+        sums.bound();
+        sums
     }
 }
 

@@ -109,12 +109,12 @@ fn table(abi: Abi, document: &Document, otherwise: Action) -> Result<Table, Erro
     for entry in &document.syscalls {
         let then = action(&entry.action, entry.errno_ret)?;
         last = last.max(entry.names.iter().filter_map(|name| abi.number(name)).max());
+        let conditions =
+            entry.args.iter().map(condition).collect::<Result<Vec<Condition>, Error>>()?;
         // Says nothing, and must not stand in for what others say of the call.
         if then == otherwise {
             continue;
         }
-        let conditions =
-            entry.args.iter().map(condition).collect::<Result<Vec<Condition>, Error>>()?;
         let distinct: BTreeSet<u32> = conditions.iter().map(|one| one.argument).collect();
         // All must be met, but for several about one argument, of which one is enough. That is how
         // the field reads profiles, and so how they are written.
