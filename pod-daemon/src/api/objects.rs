@@ -189,8 +189,11 @@ pub(super) async fn delete<N: Operations, T: Stored>(
     State(api): State<Api<N>>,
     names: Names,
     params: Params,
+    document: Document,
 ) -> Result<Json<Value>, Failure> {
     params.no_dry_run()?;
+    document
+        .deletion(|| Ok(T::get(&api.node, &names.namespace, &names.name)?.metadata().clone()))?;
     let object = T::delete(&api.node, &names.namespace, &names.name)?;
     Ok(Json(json!({
         "kind": "Status",

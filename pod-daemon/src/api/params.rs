@@ -7,6 +7,7 @@ use axum::{
     extract::{FromRequest, FromRequestParts, Query, Request, rejection::BytesRejection},
     http::{HeaderMap, StatusCode, header, request::Parts},
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
 use super::Failure;
@@ -60,7 +61,7 @@ impl Params {
     pub(super) fn no_dry_run(&self) -> Result<(), Failure> {
         match self.text("dryRun") {
             None => Ok(()),
-            Some(_) => Err(Failure::bad_request("dryRun is not supported yet")),
+            Some(_) => Err(no_dry_run()),
         }
     }
 }
@@ -85,10 +86,37 @@ impl Document {
         self.0.ok_or_else(|| Failure::bad_request("the request has no body"))
     }
 
-    /// The object that the request may bring.
-    pub(super) fn optional(self) -> Option<Value> {
-        self.0
+    /// The `DeleteOptions` that the request may bring, if what is there, described by `found`, is what the
+    /// client means to have deleted.
+    pub(super) fn deletion(
+        self,
+        found: impl FnOnce() -> Result<ObjectMeta, Failure>,
+    ) -> Result<Value, Failure> {
+        let options = self.0.unwrap_or_default();
+        if options["dryRun"].as_array().is_some_and(|asked| !asked.is_empty()) {
+            return Err(no_dry_run());
+        }
+        if options["preconditions"].is_object() {
+            let found = found()?;
+            for (field, found_value) in
+                [("uid", &found.uid), ("resourceVersion", &found.resource_version)]
+            {
+                let Some(expected) = options["preconditions"][field].as_str() else { continue };
+                let found_value = found_value.as_deref().unwrap_or_default();
+                if found_value != expected {
+                    let name = found.name.as_deref().unwrap_or_default();
+                    return Err(Failure::conflict(format!(
+                        "\"{name}\" has the {field} {found_value}, not {expected}"
+                    )));
+                }
+            }
+        }
+        Ok(options)
     }
+}
+
+fn no_dry_run() -> Failure {
+    Failure::bad_request("dryRun is not supported yet")
 }
 
 impl<S: Send + Sync> FromRequest<S> for Document {

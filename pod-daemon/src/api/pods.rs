@@ -56,7 +56,8 @@ pub(super) async fn delete<N: Operations>(
     document: Document,
 ) -> Result<Response, Failure> {
     params.no_dry_run()?;
-    let options = document.optional().unwrap_or_default();
+    let found = || Ok(api.node.pod(&names.namespace, &names.name)?.metadata.clone());
+    let options = document.deletion(found)?;
     let grace = match options.get("gracePeriodSeconds").filter(|grace| !grace.is_null()) {
         Some(grace) => {
             Some(grace.as_u64().and_then(|grace| u32::try_from(grace).ok()).ok_or_else(|| {
@@ -65,16 +66,6 @@ pub(super) async fn delete<N: Operations>(
         }
         None => params.parsed("gracePeriodSeconds")?,
     };
-    if let Some(expected) = options.pointer("/preconditions/uid").and_then(Value::as_str) {
-        let pod = api.node.pod(&names.namespace, &names.name)?;
-        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-        if uid != expected {
-            return Err(Failure::conflict(format!(
-                "pods \"{}\" has the uid {uid}, not {expected}",
-                names.name
-            )));
-        }
-    }
     let pod = api.node.delete_pod(&names.namespace, &names.name, grace).await?;
     Ok(Json(&*pod).into_response())
 }

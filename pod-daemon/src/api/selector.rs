@@ -35,10 +35,32 @@ impl Selectable for Secret {
 }
 
 impl Selectable for Pod {
-    const FIELDS: &'static [&'static str] = &["status.phase"];
+    /// Those of Kubernetes.
+    const FIELDS: &'static [&'static str] = &[
+        "spec.hostNetwork",
+        "spec.nodeName",
+        "spec.restartPolicy",
+        "spec.schedulerName",
+        "spec.serviceAccountName",
+        "status.nominatedNodeName",
+        "status.phase",
+        "status.podIP",
+    ];
 
-    fn field(&self, _name: &str) -> Option<&str> {
-        self.status.as_ref()?.phase.as_deref()
+    fn field(&self, name: &str) -> Option<&str> {
+        let (spec, status) = (self.spec.as_ref(), self.status.as_ref());
+        match name {
+            "spec.hostNetwork" if spec?.host_network == Some(true) => Some("true"),
+            "spec.hostNetwork" => Some("false"),
+            "spec.nodeName" => spec?.node_name.as_deref(),
+            "spec.restartPolicy" => spec?.restart_policy.as_deref(),
+            "spec.schedulerName" => spec?.scheduler_name.as_deref(),
+            "spec.serviceAccountName" => spec?.service_account_name.as_deref(),
+            "status.nominatedNodeName" => status?.nominated_node_name.as_deref(),
+            "status.phase" => status?.phase.as_deref(),
+            "status.podIP" => status?.pod_ip.as_deref(),
+            _ => None,
+        }
     }
 }
 
@@ -243,7 +265,7 @@ mod tests {
                 "{selector}"
             );
         }
-        for selector in ["metadata.name", "spec.nodeName=a", "=a"] {
+        for selector in ["metadata.name", "spec.volumes=a", "=a"] {
             assert!(field::<Pod>(selector).is_err(), "{selector}");
         }
         assert!(matches!(

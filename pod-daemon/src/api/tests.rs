@@ -131,10 +131,19 @@ async fn pods_are_created_read_listed_and_deleted() {
     assert_eq!(names("/api/v1/pods?labelSelector=app%20in%20(db)").await, "db");
     assert_eq!(names("/api/v1/pods?fieldSelector=metadata.name%3Dweb").await, "web");
     assert_eq!(names("/api/v1/pods?fieldSelector=status.phase!=Pending").await, "");
+    assert_eq!(names("/api/v1/pods?fieldSelector=spec.hostNetwork=false").await, "web,db");
+    assert_eq!(names("/api/v1/pods?fieldSelector=spec.restartPolicy=Never").await, "");
     assert_eq!(get(&served, "/api/v1/pods?fieldSelector=spec.x=1").await.0, 400);
 
     let wrong = json!({"preconditions": {"uid": "x"}});
     assert_eq!(call(&served, "DELETE", &format!("{PODS}/web"), wrong).await.0, 409);
+    let wrong = json!({"preconditions": {"resourceVersion": "1"}});
+    assert_eq!(call(&served, "DELETE", &format!("{PODS}/web"), wrong).await.0, 409);
+    // As kubectl asks for a dry run.
+    let dry = json!({"kind": "DeleteOptions", "dryRun": ["All"]});
+    assert_eq!(call(&served, "DELETE", &format!("{PODS}/web"), dry).await.0, 400);
+    let (_, there) = get(&served, &format!("{PODS}/web")).await;
+    assert_eq!(there["metadata"]["deletionTimestamp"], Value::Null);
     let options = json!({"gracePeriodSeconds": 3});
     let (code, deleted) = call(&served, "DELETE", &format!("{PODS}/web"), options).await;
     assert_eq!((code, &deleted["metadata"]["deletionGracePeriodSeconds"]), (200, &json!(3)));
@@ -281,7 +290,18 @@ async fn config_maps_are_created_replaced_and_deleted() {
     assert_eq!(call(&served, "PUT", &path, map("a", "5")).await.0, 422);
     let (_, list) = get(&served, "/api/v1/configmaps").await;
     assert_eq!(list["items"][0]["kind"], "ConfigMap");
-    let (code, status) = call(&served, "DELETE", &path, Value::Null).await;
+    for (options, expected) in [
+        (json!({"dryRun": ["All"]}), 400),
+        (json!({"preconditions": {"uid": "x"}}), 409),
+        (json!({"preconditions": {"resourceVersion": "1"}}), 409),
+    ] {
+        assert_eq!(call(&served, "DELETE", &path, options).await.0, expected);
+    }
+    let (_, there) = get(&served, &path).await;
+    let meant = json!({"preconditions": {
+        "uid": there["metadata"]["uid"], "resourceVersion": there["metadata"]["resourceVersion"],
+    }});
+    let (code, status) = call(&served, "DELETE", &path, meant).await;
     assert_eq!((code, &status["status"]), (200, &json!("Success")));
     assert_eq!(get(&served, &path).await.0, 404);
 }

@@ -215,11 +215,17 @@ fn usage(container: &ContainerSnapshot, (born, now): (Timestamp, Timestamp)) -> 
 
 /// The last lines of a container's output, of the last run that has any.
 fn last_lines(directory: &Path, run: u32) -> Vec<String> {
+    // A run that has just begun has none, and neither has a file that has.
+    let runs = (run.saturating_sub(1)..=run).rev();
+    let files = runs.flat_map(|run| logs::files(directory, run).into_iter().rev());
+    let mut lines = files.map(|path| end_of(&path));
+    lines.find(|lines| !lines.is_empty()).unwrap_or_default()
+}
+
+/// The last lines of a log.
+fn end_of(path: &Path) -> Vec<String> {
     use std::io::{Read as _, Seek as _, SeekFrom};
-    let files = logs::files(directory, run);
-    let Some(mut file) = files.last().and_then(|path| fs::File::open(path).ok()) else {
-        return Vec::new();
-    };
+    let Ok(mut file) = fs::File::open(path) else { return Vec::new() };
     let length = file.metadata().map_or(0, |metadata| metadata.len());
     let begin = length.saturating_sub(LOG_BYTES);
     let mut text = Vec::new();

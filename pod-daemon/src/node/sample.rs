@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use pod_ebpf::Direction;
+use pod_ebpf::{Direction, NO_SLOT, net::NetStats};
 use tokio::time::{Instant, sleep};
 
 use super::{ContainerSnapshot, ContainerUsage, Node, PodUsage};
@@ -48,7 +48,9 @@ pub(super) async fn usage(node: &Node, namespace: Option<&str>) -> Vec<PodUsage>
 }
 
 fn of_container(probes: &Probes, container: &ContainerSnapshot, cpu_cores: f64) -> ContainerUsage {
-    let net = probes.net(container.slot);
+    // Slot 0 is everybody else's.
+    let is_there = container.slot != NO_SLOT;
+    let net = if is_there { probes.net(container.slot) } else { NetStats::ZERO };
     let (mut read_bytes, mut written_bytes) = (0, 0);
     for (_, cell) in &*container.volumes {
         let bytes = probes.file_bytes(*cell);
@@ -59,7 +61,7 @@ fn of_container(probes: &Probes, container: &ContainerSnapshot, cpu_cores: f64) 
         name: container.name.clone(),
         cpu_cores,
         memory_bytes: container.cgroup.as_deref().and_then(memory_bytes),
-        execs: probes.process(container.slot).execs,
+        execs: if is_there { probes.process(container.slot).execs } else { 0 },
         received_bytes: net.bytes(Direction::Receive),
         transmitted_bytes: net.bytes(Direction::Transmit),
         read_bytes,

@@ -64,7 +64,8 @@ pub(super) async fn run(
     for victim in victims {
         match delete(client, &victim, &options).await {
             Ok(uid) => leaving.push((victim, uid)),
-            Err(error) if error.is_not_found() && options.ignore_not_found => {}
+            // Of all, those that have gone by themselves are gone.
+            Err(error) if error.is_not_found() && (options.ignore_not_found || options.all) => {}
             Err(error @ (Error::NoDaemon { .. } | Error::NotAllowed { .. })) => return Err(error),
             Err(error) => {
                 output.error(&error)?;

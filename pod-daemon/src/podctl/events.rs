@@ -121,6 +121,16 @@ fn time(text: &str) -> String {
 
 /// What an event says, in one line.
 pub(super) fn what(event: &Value) -> String {
+    printable(&told(event))
+}
+
+/// A text of a container's, which must not tell the terminal what to do.
+pub(super) fn printable(text: &str) -> String {
+    let visible = |c: char| c == '\t' || !c.is_control();
+    text.chars().map(|c| if visible(c) { c } else { char::REPLACEMENT_CHARACTER }).collect()
+}
+
+fn told(event: &Value) -> String {
     let text = |field: &str| event[field].as_str().unwrap_or_default();
     let number = |field: &str| event[field].as_u64().unwrap_or_default();
     let pid = number("pid");
@@ -192,10 +202,7 @@ pub(super) fn command(event: &Value) -> String {
 /// A word in quotes, if a shell would take it for something else, on one line.
 fn quote(word: &str) -> String {
     let is_plain = |c: char| c.is_alphanumeric() || "-_./,:=@%+".contains(c);
-    let word: String = word
-        .chars()
-        .map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c })
-        .collect();
+    let word = printable(word);
     if !word.is_empty() && word.chars().all(is_plain) {
         word
     } else {

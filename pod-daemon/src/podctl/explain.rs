@@ -200,7 +200,7 @@ fn container(container: &Value, made: Timestamp, sheet: &mut Sheet) {
     let log = container["log"].as_array().into_iter().flatten();
     sheet.some_list(
         "Last output",
-        log.filter_map(|line| line.as_str().map(str::to_owned)).collect(),
+        log.filter_map(|line| line.as_str().map(events::printable)).collect(),
     );
     let advice = container["advice"].as_array().into_iter().flatten();
     let advice = advice.map(|one| {
