@@ -16,17 +16,29 @@ use std::{
     net::{IpAddr, Ipv4Addr},
     os::fd::BorrowedFd,
     path::Path,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use ipnet::Ipv4Net;
 
 pub use self::ports::{Port, Protocol};
-use self::{connections::Refused, netlink::Netlink, nft::nft, pool::Pool, ports::Published};
+use self::{
+    connections::Refused,
+    netlink::Netlink,
+    nft::{nft, nft_json},
+    pool::Pool,
+    ports::Published,
+};
 use crate::fault;
 
 /// The bridge of a daemon with the default run directory.
 const DEFAULT_BRIDGE: &str = "podscope0";
+
+/// As many digits of a uid have room in the name of an interface.
+const DIGITS: usize = 11;
 
 /// The interface of every pod.
 pub(crate) const POD_INTERFACE: &str = "eth0";
@@ -40,8 +52,12 @@ pub struct Network {
     state: Mutex<State>,
     /// Also keeps one change of the nftables maps from meeting another.
     published: Mutex<Published>,
+    /// Whether nftables took them.
+    has_rules: bool,
     connection_limit: u32,
     refused: Mutex<Refused>,
+    /// Whether all pods of an earlier daemon have been taken over.
+    is_swept: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -90,17 +106,19 @@ impl Network {
             table,
             state: Mutex::new(State { host, bridge_index, pool, leases: HashMap::new() }),
             published: Mutex::default(),
+            has_rules: false,
             connection_limit: 0,
             refused: Mutex::default(),
+            is_swept: AtomicBool::new(false),
         };
-        network.forward();
+        network.has_rules = network.forward();
         network.connection_limit = network.limit_connections(connections);
         Ok(network)
     }
 
     /// Lets pods reach what is behind the node. A node that cannot still runs pods, which reach
-    /// each other and the node.
-    fn forward(&self) {
+    /// each other and the node. Says whether nftables has the rules.
+    fn forward(&self) -> bool {
         if let Err(error) = fs::write("/proc/sys/net/ipv4/ip_forward", "1") {
             tracing::warn!(%error, "IP forwarding is off; pods cannot reach beyond this node");
         }
@@ -108,9 +126,26 @@ impl Network {
         let rules = ports::rules(table, bridge, range);
         // What an earlier version has left may not fit.
         let anew = || nft(&format!("table ip {table}\ndelete table ip {table}\n{rules}"));
-        if let Err(error) = nft(&rules).or_else(|_other| anew()) {
+        let done = nft(&rules).or_else(|_other| anew());
+        if let Err(error) = &done {
             tracing::warn!(%error, "no masquerading (is nftables installed?); pods cannot reach beyond this node");
         }
+        done.is_ok()
+    }
+
+    /// Makes the rules anew if somebody has removed them, as who flushes all of the node's does.
+    pub fn restore(&self) {
+        let table = &self.table;
+        // Without it there are none at all.
+        if nft_json(&["list", "chain", "ip", table, "postrouting"]).is_ok() || !self.has_rules {
+            return;
+        }
+        tracing::warn!(table, "somebody has removed the nftables rules of the pods; made anew");
+        self.forward();
+        if let Err(error) = self.republish() {
+            tracing::warn!(error = %error, "host ports are not what they should be");
+        }
+        self.limit_connections(Some(self.connection_limit));
     }
 
     /// How many pods can have an address.
@@ -147,7 +182,7 @@ impl Network {
             let address = *state.leases.get(uid).ok_or(io::ErrorKind::AddrNotAvailable)?;
             let bridge_index = state.bridge_index;
             let name = host_interface(uid);
-            state.host.add_veth(&name, bridge_index, POD_INTERFACE, namespace)?;
+            state.host.add_veth(&name, bridge_index, (POD_INTERFACE, address), namespace)?;
             // Where br_netfilter is on, the bridge itself translates addresses, and a pod that uses
             // a port of the node that leads to it is at both ends of one port of the bridge.
             if published {
@@ -212,12 +247,13 @@ impl Network {
         if let Err(error) = self.republish() {
             tracing::warn!(error = %error, "host ports are not what they should be");
         }
+        self.is_swept.store(true, Ordering::Relaxed);
         let needed: Vec<String> = living.iter().map(|uid| host_interface(uid)).collect();
         let mut state = self.state();
         let index = state.bridge_index;
         state
             .host
-            .remove_ports(index, |name| needed.iter().any(|needed| needed == name))
+            .remove_ports(index, |name| is_of_a_pod(name) && !needed.iter().any(|one| one == name))
             .map_err(failed_to("remove left-over interfaces"))
     }
 
@@ -243,8 +279,16 @@ impl Network {
 
 /// The host's end of a pod's veth pair, named after the pod's uid.
 pub(crate) fn host_interface(uid: &str) -> String {
-    let digits: String = uid.chars().filter(char::is_ascii_hexdigit).take(11).collect();
+    let digits: String = uid.chars().filter(char::is_ascii_hexdigit).take(DIGITS).collect();
     format!("veth{digits}")
+}
+
+/// Whether an interface is called like a pod's: the bridge may have others.
+fn is_of_a_pod(name: &str) -> bool {
+    let digits = name.strip_prefix("veth");
+    digits.is_some_and(|digits| {
+        digits.len() == DIGITS && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+    })
 }
 
 /// `resolv.conf` for pods with a network of their own: a resolver on the host's loopback is out of
@@ -280,6 +324,10 @@ mod tests {
         let name = host_interface("0f9d6c3e-1a2b-4c5d-8e6f-a1b2c3d4e5f6");
         assert_eq!(name, "veth0f9d6c3e1a2");
         assert!(name.len() < 16);
+        assert!(is_of_a_pod(&name));
+        for other in ["vethernet", "tap0", "eth0", "veth0f9d6c3e1a", "veth0f9d6c3e1ag"] {
+            assert!(!is_of_a_pod(other), "{other}");
+        }
     }
 
     #[test]

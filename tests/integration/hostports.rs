@@ -182,5 +182,62 @@ fn pods_do_not_reach_the_nodes_loopback() {
     let probe = format!("exec 3<>/dev/tcp/127.0.0.1/{secret}");
     assert_ne!(inside(&["timeout", "2", "bash", "-c", &probe]).code, 0);
     assert!(listener.accept().is_err(), "a pod reached the node's loopback");
+
+    // Nor does a neighbour of the node reach what is published there alone.
+    let port = free_port();
+    let list = json!([{"containerPort": 8080, "hostPort": port, "hostIP": "127.0.0.1"}]);
+    daemon.run(pod("private").container_with("server", "greet 8080 private", ports(list)));
+    daemon.wait_logged("private", "", "listening");
+    assert_eq!(fetch(&format!("127.0.0.1:{port}")).as_deref(), Some("private"));
+    let node = |words: &[&str]| {
+        let output = program::run(Command::new("ip").args(words), seconds(20));
+        assert_eq!(output.code, 0, "{}", output.stderr);
+    };
+    // It goes with the pod's namespace.
+    let link = format!("nb{port}");
+    node(&["link", "add", &link, "type", "veth", "peer", "name", "eth9", "netns", &pid]);
+    node(&["addr", "add", "192.0.2.1/24", "dev", &link]);
+    node(&["link", "set", &link, "up"]);
+    assert_eq!(inside(&["ip", "addr", "add", "192.0.2.2/24", "dev", "eth9"]).code, 0);
+    assert_eq!(inside(&["ip", "link", "set", "eth9", "up"]).code, 0);
+    let route = ["ip", "route", "replace", "127.0.0.0/8", "via", "192.0.2.1", "dev", "eth9"];
+    assert_eq!(inside(&route).code, 0);
+    let probe = format!("exec 3<>/dev/tcp/127.0.0.1/{port}");
+    assert_ne!(inside(&["timeout", "2", "bash", "-c", &probe]).code, 0);
+    daemon.stop();
+}
+
+/// The table that has a text.
+fn table_with(text: &str) -> Option<String> {
+    let ruleset =
+        program::run(Command::new("nft").args(["list", "ruleset"]), seconds(20)).success();
+    let mut table = None;
+    for line in ruleset.lines() {
+        if let Some(name) = line.strip_prefix("table ip ") {
+            table = Some(name.trim_end_matches(" {").to_owned());
+        } else if line.contains(text) {
+            return table;
+        }
+    }
+    None
+}
+
+#[test]
+fn rules_that_somebody_flushes_come_back() {
+    let daemon = Daemon::start(&[]);
+    let port = free_port();
+    let list = json!([{"containerPort": 8080, "hostPort": port}]);
+    daemon.run(pod("web").container_with("server", "greet 8080 welcome", ports(list)));
+    daemon.wait_logged("web", "", "listening");
+    let element = format!("tcp . {port} : ");
+    let table = table_with(&element).expect("the port is published");
+    let deleted = Command::new("nft").args(["delete", "table", "ip", &table]).status();
+    assert!(deleted.unwrap().success());
+    let address = format!("10.77.0.1:{port}");
+    assert_eq!(fetch(&address), None);
+    eventually("the port leads to the pod again", seconds(60), || {
+        (fetch(&address)? == "welcome").then_some(())
+    });
+    assert_eq!(table_with(&element), Some(table));
     daemon.stop();
 }

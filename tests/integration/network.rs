@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{Read as _, Write as _},
-    net::{TcpListener, TcpStream},
+    net::{Ipv4Addr, TcpListener, TcpStream},
     thread,
     time::Duration,
 };
@@ -27,6 +27,13 @@ fn a_pod_is_reached_by_its_address() {
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     stream.read_to_string(&mut answer).unwrap();
     assert_eq!(answer, "welcome");
+
+    // Whoever gets the address next is found at the same link.
+    let octets = address.parse::<Ipv4Addr>().unwrap().octets();
+    let expected = octets.map(|octet| format!("{octet:02x}")).join(":");
+    let cat = ["exec", "web", "-c", "server", "--", "/bin/workload", "cat"];
+    let link = daemon.podctl(&[&cat[..], &["/sys/class/net/eth0/address"]].concat()).success();
+    assert_eq!(link, format!("0a:58:{expected}\n"));
 
     // From another container of the pod on localhost, and from another pod.
     daemon.wait_logged("web", "container=sidecar", "connect: ok");

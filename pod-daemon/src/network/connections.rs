@@ -9,7 +9,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     fs, io,
     net::Ipv4Addr,
-    sync::PoisonError,
+    sync::{PoisonError, atomic::Ordering},
 };
 
 use serde::Deserialize;
@@ -86,7 +86,8 @@ impl Network {
         let (current, gone): (Refused, Refused) =
             counted.into_iter().partition(|(address, _)| leased.contains(address));
         *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = current;
-        if gone.is_empty() {
+        // Before the pods of an earlier daemon are taken over, their addresses are nobody's.
+        if gone.is_empty() || !self.is_swept.load(Ordering::Relaxed) {
             return Ok(());
         }
         let gone: Vec<String> = gone.keys().map(Ipv4Addr::to_string).collect();

@@ -41,8 +41,11 @@ impl std::fmt::Debug for Netlink {
     }
 }
 
-/// How addresses of links begin that nobody has bought; the rest is that of the node among the pods.
-const LOCAL_ADDRESS: [u8; 2] = [0x0a, 0x58];
+/// The address of the link that has this one: none that anybody has bought. Whoever gets the address again
+/// is not looked for by the neighbours where it was before.
+fn of_link(address: Ipv4Addr) -> LinkAttribute {
+    LinkAttribute::Address([&[0x0a, 0x58][..], &address.octets()].concat())
+}
 
 impl Netlink {
     pub(super) fn open() -> io::Result<Self> {
@@ -65,7 +68,7 @@ impl Netlink {
             LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
             // Else it would have the lowest of its ports', and another one when that pod goes: then the
             // others know the wrong one for half a minute.
-            LinkAttribute::Address([&LOCAL_ADDRESS[..], &address.octets()].concat()),
+            of_link(address),
         ];
 
         exists_is_fine(
@@ -78,17 +81,18 @@ impl Netlink {
     }
 
     /// Makes a veth pair: `host_name` here, as a port of the bridge `bridge_index`, and `pod_name`
-    /// in `namespace`, which is still down.
+    /// in `namespace`, which is still down and will have `address`.
     pub(super) fn add_veth(
         &mut self,
         host_name: &str,
         bridge_index: u32,
-        pod_name: &str,
+        (pod_name, address): (&str, Ipv4Addr),
         namespace: BorrowedFd<'_>,
     ) -> io::Result<()> {
         let mut peer = LinkMessage::default();
         peer.attributes = vec![
             LinkAttribute::IfName(pod_name.to_owned()),
+            of_link(address),
             LinkAttribute::NetNsFd(namespace.as_raw_fd()),
         ];
         let mut link = LinkMessage::default();
@@ -149,11 +153,12 @@ impl Netlink {
         }
     }
 
-    /// Removes every interface that is a port of the bridge; returns how many.
+    /// Removes every interface that is a port of the bridge and of which `is_left` says so; returns how
+    /// many.
     pub(super) fn remove_ports(
         &mut self,
         bridge_index: u32,
-        is_needed: impl Fn(&str) -> bool,
+        is_left: impl Fn(&str) -> bool,
     ) -> io::Result<usize> {
         let mut ports = Vec::new();
         for message in
@@ -161,8 +166,8 @@ impl Netlink {
         {
             if let RouteNetlinkMessage::NewLink(link) = message
                 && link.attributes.contains(&LinkAttribute::Controller(bridge_index))
-                && !link.attributes.iter().any(
-                    |attribute| matches!(attribute, LinkAttribute::IfName(name) if is_needed(name)),
+                && link.attributes.iter().any(
+                    |attribute| matches!(attribute, LinkAttribute::IfName(name) if is_left(name)),
                 )
             {
                 ports.push(link.header.index);

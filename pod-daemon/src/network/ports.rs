@@ -94,6 +94,9 @@ impl Port {
 }
 
 /// The whole table but for the elements of its maps, which stay as they are if it is there already.
+///
+/// What the node itself sends to 127.0.0.1 goes by `output`. What comes from a neighbour is not for that
+/// address, whatever it says, and would be let in if it were translated before the kernel looks.
 pub(super) fn rules(table: &str, bridge: &str, range: impl fmt::Display) -> String {
     format!(
         "table ip {table} {{\n \
@@ -114,7 +117,7 @@ pub(super) fn rules(table: &str, bridge: &str, range: impl fmt::Display) -> Stri
          chain hostports {{\n \
          dnat ip to ip daddr . meta l4proto . th dport map @addressed_ports\n \
          dnat ip to meta l4proto . th dport map @ports\n }}\n \
-         chain prerouting {{\n fib daddr type local jump hostports\n }}\n \
+         chain prerouting {{\n ip daddr != 127.0.0.0/8 fib daddr type local jump hostports\n }}\n \
          chain output {{\n fib daddr type local jump hostports\n }}\n \
          chain postrouting {{\n \
          ip saddr {range} oifname != \"{bridge}\" masquerade\n \

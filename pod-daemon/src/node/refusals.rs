@@ -10,7 +10,7 @@ use std::{
 use jiff::Timestamp;
 use tokio::time::sleep;
 
-use super::{EventType, Shared};
+use super::{EventType, PodSnapshot, Shared};
 use crate::{
     cgroup::stats,
     pod::{self, Key, LimitMet},
@@ -107,12 +107,20 @@ impl Refused {
 
     fn look_for_connections(&mut self, node: &Shared) -> Vec<Met> {
         let limit = node.network.connection_limit();
-        if let Err(error) = node.network.count_refused() {
+        let counted = node.network.count_refused();
+        if let Err(error) = &counted {
             tracing::debug!(%error, "refused connections are not counted");
         }
+        if limit == 0 || counted.is_err() {
+            node.network.restore();
+        }
         let all = node.network.refused_connections();
-        let more = |uid: &str| all.get(uid) > self.connections.get(uid);
-        let pods = node.table.snapshots().into_iter().filter(|pod| more(&pod.uid));
+        let more = |pod: &Arc<PodSnapshot>| {
+            let Some(refused) = all.get(&pod.uid) else { return false };
+            let told = if pod.created < self.began { *refused } else { 0 };
+            *refused > self.connections.get(&pod.uid).copied().unwrap_or(told)
+        };
+        let pods = node.table.snapshots().into_iter().filter(more);
         let met = pods.map(|pod| Met {
             pod: pod.key(),
             container: None,
@@ -122,7 +130,9 @@ impl Refused {
             ),
         });
         let met = met.collect();
-        self.connections = all;
+        // A pod that nothing was refused yet has been looked at, too.
+        self.connections = node.table.snapshots().iter().map(|pod| (pod.uid.clone(), 0)).collect();
+        self.connections.extend(all);
         met
     }
 }
