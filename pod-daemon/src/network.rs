@@ -52,8 +52,9 @@ pub struct Network {
     state: Mutex<State>,
     /// Also keeps one change of the nftables maps from meeting another.
     published: Mutex<Published>,
-    /// Whether nftables took them.
-    has_rules: bool,
+    /// Whether nftables has the rules, as far as this daemon knows. Held while they are made anew or
+    /// removed for good.
+    has_rules: Mutex<bool>,
     connection_limit: u32,
     refused: Mutex<Refused>,
     /// Whether all pods of an earlier daemon have been taken over.
@@ -106,12 +107,12 @@ impl Network {
             table,
             state: Mutex::new(State { host, bridge_index, pool, leases: HashMap::new() }),
             published: Mutex::default(),
-            has_rules: false,
+            has_rules: Mutex::default(),
             connection_limit: 0,
             refused: Mutex::default(),
             is_swept: AtomicBool::new(false),
         };
-        network.has_rules = network.forward();
+        network.has_rules = Mutex::new(network.forward());
         network.connection_limit = network.limit_connections(connections);
         Ok(network)
     }
@@ -136,8 +137,9 @@ impl Network {
     /// Makes the rules anew if somebody has removed them, as who flushes all of the node's does.
     pub fn restore(&self) {
         let table = &self.table;
-        // Without it there are none at all.
-        if nft_json(&["list", "chain", "ip", table, "postrouting"]).is_ok() || !self.has_rules {
+        let has_rules = self.has_rules.lock().unwrap_or_else(PoisonError::into_inner);
+        // Without that chain there are none at all.
+        if !*has_rules || nft_json(&["list", "chain", "ip", table, "postrouting"]).is_ok() {
             return;
         }
         tracing::warn!(table, "somebody has removed the nftables rules of the pods; made anew");
@@ -260,6 +262,8 @@ impl Network {
     /// Removes the bridge and the masquerading.
     pub fn remove(&self) -> Result<(), Error> {
         let Self { table, bridge, .. } = self;
+        let mut has_rules = self.has_rules.lock().unwrap_or_else(PoisonError::into_inner);
+        *has_rules = false;
         // Declared first, so that a table that was never made is no error.
         if let Err(error) = nft(&format!("table ip {table}\ndelete table ip {table}\n")) {
             tracing::debug!(%error, "no masquerading to remove");

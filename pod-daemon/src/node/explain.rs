@@ -329,6 +329,9 @@ mod tests {
         fs::write(place.path().join("0.log"), (0..5000).map(line).collect::<String>()).unwrap();
         let lines = last_lines(place.path(), 0);
         assert_eq!((lines.len(), &*lines[0], &*lines[9]), (10, "line 4990", "line 4999"));
-        assert!(last_lines(place.path(), 1).is_empty());
+        // The next run has said nothing yet.
+        fs::write(place.path().join("1.log"), "").unwrap();
+        assert_eq!(last_lines(place.path(), 1), lines);
+        assert!(last_lines(place.path(), 2).is_empty());
     }
 }

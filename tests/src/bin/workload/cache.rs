@@ -137,14 +137,12 @@ fn read_ahead(path: &str) -> anyhow::Result<()> {
     let missing = pages.missing()?;
     use_a_pipe()?;
     posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_WILLNEED)?;
-    // Nobody waits for the disk.
-    let mut left = missing;
-    loop {
-        thread::sleep(Duration::from_millis(500));
+    // Nobody waits for the disk, which may take its time; and the kernel may read less than the whole.
+    let (mut left, mut looks) = (missing, 0);
+    while left > 0 && (left == missing || looks < 50) {
+        thread::sleep(Duration::from_millis(100));
         let now = pages.missing()?;
-        if now < missing && now == left {
-            break;
-        }
+        looks = if now == left { looks + 1 } else { 0 };
         left = now;
     }
     println!("ahead={}", (missing - left) * PAGE);
