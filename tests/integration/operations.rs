@@ -206,7 +206,8 @@ fn durations_are_what_the_workload_measures() {
     let timed = pod("timed").volume("data", "emptyDir", json!({}));
     let output = daemon
         .output_of(timed.container_with("app", &steps, mounts(&[("data", "/data")])), "timed");
-    let taken: f64 = output.trim().strip_prefix("reads took ").unwrap().parse().unwrap();
+    let taken = output.trim().strip_prefix("reads took ").unwrap().split_once(' ').unwrap();
+    let (taken, cpu) = (taken.0.parse::<f64>().unwrap(), taken.1.parse::<f64>().unwrap());
     let metrics = daemon.metrics();
     if let Some(missed) = metrics.missed() {
         daemon.stop();
@@ -217,9 +218,10 @@ fn durations_are_what_the_workload_measures() {
         metrics.one(&format!("podscope_file_operation_duration_seconds_{part}"), &labels)
     };
     let sum = of("sum");
-    println!("{sum} s of {taken} s");
+    println!("{sum} s of {taken} s, {cpu} s of them on a CPU");
     assert_eq!(of("count"), f64::from(count));
-    assert!(sum <= taken && sum >= taken / 2.0, "{sum} s of {taken} s");
+    // Whoever has to wait for a CPU does so at the end of a call, which is behind it.
+    assert!(sum <= taken && sum >= cpu / 2.0, "{sum} s of {taken} s, {cpu} s on a CPU");
     daemon.stop();
 }
 
