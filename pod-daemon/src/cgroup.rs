@@ -9,6 +9,7 @@ pub mod limits;
 pub mod stats;
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
@@ -125,7 +126,7 @@ impl Cgroup {
         for child in children(&self.path) {
             remove_tree(&child)?;
         }
-        for controller in self.delegated().split_whitespace() {
+        for controller in self.delegated() {
             self.set(DELEGATED, &format!("-{controller}"))?;
         }
         Ok(())
@@ -135,14 +136,14 @@ impl Cgroup {
     /// controllers: then the kernel lets no process into this one itself.
     #[must_use]
     pub fn nested(&self, process: Pid) -> Option<Self> {
-        if self.delegated().trim_ascii().is_empty() {
+        if self.delegated().is_empty() {
             return None;
         }
         children(&self.path).into_iter().find_map(|child| find(child, process))
     }
 
-    fn delegated(&self) -> String {
-        fs::read_to_string(self.path.join(DELEGATED)).unwrap_or_default()
+    fn delegated(&self) -> BTreeSet<String> {
+        hierarchy::read_set(&self.path.join(DELEGATED))
     }
 
     /// Removes the cgroup and those that a workload made below it. Everything in them must be dead.

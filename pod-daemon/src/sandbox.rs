@@ -39,7 +39,7 @@ use nix::{
     sys::memfd::{MFdFlags, memfd_create},
     unistd::Pid,
 };
-use rustix::{fs::Uid, mount::MountAttrFlags, process::Rlimit};
+use rustix::{fs::Uid, process::Rlimit};
 
 use self::{
     apparmor::DefaultProfile,
@@ -236,15 +236,7 @@ impl Sandboxes {
             template,
             data,
             infra: file.into(),
-            nothing: mount::new(
-                "tmpfs",
-                &[("mode", "555")],
-                MountAttrFlags::MOUNT_ATTR_RDONLY
-                    | MountAttrFlags::MOUNT_ATTR_NOSUID
-                    | MountAttrFlags::MOUNT_ATTR_NODEV
-                    | MountAttrFlags::MOUNT_ATTR_NOEXEC,
-            )
-            .map_err(failed_to("mount", Path::new("tmpfs")))?,
+            nothing: mount::empty().map_err(failed_to("mount", Path::new("tmpfs")))?,
             null: null.into(),
             oom_scores: OomScores::open().map_err(failed_to("open", Path::new("/proc")))?,
             open_files: (limits.current.unwrap_or(1024), limits.maximum.unwrap_or(1_048_576)),

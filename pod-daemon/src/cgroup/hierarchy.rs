@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Error, failed_to};
+use super::{DELEGATED, Error, failed_to};
 
 /// Controllers that limits need; they are switched on for pods where the node has them.
 const WANTED: [&str; 5] = ["cpu", "memory", "pids", "io", "hugetlb"];
@@ -44,7 +44,7 @@ impl Hierarchy {
                 _ => enable(&current),
             }
         }
-        let controllers = read_set(&current.join("cgroup.subtree_control"));
+        let controllers = read_set(&current.join(DELEGATED));
         let depth = i32::try_from(below.components().count()).unwrap_or(i32::MAX);
         // Pods are one level below the root, containers two.
         Ok(Self { mount, root: current, level: depth + 2, controllers })
@@ -110,8 +110,7 @@ fn find_mount(mountinfo: &str) -> Option<PathBuf> {
 fn enable(path: &Path) {
     let available = read_set(&path.join("cgroup.controllers"));
     for controller in WANTED.into_iter().filter(|name| available.contains(*name)) {
-        if let Err(error) = fs::write(path.join("cgroup.subtree_control"), format!("+{controller}"))
-        {
+        if let Err(error) = fs::write(path.join(DELEGATED), format!("+{controller}")) {
             tracing::debug!(%controller, path = %path.display(), %error, "controller cannot be enabled");
         }
     }
@@ -122,7 +121,8 @@ pub fn enable_for_containers(path: &Path) {
     enable(path);
 }
 
-fn read_set(path: &Path) -> BTreeSet<String> {
+/// The words in a file; none if it is not there.
+pub(super) fn read_set(path: &Path) -> BTreeSet<String> {
     fs::read_to_string(path)
         .map(|text| text.split_whitespace().map(str::to_owned).collect())
         .unwrap_or_default()

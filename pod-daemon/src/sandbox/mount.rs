@@ -45,6 +45,15 @@ pub(super) fn new(
     Ok(fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
 }
 
+/// A file system that nothing is in and nothing can be put into, mounted nowhere yet.
+pub(super) fn empty() -> io::Result<OwnedFd> {
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    new("tmpfs", &[], attributes)
+}
+
 /// A copy of the mount tree at `source`, mounted nowhere yet.
 pub(super) fn copy(source: impl AsFd) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE

@@ -259,8 +259,7 @@ pub(super) fn complete(
         if is_masked { MountAttrFlags::MOUNT_ATTR_RDONLY } else { MountAttrFlags::empty() };
     place(mount::new("sysfs", &[], plain | access), &sys, "/sys")?;
     // One for all: a filesystem for each would cost more at the container's end than here.
-    let empty = mount::new("tmpfs", &[], plain | MountAttrFlags::MOUNT_ATTR_RDONLY)
-        .map_err(failed_to("mount", Path::new("tmpfs")))?;
+    let empty = mount::empty().map_err(failed_to("mount", Path::new("tmpfs")))?;
     let mut empty_is_attached = false;
     for path in masked_sys.iter().filter(|_| is_masked) {
         let target = match mount::open_in(&root, path) {

@@ -247,9 +247,8 @@ impl Rows {
             let labels = labels(family, family.labels.iter().map(|label| value(label.name)));
             let container = rows.container(stored.container.as_deref());
             // Of a family that has lost a label several are one.
-            let mut same = rows.rows.iter_mut().rev();
-            let mut same =
-                same.by_ref().take_while(|row| (row.family, row.container) == (index, container));
+            let last = rows.rows.iter_mut().rev();
+            let mut same = last.take_while(|row| (row.family, row.container) == (index, container));
             match same.find(|row| row.labels == labels) {
                 Some(row) => row.value.add(&stored.value),
                 None => {

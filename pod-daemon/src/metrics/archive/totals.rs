@@ -71,14 +71,13 @@ impl Sums {
     /// Makes one of the namespaces beyond the most that may be, the oldest first.
     fn bound(&mut self) {
         let own = |namespace: &&String| *namespace != OTHER;
-        let mut more = self.0.keys().filter(own).count().saturating_sub(MOST_NAMESPACES);
-        while more > 0 {
+        let more = self.0.keys().filter(own).count().saturating_sub(MOST_NAMESPACES);
+        for _ in 0..more {
             let own = self.0.iter().filter(|(namespace, _)| own(namespace));
             let Some((oldest, _)) = own.min_by_key(|(_, total)| total.last) else { return };
             let oldest = oldest.clone();
             let total = self.0.remove(&oldest).unwrap_or_default();
             self.0.entry(OTHER.to_owned()).or_default().absorb(total);
-            more -= 1;
         }
     }
 

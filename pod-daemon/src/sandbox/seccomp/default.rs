@@ -16,7 +16,7 @@ use super::{
 };
 
 const REFUSED: Action = Action::Errno(1); // EPERM
-const UNKNOWN: Action = Action::Errno(38); // ENOSYS
+const UNKNOWN: Action = Action::ABSENT;
 
 /// Flags of `clone` that make namespaces.
 const NAMESPACES: u32 = 0x7e02_0000;

@@ -38,9 +38,6 @@ const ARCHITECTURES: [&str; 21] = [
     "SCMP_ARCH_X86_64",
 ];
 
-/// What a kernel answers that does not have a call: then a program does without.
-const ENOSYS: u16 = 38;
-
 /// `EPERM`, which the specification sets where a profile does not.
 const DEFAULT_ERRNO: u32 = 1;
 
@@ -100,7 +97,7 @@ pub(super) fn parse(text: &str) -> Result<Policy, Error> {
         }
     }
     // x32 and whatever is not listed do not get past a filter that was not written for them.
-    Ok(Policy { tables, foreign: Action::Errno(ENOSYS) })
+    Ok(Policy { tables, foreign: Action::ABSENT })
 }
 
 fn table(abi: Abi, document: &Document, otherwise: Action) -> Result<Table, Error> {
@@ -139,7 +136,7 @@ fn table(abi: Abi, document: &Document, otherwise: Action) -> Result<Table, Erro
     // new call first take no other answer for its absence.
     let beyond = match otherwise {
         Action::Allow | Action::Log | Action::Trace(_) => None,
-        _ => last.map(|last| (last + 1, Action::Errno(ENOSYS))),
+        _ => last.map(|last| (last + 1, Action::ABSENT)),
     };
     Ok(Table { abi, calls, otherwise, beyond })
 }
@@ -247,7 +244,7 @@ mod tests {
         let [statx, clone3] = ["statx", "clone3"].map(|name| OURS[0].number(name).unwrap());
         assert_eq!(decides("SCMP_ACT_ERRNO", entries, statx - 1), Action::Errno(1));
         for call in [statx + 1, clone3, OURS[0].end - 1] {
-            assert_eq!(decides("SCMP_ACT_ERRNO", entries, call), Action::Errno(ENOSYS));
+            assert_eq!(decides("SCMP_ACT_ERRNO", entries, call), Action::ABSENT);
         }
         assert_eq!(decides("SCMP_ACT_LOG", entries, clone3), Action::Log);
         // Who names what is new is taken at his word.

@@ -64,6 +64,9 @@ pub(super) enum Action {
 }
 
 impl Action {
+    /// What a kernel answers that does not have a call: then a program does without.
+    pub(super) const ABSENT: Self = Self::Errno(38); // ENOSYS
+
     /// `SECCOMP_RET_*`.
     pub(super) fn value(self) -> u32 {
         match self {
